@@ -1,0 +1,347 @@
+"""Job: one run of a coroutine, as its owner and its waiters see it.
+
+A job belongs to the :class:`~aiohttp_jobs.Scheduler` that accepted it, which alone moves
+it from state to state. What is here is what can be done with one job from outside: wait
+for it, close it, look at it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import enum
+import math
+import traceback
+from collections.abc import Callable, Coroutine, Generator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+
+from .errors import JobCancelled
+
+if TYPE_CHECKING:
+    from .scheduler import Scheduler
+
+__all__ = ("Job", "JobState", "check_seconds", "current_job")
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class JobState(enum.IntEnum):
+    """Where a job is in its life. From `SUCCEEDED` on it is closed."""
+
+    PENDING = 0  # accepted, waiting for a slot
+    ACTIVE = 1  # running
+    STOPPING = 2  # running, but cancelled: the only way in here is the one cancellation
+    SUCCEEDED = 3
+    FAILED = 4
+    CANCELLED = 5
+    LET_GO = 6  # it did not end when cancelled; nobody waits for it any longer
+
+
+# The legal moves, by the state that is left: time goes one way, and once over is over.
+_NEXT: Final = (
+    (JobState.ACTIVE, JobState.CANCELLED),
+    (JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPING, JobState.CANCELLED),
+    (JobState.CANCELLED, JobState.SUCCEEDED, JobState.FAILED, JobState.LET_GO),
+    (),
+    (),
+    (),
+    (),
+)
+
+# The job that the running code is part of. Child tasks inherit it with their context,
+# which is how a job that waits through asyncio.gather() is known to wait.
+current_job: contextvars.ContextVar[Job[Any] | None] = contextvars.ContextVar(
+    "aiohttp_jobs.current_job", default=None
+)
+
+
+def check_seconds(argument: str, value: object) -> None:
+    """Refuse what is neither None nor a number of seconds, naming the argument."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{argument} takes a number of seconds or None, not {value!r}")
+    if value < 0 or math.isnan(value):
+        raise ValueError(f"{argument} takes at least 0 seconds or None, not {value!r}")
+
+
+class Job(Generic[T_co]):
+    """One run of a coroutine by a scheduler: pending, active, then closed.
+
+    Made by :meth:`Scheduler.spawn`, not by hand. ``await job`` is ``await job.wait()``.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_context",
+        "_coro",
+        "_lends",
+        "_name",
+        "_outcome",
+        "_scheduler",
+        "_source_traceback",
+        "_state",
+        "_task",
+        "_timeout",
+        "_timer",
+        "_waiters",
+    )
+
+    def __init__(
+        self,
+        coro: Coroutine[Any, Any, T_co],
+        scheduler: Scheduler,
+        name: str | None,
+        timeout: float | None,
+    ) -> None:
+        self._coro = coro
+        # None from the end on, so that a job that is kept keeps no scheduler.
+        self._scheduler: Scheduler | None = scheduler
+        self._name = name
+        self._timeout = timeout
+        self._state = JobState.PENDING
+        # The context to run in, while pending; None there means a copy at the start.
+        self._context: contextvars.Context | None = None
+        # The task, while active (and after, for a job that was let go).
+        self._task: asyncio.Task[Any] | None = None
+        # When active: the end of its time. When stopping: the end of its grace.
+        self._timer: asyncio.TimerHandle | None = None
+        # Those who wait for the end; after a failure: those told of it who have not yet
+        # come to collect it. None: nobody, or somebody has it.
+        self._waiters: set[asyncio.Future[None]] | None = None
+        # How many waits lend its slot just now; 1 for good if it never took a slot.
+        self._lends = 0
+        # The result, or (exception, its traceback). While stopping, already the failure
+        # of a job whose time is up.
+        self._outcome: Any = None
+        self._source_traceback: traceback.StackSummary | None = None
+
+    def __repr__(self) -> str:
+        state = "closed " if self.closed else "pending " if self.pending else ""
+        return f"<Job {state}coro=<{self._coro}>>"
+
+    @property
+    def active(self) -> bool:
+        """Is it running?"""
+        return JobState.PENDING < self._state < JobState.SUCCEEDED
+
+    @property
+    def pending(self) -> bool:
+        """Is it accepted, and not yet started?"""
+        return self._state is JobState.PENDING
+
+    @property
+    def closed(self) -> bool:
+        """Is it over: succeeded, failed or cancelled?"""
+        return self._state >= JobState.SUCCEEDED
+
+    def get_name(self) -> str | None:
+        """Return the name given to :meth:`Scheduler.spawn` or :meth:`set_name`.
+
+        A job without one is called as its :class:`asyncio.Task` from its start on; None
+        before that.
+        """
+        return self._name if self._task is None else self._task.get_name()
+
+    def set_name(self, name: str) -> None:
+        """Name the job, and its task if there is one."""
+        self._name = name
+        if self._task is not None:
+            self._task.set_name(name)
+
+    def __await__(self) -> Generator[Any, None, T_co]:
+        return self.wait().__await__()
+
+    async def wait(self, *, timeout: float | None = None) -> T_co:
+        """Wait for the end; return the result, or raise the job's exception.
+
+        Any number of callers may wait, before and after the end. A job that waits here
+        for another job of its scheduler lends its slot meanwhile, so waiting cannot
+        exhaust ``limit``.
+
+        Args:
+            timeout: seconds to wait. When they are over the job is cancelled and given
+                the scheduler's ``close_timeout`` to end before the error is raised.
+
+        Raises:
+            TimeoutError: the timeout expired. If the job failed while it was being
+                cancelled, its exception is the cause.
+            JobCancelled: the job was closed or cancelled.
+            RuntimeError: the job waits for itself, or another event loop is running.
+
+        Cancellation:
+            Cancelling the waiter leaves the job alone, and the timeout is forgotten.
+        """
+        try:
+            check_seconds("timeout", timeout)
+            if (scheduler := self._scheduler) is not None:
+                scheduler._check_loop()
+                self._refuse_itself("wait for")
+                if timeout is None:
+                    await self._end(scheduler)
+                else:
+                    await self._end_within(scheduler, timeout)
+            return self._result()
+        finally:
+            del self  # the exception's traceback shows this frame: break the cycle
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        """Cancel the job and wait until it has ended; a pending one never starts.
+
+        A job is cancelled once, however often it is closed. Closing a closed job does
+        nothing.
+
+        Args:
+            timeout: seconds given to the job to end; None for the scheduler's
+                ``close_timeout``.
+
+        Raises:
+            TimeoutError: the job did not end in time. It counts as closed, and its
+                clean-up goes on undisturbed; the exception handler was told too.
+            Exception: what the job raised while it was being cancelled.
+            RuntimeError: the job closes itself, or another event loop is running.
+
+        Cancellation:
+            The caller's own cancellation gets through; the job stays cancelled and its
+            timeout stays in force. A caller that was cancelled before may close jobs in
+            its clean-up as usual.
+        """
+        check_seconds("timeout", timeout)
+        if (scheduler := self._scheduler) is None:
+            return
+        scheduler._check_loop()
+        self._refuse_itself("close")
+        self._stop(scheduler.close_timeout if timeout is None else timeout)
+        if self._scheduler is not None:
+            await self._end(scheduler)
+        if self._state is JobState.LET_GO:
+            raise TimeoutError(f"Job {self.label} did not end in time when it was closed")
+        if self._state is JobState.FAILED:
+            self._result()
+
+    @property
+    def label(self) -> str:
+        """How messages call the job: its name, else that of its coroutine."""
+        return self._name or getattr(self._coro, "__qualname__", repr(self._coro))
+
+    def _move(self, state: JobState) -> None:
+        if state not in _NEXT[self._state]:
+            raise AssertionError(f"{self!r}: {self._state.name} to {state.name}")
+        self._state = state
+
+    def _refuse_itself(self, verb: str) -> None:
+        if self._task is not None and self._task is asyncio.current_task():
+            raise RuntimeError(
+                f"Job {self.label} cannot {verb} itself: it would never end. "
+                "Return from the coroutine, or do it from another task"
+            )
+
+    async def _end(self, scheduler: Scheduler) -> None:
+        """Return when the job is over: the one place where its end is waited for.
+
+        The future is ours alone and never cancelled by the job's end, so a
+        CancelledError here is always the caller's own.
+        """
+        waiter = scheduler._loop_in_use().create_future()
+        if self._waiters is None:
+            self._waiters = set()
+        self._waiters.add(waiter)
+        lender = scheduler._lend()
+        try:
+            await waiter
+        except BaseException:
+            # Cancelled before the end, or between being told and coming to collect.
+            if self._waiters is not None:
+                self._waiters.discard(waiter)
+                if not self._waiters:
+                    self._waiters = None
+                    if self._state is JobState.FAILED:
+                        scheduler._report(self)
+            raise
+        finally:
+            if lender is not None:
+                scheduler._reclaim(lender)
+
+    async def _end_within(self, scheduler: Scheduler, timeout: float) -> None:
+        expired = False
+
+        def expire() -> None:
+            nonlocal expired
+            if self._scheduler is not None:  # else it ended in this very turn: it counts
+                expired = True
+                self._stop(scheduler.close_timeout)
+
+        timer = scheduler._loop_in_use().call_later(timeout, expire)
+        try:
+            await self._end(scheduler)
+        finally:
+            timer.cancel()
+        if expired:
+            self._waiters = None  # the error below carries the failure
+            failure = self._outcome[0] if self._state is JobState.FAILED else None
+            raise TimeoutError(
+                f"Job {self.label} did not end within {timeout} s and was cancelled"
+            ) from failure
+
+    def _result(self) -> T_co:
+        if self._state is JobState.SUCCEEDED:
+            return cast(T_co, self._outcome)
+        if self._state is not JobState.FAILED:
+            raise JobCancelled(self.label)
+        self._waiters = None  # somebody has it
+        exception: BaseException
+        when_raised: TracebackType | None
+        exception, when_raised = self._outcome
+        try:
+            # As asyncio.Future does: else each waiter would add to one traceback.
+            raise exception.with_traceback(when_raised)
+        finally:
+            del self, exception, when_raised
+
+    def _stop(self, grace: float | None) -> None:
+        """Cancel it if that has not been done, and let it go after `grace` seconds.
+
+        Of several deadlines the earliest counts; None is no deadline.
+        """
+        scheduler = self._scheduler
+        if scheduler is None:
+            return
+        if self._state is JobState.PENDING:
+            scheduler._drop(self)
+            return
+        if self._state is JobState.ACTIVE:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._move(JobState.STOPPING)
+            assert self._task is not None
+            self._task.cancel()
+        if grace is None:
+            return
+        loop = scheduler._loop_in_use()
+        when = loop.time() + grace
+        if self._timer is None or when < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_at(when, scheduler._let_go, self)
+
+    def _time_is_up(self) -> None:
+        """End a job that has run for its whole ``timeout``: it fails with TimeoutError."""
+        if self._state is JobState.ACTIVE and self._scheduler is not None:
+            error = TimeoutError(f"Job {self.label} ran longer than {self._timeout} s")
+            self._outcome = (error, None)
+            self._stop(self._scheduler.close_timeout)
+
+    def _wake(self) -> bool:
+        """Tell those who wait that it is over; is anybody there to be told?"""
+        if self._waiters is None:
+            return False
+        told = {waiter for waiter in self._waiters if not waiter.done()}
+        for waiter in told:
+            waiter.set_result(None)
+        self._waiters = told or None
+        return bool(told)
+
+
+ExceptionHandler = Callable[["Scheduler", dict[str, Any]], object]

@@ -1,0 +1,878 @@
+"""Scheduler: accepts, bounds, drains and closes jobs.
+
+Four parts, in this order: looking at it, taking jobs in (`spawn`, the queue, the slots),
+running one job (`_start`, `_run`, `_over`), and ending (`wait_and_close`, `close`).
+
+How a job moves, and who moves it::
+
+    pending ──_start──► active ──────────────_settle──────────► closed
+       │                   └──Job._stop──► stopping ──_settle──► closed
+       └──_drop──► closed                      └─────_let_go──► closed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import enum
+import inspect
+import math
+import sys
+import traceback
+import warnings
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Collection, Coroutine, Generator, Iterator
+from functools import partial
+from types import CoroutineType, TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from .closing import BATCH, Closing, logger
+from .errors import SchedulerClosed, SchedulerFull
+from .job import ExceptionHandler, Job, JobState, check_seconds, current_job
+from .shield import ShieldFuture
+
+__all__ = ("ExceptionHandler", "Scheduler", "SchedulerState")
+
+T = TypeVar("T")
+
+# Seconds between two words about a drain that takes long.
+REPORT_EVERY: Final = 5.0
+
+
+class SchedulerState(enum.IntEnum):
+    """Where a scheduler is in its life; it only moves on."""
+
+    OPEN = 0
+    DRAINING = 1  # jobs end by themselves, more may come
+    CLOSING = 2  # no more jobs; what was there has been or is being cancelled
+    CLOSED = 3
+
+
+class _Parked:
+    """Awaited first of all by `_run`: the coroutine stops there once, inside its try."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+_parked: Final = _Parked()
+
+
+class Scheduler(Collection[Job[Any]]):
+    """Runs background jobs: at most `limit` at once, none lost silently.
+
+    It may be made anywhere, also before there is an event loop, and belongs to the first
+    loop that uses it. ``async with Scheduler() as scheduler:`` drains it on the way out.
+
+    Args:
+        close_timeout: seconds that a cancelled job is given to end before it is reported
+            and let go; None for no bound.
+        wait_timeout: seconds that :meth:`wait_and_close` lets jobs end by themselves;
+            None for no bound.
+        limit: how many jobs run at once; None for no limit.
+        pending_limit: how many more may wait for a slot; 0 or None for no limit.
+        exception_handler: a plain function that is called with the scheduler and a
+            context, a dict as in :meth:`asyncio.loop.call_exception_handler` with the
+            keys ``message``, ``exception`` and ``job`` (``future`` for a shielded
+            awaitable), for each failure that nobody waits for. None for the event
+            loop's own handler.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range; the sentence names it.
+    """
+
+    def __init__(
+        self,
+        *,
+        close_timeout: float | None = 0.1,
+        wait_timeout: float | None = 60,
+        limit: int | None = 100,
+        pending_limit: int | None = 10000,
+        exception_handler: ExceptionHandler | None = None,
+    ) -> None:
+        check_seconds("close_timeout", close_timeout)
+        check_seconds("wait_timeout", wait_timeout)
+        _check_count("limit", limit, least=1)
+        _check_count("pending_limit", pending_limit, least=0)
+        _check_handler(exception_handler)
+        self._close_timeout = close_timeout
+        self._wait_timeout = wait_timeout
+        self._limit = limit
+        self._pending_limit = pending_limit
+        self._exception_handler = exception_handler
+        self._state = SchedulerState.OPEN
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+        # Active jobs, those that are stopping too.
+        self._active: set[Job[Any]] = set()
+        # Slots that are free; below 0 when a job went on after lending its own.
+        self._free: float = math.inf if limit is None else limit
+        # Pending jobs in their order. Empty unless no slot is free (or _fill is under way
+        # or waits for the head to be confirmed). Dropped jobs stay in it until they come
+        # to the head or are half of it: counted here.
+        self._queue: deque[Job[Any]] = deque()
+        self._dropped = 0
+        # Pending jobs outside the queue, which they join when something has happened.
+        self._held: set[Job[Any]] = set()
+        # Callers that wait for room, in their order. Empty unless pending_limit is reached.
+        self._room: OrderedDict[Job[Any], asyncio.Future[None]] = OrderedDict()
+        # Jobs in the queue whose spawn() was woken and has not yet returned. They keep
+        # their place but do not start, so that a spawn that is cancelled never ran.
+        self._unconfirmed: set[Job[Any]] = set()
+        self._filling = False
+
+        # Shielded awaitables; those that were cancelled have a deadline.
+        self._shields: dict[asyncio.Future[Any], asyncio.TimerHandle | None] = {}
+        # What did not end in time and still runs: held so that it is not collected.
+        self._strays: set[object] = set()
+
+        # Those who wait until nothing is left, and the one that each does not wait for:
+        # the job or shielded task that itself is the caller.
+        self._idlers: dict[asyncio.Future[None], object] = {}
+        # What goes on cancelling, from a close until all have been cancelled.
+        self._closing: Closing | None = None
+
+    # -- looking at it ------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return f"<Scheduler {'closed ' if self.closed else ''}jobs={len(self)}>"
+
+    def __iter__(self) -> Iterator[Job[Any]]:
+        """Go over a snapshot: the active jobs, then the pending ones in their order."""
+        pending = [job for job in self._queue if job.pending]
+        return iter([*self._active, *pending, *self._held])
+
+    def __len__(self) -> int:
+        return len(self._active) + self.pending_count
+
+    def __contains__(self, job: object) -> bool:
+        return isinstance(job, Job) and job._scheduler is self and job not in self._room
+
+    @property
+    def limit(self) -> int | None:
+        """How many jobs run at once; None for no limit."""
+        return self._limit
+
+    @property
+    def pending_limit(self) -> int | None:
+        """How many jobs may be pending; 0 or None for no limit."""
+        return self._pending_limit
+
+    @property
+    def close_timeout(self) -> float | None:
+        """Seconds that a cancelled job is given to end; None for no bound."""
+        return self._close_timeout
+
+    @property
+    def wait_timeout(self) -> float | None:
+        """Seconds that :meth:`wait_and_close` drains by default; None for no bound."""
+        return self._wait_timeout
+
+    @property
+    def exception_handler(self) -> ExceptionHandler | None:
+        """What is called for a failure that nobody waits for; None for the loop's own."""
+        return self._exception_handler
+
+    @property
+    def active_count(self) -> int:
+        """How many jobs run just now."""
+        return len(self._active)
+
+    @property
+    def pending_count(self) -> int:
+        """How many jobs are accepted and not yet started."""
+        return len(self._queue) - self._dropped + len(self._held)
+
+    @property
+    def closed(self) -> bool:
+        """Does it refuse new jobs: is it closing or closed?"""
+        return self._state >= SchedulerState.CLOSING
+
+    @property
+    def state(self) -> SchedulerState:
+        """Open, draining, closing or closed."""
+        return self._state
+
+    # -- taking jobs in -----------------------------------------------------------------
+
+    async def spawn(
+        self,
+        coro: Coroutine[Any, Any, T],
+        name: str | None = None,
+        *,
+        timeout: float | None = None,
+        context: contextvars.Context | None = None,
+    ) -> Job[T]:
+        """Accept a job; wait for room first if as many are pending as may be.
+
+        First come, first served, among jobs and among callers that wait for room. A job
+        that waits here for room in its own scheduler lends its slot meanwhile.
+
+        Args:
+            coro: the coroutine to run. It is closed if the job is not accepted.
+            name: how the job and its task are called.
+            timeout: seconds that the job may run, from its start. Then it is cancelled
+                and fails with :exc:`TimeoutError`.
+            context: the context to run in, instead of a copy, taken now, of the caller's.
+
+        Returns:
+            The job: active at once if a slot is free and nobody waits before it, else
+            pending.
+
+        Raises:
+            SchedulerClosed: the scheduler is closing or closed, or closes while the
+                caller waits for room.
+            TypeError, ValueError: an argument cannot be right; the sentence names it.
+            RuntimeError: another event loop is running than the scheduler's.
+
+        Cancellation:
+            If the caller is cancelled while it waits for room, the coroutine is closed
+            without having run.
+        """
+        job = self._make(coro, name, timeout, context)
+        if self._free > 0 and not self._queue and not self._room:
+            self._start(job, context)
+        elif self._has_room() and not self._room:
+            self._enqueue(job, context)
+        else:
+            await self._wait_for_room(job, context)
+        return job
+
+    def spawn_nowait(
+        self,
+        coro: Coroutine[Any, Any, T],
+        name: str | None = None,
+        *,
+        timeout: float | None = None,
+        context: contextvars.Context | None = None,
+    ) -> Job[T]:
+        """Accept a job or refuse it, without waiting: :meth:`spawn` for plain functions.
+
+        The same arguments, result and errors, and:
+
+        Raises:
+            SchedulerFull: as many jobs are pending as may be, or callers of
+                :meth:`spawn` wait for room.
+        """
+        job = self._make(coro, name, timeout, context)
+        if self._free > 0 and not self._queue and not self._room:
+            self._start(job, context)
+        elif self._has_room() and not self._room:
+            self._enqueue(job, context)
+        else:
+            coro.close()
+            raise SchedulerFull(self._pending_limit or 0)
+        return job
+
+    def _make(
+        self,
+        coro: Coroutine[Any, Any, T],
+        name: str | None,
+        timeout: float | None,
+        context: contextvars.Context | None,
+    ) -> Job[T]:
+        """Check everything that can be refused at once; the coroutine is closed if so."""
+        if type(coro) is not CoroutineType and not asyncio.iscoroutine(coro):
+            raise TypeError(_no_coroutine(coro))
+        try:
+            if name is not None and not isinstance(name, str):
+                raise TypeError(f"name takes a str or None, not {name!r}")
+            if timeout is not None:
+                check_seconds("timeout", timeout)
+            if context is not None and not isinstance(context, contextvars.Context):
+                raise TypeError(
+                    f"context takes a contextvars.Context or None, not {context!r}"
+                )
+            loop = self._check_loop()
+            if self._state >= SchedulerState.CLOSING:
+                raise SchedulerClosed
+            job = Job(coro, self, name, timeout)
+            if loop.get_debug():
+                job._source_traceback = traceback.extract_stack(sys._getframe(2))
+        except BaseException:
+            coro.close()
+            raise
+        return job
+
+    def _check_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop, which the scheduler belongs to from now on."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError(
+                f"{self!r} is used where no event loop runs: call it in its own loop, "
+                "from another thread by asyncio.run_coroutine_threadsafe()"
+            ) from None
+        if loop is not self._loop:
+            if self._loop is not None:
+                raise RuntimeError(
+                    f"{self!r} is bound to a different event loop: use it in the one "
+                    "that used it first, or make another scheduler"
+                )
+            self._loop = loop
+        return loop
+
+    def _loop_in_use(self) -> asyncio.AbstractEventLoop:
+        assert self._loop is not None
+        return self._loop
+
+    def _has_room(self) -> bool:
+        return not self._pending_limit or self.pending_count < self._pending_limit
+
+    def _enqueue(self, job: Job[Any], context: contextvars.Context | None) -> None:
+        job._context = contextvars.copy_context() if context is None else context
+        self._queue.append(job)
+
+    async def _wait_for_room(
+        self, job: Job[Any], context: contextvars.Context | None
+    ) -> None:
+        job._context = contextvars.copy_context() if context is None else context
+        woken = self._room[job] = self._loop_in_use().create_future()
+        lender = self._lend()
+        try:
+            await woken
+        except BaseException:
+            # Cancelled. It may have its place in the queue by now, but has not started.
+            self._unconfirmed.discard(job)
+            if self._room.pop(job, None) is not None:
+                self._refuse(job)
+            elif job.pending:
+                self._drop(job)
+            raise
+        finally:
+            if lender is not None:
+                self._reclaim(lender)
+        if job.closed and self.closed:
+            raise SchedulerClosed
+        self._unconfirmed.discard(job)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Start pending jobs in the free slots, and let callers into the room they leave.
+
+        Called by whatever makes a slot or room. Under an eager task factory a job may
+        end, and so call this again, before its start returns: the outer call goes on.
+        """
+        if self._filling or self._state >= SchedulerState.CLOSING:
+            return
+        self._filling = True
+        queue = self._queue
+        try:
+            for _ in range(BATCH):
+                if self._room and (self._has_room() or (self._free > 0 and not queue)):
+                    # The place in the queue is given here and not when spawn() wakes up:
+                    # nobody who comes in between overtakes.
+                    job, woken = self._room.popitem(last=False)
+                    if not woken.done():  # else its spawn() was cancelled and will say so
+                        queue.append(job)
+                        self._unconfirmed.add(job)
+                        woken.set_result(None)
+                    else:
+                        self._refuse(job)
+                elif self._free > 0 and queue and queue[0] not in self._unconfirmed:
+                    job = queue.popleft()
+                    if job._state is JobState.PENDING:
+                        self._start(job, job._context)
+                    else:
+                        self._dropped -= 1
+                else:
+                    return
+        except BaseException:
+            # A KeyboardInterrupt out of an eager start: the others shall start too.
+            self._loop_in_use().call_soon(self._fill)
+            raise
+        finally:
+            self._filling = False
+        self._loop_in_use().call_soon(self._fill)
+
+    def _lend(self) -> Job[Any] | None:
+        """Lend the slot of the job that is about to wait; return that job, if any."""
+        job = current_job.get()
+        if job is None or job._scheduler is not self:
+            return None
+        job._lends += 1
+        if job._lends == 1:
+            self._free += 1
+            self._fill()
+        return job
+
+    def _reclaim(self, job: Job[Any]) -> None:
+        """Take a lent slot back, if need be as one too many, unless the job has ended."""
+        job._lends -= 1
+        if not job._lends and job._scheduler is self:
+            self._free -= 1
+
+    def _drop(self, job: Job[Any]) -> None:
+        """Close a pending job: it never starts, and its place is free at once."""
+        if job in self._held:
+            self._held.remove(job)
+        else:
+            self._unconfirmed.discard(job)
+            self._dropped += 1
+            if self._dropped * 2 > len(self._queue):
+                # Half of the queue is dead: clearing it was paid for by the drops.
+                alive = [other for other in self._queue if other.pending]
+                alive.remove(job)
+                self._queue.clear()
+                self._queue.extend(alive)
+                self._dropped = 0
+        self._refuse(job)
+        self._fill()
+
+    def _refuse(self, job: Job[Any]) -> None:
+        """Close a job that is in no list (any more) and has not started."""
+        self._over(job, JobState.CANCELLED)
+        job._coro.close()
+
+    # -- running a job ------------------------------------------------------------------
+
+    def _start(self, job: Job[Any], context: contextvars.Context | None) -> None:
+        """Give the job a slot (unless it takes none) and a task."""
+        assert self._loop is not None
+        job._move(JobState.ACTIVE)
+        job._context = None
+        if not job._lends:
+            self._free -= 1
+        self._active.add(job)
+        if job._timeout is not None:
+            job._timer = self._loop.call_later(job._timeout, job._time_is_up)
+        runner = self._run(job)
+        runner.send(None)  # into its try, where a cancellation before the start finds it
+        try:
+            task = self._loop.create_task(runner, name=job._name, context=context)
+        except BaseException as error:
+            if job._scheduler is None:
+                raise  # an eager task has let through a KeyboardInterrupt
+            # The task factory refused it: then the job is what has failed.
+            with contextlib.suppress(StopIteration):
+                runner.throw(error)
+        else:
+            if job._scheduler is not None:  # else an eager task is over already
+                job._task = task
+
+    async def _run(self, job: Job[Any]) -> None:
+        """What the job's task runs: the coroutine, and the books when it has ended.
+
+        A wrapper costs less than a done callback, and the end is known in the same turn.
+        """
+        coro = job._coro
+        started = False
+        try:
+            await _parked
+            started = True
+            current_job.set(job)
+            if job._task is None:  # an eager task factory has not returned it yet
+                job._task = asyncio.current_task()
+            result = await coro
+        except BaseException as error:
+            if not started:
+                coro.close()
+            if isinstance(error, GeneratorExit) and not self._runs(job):
+                self._abandon(job)
+                raise
+            self._failed(job, error)
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+        else:
+            self._settle(job, JobState.SUCCEEDED, result)
+
+    def _runs(self, job: Job[Any]) -> bool:
+        """Is the running code the job's own task?"""
+        try:
+            return job._task is not None and job._task is asyncio.current_task()
+        except RuntimeError:
+            return False
+
+    def _abandon(self, job: Job[Any]) -> None:
+        """The job's coroutine was thrown away: its loop is gone, or was never run again."""
+        if job._scheduler is not None:
+            job._move(JobState.CANCELLED)
+            job._scheduler = None
+            self._active.discard(job)
+            if not job._lends:
+                self._free += 1
+
+    def _failed(self, job: Job[Any], error: BaseException) -> None:
+        # Our own frame does not belong to the job's traceback, and would be a cycle.
+        if error.__traceback__ is not None:
+            error = error.with_traceback(error.__traceback__.tb_next)
+        if isinstance(error, asyncio.CancelledError):
+            self._settle(job, JobState.CANCELLED, None)
+        else:
+            self._settle(job, JobState.FAILED, (error, error.__traceback__))
+            if isinstance(error, KeyboardInterrupt | SystemExit) and job._task is not None:
+                # It leaves through the loop; the task needs not complain of it again.
+                job._task.add_done_callback(asyncio.Task.exception)
+
+    def _settle(self, job: Job[Any], state: JobState, outcome: Any) -> None:
+        """The job's coroutine has ended."""
+        if job._scheduler is None:
+            # It was let go before. Its waiters are gone, but a failure is a failure.
+            self._strays.discard(job)
+            job._task = None
+            if state is JobState.FAILED:
+                self._report(job, outcome[0])
+            return
+        if job._outcome is not None:
+            # Its time was up: it has failed with that, however it took its cancellation.
+            if state is JobState.FAILED:
+                job._outcome[0].__cause__ = outcome[0]
+            state, outcome = JobState.FAILED, job._outcome
+        if job._name is None and job._task is not None:
+            job._name = job._task.get_name()
+        job._task = None
+        self._over(job, state, outcome)
+
+    def _let_go(self, job: Job[Any]) -> None:
+        """Stop waiting for a job that did not end when it was cancelled."""
+        self._strays.add(job)
+        self._over(job, JobState.LET_GO if job._outcome is None else JobState.FAILED)
+        error = TimeoutError(f"Job {job.label} did not end in time when it was closed")
+        self._report(job, error, "Job closing timed out")
+
+    def _over(self, job: Job[Any], state: JobState, outcome: Any = None) -> None:
+        """Close the job's books, tell those who wait, and start the next."""
+        if job._state is not JobState.PENDING:
+            self._active.discard(job)
+            if not job._lends:
+                self._free += 1
+        job._move(state)
+        job._context = None
+        job._scheduler = None
+        if outcome is not None:
+            job._outcome = outcome
+        if job._timer is not None:
+            job._timer.cancel()
+            job._timer = None
+        told = job._waiters is not None and job._wake()
+        if self._queue or self._room:
+            self._fill()
+        if state is JobState.FAILED and not told:
+            self._report(job, job._outcome[0])
+        if self._idlers or self._state is SchedulerState.CLOSING:
+            self._check_idle()
+
+    def _report(
+        self,
+        job: Job[Any],
+        error: BaseException,
+        message: str = "Job processing failed",
+    ) -> None:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            return  # it has left through the loop
+        context = {"message": message, "job": job, "exception": error}
+        if job._source_traceback is not None:
+            context["source_traceback"] = job._source_traceback
+        self.call_exception_handler(context)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Hand a failure to the exception handler, or to the event loop's without one.
+
+        An exception handler that raises is reported to the event loop's, with both
+        exceptions.
+
+        Args:
+            context: as for :meth:`asyncio.loop.call_exception_handler`.
+        """
+        loop = self._loop or asyncio.get_running_loop()
+        if self._exception_handler is None:
+            loop.call_exception_handler(context)
+            return
+        try:
+            self._exception_handler(self, context)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            if error.__context__ is None and error is not context.get("exception"):
+                error.__context__ = context.get("exception")
+            loop.call_exception_handler(
+                {
+                    "message": "The exception handler of a scheduler failed",
+                    "exception": error,
+                    "context": context,
+                }
+            )
+
+    # -- ending -------------------------------------------------------------------------
+
+    def shield(self, arg: Awaitable[T]) -> asyncio.Future[T]:
+        """Protect an awaitable from the caller's cancellation, as :func:`asyncio.shield`.
+
+        The scheduler drains what is shielded before it closes, and a failure that the
+        caller is no longer there to receive goes to the exception handler.
+
+        Args:
+            arg: a coroutine, task, future or other awaitable.
+
+        Returns:
+            A future with its outcome, to be awaited at once.
+
+        Raises:
+            SchedulerClosed: the scheduler is closed. While it is still closing, clean-up
+                code may shield, and is given ``close_timeout`` to end.
+            TypeError: it is not an awaitable.
+            RuntimeError: another event loop is running than the scheduler's.
+
+        Cancellation:
+            Cancelling the caller leaves the awaitable running. Closing the scheduler
+            cancels it.
+        """
+        try:
+            loop = self._check_loop()
+            if self._state is SchedulerState.CLOSED:
+                raise SchedulerClosed("a new shield")
+        except RuntimeError:
+            if asyncio.iscoroutine(arg):
+                arg.close()
+            raise
+        inner = asyncio.ensure_future(arg)
+        if inner.done():
+            return inner
+        outer = ShieldFuture(inner, partial(self._shield_failed, inner))
+        first = inner not in self._shields
+        if first:
+            self._shields[inner] = None
+            inner.add_done_callback(self._unshield)
+            if self._state is SchedulerState.CLOSING and self._close_timeout is not None:
+                self._shields[inner] = loop.call_later(
+                    self._close_timeout, self._let_go_shield, inner
+                )
+        inner.add_done_callback(outer.settle)
+        return outer
+
+    def _shield_failed(self, inner: asyncio.Future[Any], error: BaseException) -> None:
+        self.call_exception_handler(
+            {
+                "message": "Shielded awaitable failed after its caller had gone",
+                "future": inner,
+                "exception": error,
+            }
+        )
+
+    def _unshield(self, inner: asyncio.Future[Any]) -> None:
+        timer = self._shields.pop(inner, None)
+        if timer is not None:
+            timer.cancel()
+        self._strays.discard(inner)
+        self._check_idle()
+
+    def _stop_shield(self, inner: asyncio.Future[Any], grace: float | None) -> bool:
+        """Cancel a shielded awaitable if that has not been done; was it done now?"""
+        if inner not in self._shields or self._shields[inner] is not None:
+            return False
+        if grace is not None:
+            self._shields[inner] = self._loop_in_use().call_later(
+                grace, self._let_go_shield, inner
+            )
+        return inner.cancel()
+
+    def _let_go_shield(self, inner: asyncio.Future[Any]) -> None:
+        del self._shields[inner]
+        self._strays.add(inner)
+        self.call_exception_handler(
+            {
+                "message": "Shielded awaitable closing timed out",
+                "future": inner,
+                "exception": TimeoutError("A shielded awaitable did not end in time"),
+            }
+        )
+        self._check_idle()
+
+    async def wait_and_close(self, timeout: float | None = None) -> None:
+        """Drain, then close: let the jobs end, and cancel what is left at the deadline.
+
+        While it drains, jobs and handlers may still spawn. Called from inside a job it
+        does not wait for that job. Every few seconds a log record (INFO) says how many
+        are left.
+
+        Args:
+            timeout: seconds to let the jobs end; None for the scheduler's
+                ``wait_timeout``.
+
+        Raises:
+            RuntimeError: another event loop is running than the scheduler's.
+
+        Cancellation:
+            The scheduler is closed at once, then the cancellation is raised: nothing is
+            left running. A second cancellation gets through while it closes.
+        """
+        check_seconds("timeout", timeout)
+        loop = self._check_loop()
+        if timeout is None:
+            timeout = self._wait_timeout
+        deadline = math.inf if timeout is None else loop.time() + timeout
+        me = self._caller()
+        if self._state is SchedulerState.OPEN:
+            self._state = SchedulerState.DRAINING
+        try:
+            # In turns: for the log, and because a job may be spawned by whoever saw the
+            # last one end.
+            while not self._is_idle(me) and (now := loop.time()) < deadline:
+                await self._until_idle(me, min(REPORT_EVERY, deadline - now))
+                if not self._is_idle(me) and loop.time() < deadline:
+                    logger.info(
+                        "The scheduler drains: %d active, %d pending, %d shielded left",
+                        len(self._active),
+                        self.pending_count,
+                        len(self._shields),
+                    )
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Cancel all jobs and shielded awaitables, and wait until they have ended.
+
+        Pending jobs never start. Every job is given ``close_timeout`` to end; one that
+        takes longer is reported and let go. What was cancelled or never started is told
+        in one log record (WARNING). Closing again does nothing, but waits likewise.
+        Called from inside a job it spares that job and does not wait for it.
+
+        Raises:
+            RuntimeError: another event loop is running than the scheduler's.
+
+        Cancellation:
+            The caller's cancellation gets through; closing goes on without it.
+        """
+        loop = self._check_loop()
+        me = self._caller()
+        self._state = max(self._state, SchedulerState.CLOSING)
+        while self._room:
+            job, woken = self._room.popitem(last=False)
+            self._refuse(job)
+            if not woken.done():
+                woken.set_result(None)
+        victims = [job for job in self if job is not me and job._state < JobState.STOPPING]
+        shields = [inner for inner in self._shields if inner is not me]
+        if victims or shields:
+            first = self._closing is None
+            if self._closing is None:
+                self._closing = Closing(self)
+            self._closing.add(victims)
+            self._closing.add(shields)
+            if first:
+                self._closing.run()
+        self._check_idle()
+        while not self._is_idle(me):
+            await self._until_idle(me)
+        del loop
+
+    def _closing_is_done(self) -> None:
+        self._closing = None
+        self._check_idle()
+
+    def _caller(self) -> object:
+        """The job or shielded task that the running code is part of, or None."""
+        task = asyncio.current_task()
+        if task in self._shields:
+            return task
+        job = current_job.get()
+        if job is not None and job._task is not task:
+            # A child task of the job. Or another job in the same context: look.
+            job = next((other for other in self._active if other._task is task), job)
+        return job if job is not None and job._scheduler is self else None
+
+    def _is_idle(self, me: object) -> bool:
+        """Is nothing left to wait for, from where `me` stands?
+
+        Jobs that themselves wait for this do not wait for each other.
+        """
+        if self._closing is not None:
+            return False
+        left = len(self) + len(self._shields)
+        return not left or (me is not None and left <= len({me, *self._idlers.values()} - {None}))
+
+    def _check_idle(self) -> None:
+        if self._closing is not None:
+            return
+        left = len(self) + len(self._shields)
+        if not left and self._state is SchedulerState.CLOSING:
+            self._state = SchedulerState.CLOSED
+        if left <= len(self._idlers):
+            for waiter, me in self._idlers.items():
+                if not waiter.done() and self._is_idle(me):
+                    waiter.set_result(None)
+
+    async def _until_idle(self, me: object, timeout: float | None = None) -> None:
+        """Return when nothing is left to wait for, or after `timeout` seconds."""
+        loop = self._loop_in_use()
+        waiter = loop.create_future()
+        self._idlers[waiter] = me
+        self._check_idle()
+        timer = None if timeout is None else loop.call_later(timeout, _wake, waiter)
+        lender = self._lend()
+        try:
+            await waiter
+        finally:
+            del self._idlers[waiter]
+            if timer is not None:
+                timer.cancel()
+            if lender is not None:
+                self._reclaim(lender)
+
+    async def __aenter__(self) -> Self:
+        self._check_loop()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self.wait_and_close()
+
+    def __del__(self) -> None:
+        # Active jobs keep their scheduler, so these never started (or their loop is gone).
+        if jobs := list(self):
+            warnings.warn(
+                f"{self!r} was never closed: use it by 'async with', or call "
+                "wait_and_close()",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
+            for job in jobs:
+                if job.pending:
+                    job._coro.close()
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _check_count(argument: str, value: object, *, least: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument} takes a number of jobs or None, not {value!r}")
+    if value < least:
+        raise ValueError(f"{argument} takes at least {least} or None, not {value!r}")
+
+
+def _check_handler(handler: object) -> None:
+    if handler is None:
+        return
+    if not callable(handler):
+        raise TypeError(f"exception_handler takes a callable or None, not {handler!r}")
+    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+        getattr(handler, "__call__", None)  # noqa: B004
+    ):
+        raise TypeError(
+            f"exception_handler takes a plain function, and {handler!r} is a coroutine "
+            "function, which nobody would await: let it spawn a job instead"
+        )
+
+
+def _no_coroutine(what: object) -> str:
+    hint = ""
+    if inspect.iscoroutinefunction(what):
+        hint = ": call the coroutine function, spawn(f(...)) and not spawn(f)"
+    elif isinstance(what, asyncio.Future):
+        hint = ": a task or future runs already, shield() makes the scheduler wait for it"
+    elif inspect.isawaitable(what):
+        hint = ": await it inside a coroutine function of your own"
+    return f"A coroutine is expected, not {what!r}{hint}"
