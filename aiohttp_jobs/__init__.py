@@ -1,5 +1,54 @@
+"""Background jobs for aiohttp applications: bounded, observed, drained at shutdown."""
+
+# A map of the package. The core, which knows nothing of aiohttp, in the order to read it:
+#
+#   errors.py      what goes wrong, as a tree
+#   checks.py      what arguments may be
+#   job.py         Job: one run of a coroutine; waiting for it, closing it, running it
+#   pending.py     the jobs that wait for a slot, and the callers that wait for room
+#   shield.py      the awaitables that a scheduler shields
+#   closing.py     what one close cancels, and the record that it leaves
+#   scheduler.py   Scheduler: accepts, bounds, drains and closes jobs
+#
+# The aiohttp layer, thin: it finds the scheduler and delegates.
+#
+#   web.py         the app key, get_scheduler*, spawn, shield
+#   atomic.py      @atomic, and what marks a handler
+#   middleware.py  the middleware: atomic requests, the request's task, 503 on overload
+#   app.py         setup: puts the above into an application, and drains it at shutdown
+
+from .app import setup
+from .atomic import atomic
 from .errors import JobCancelled, JobsError, SchedulerClosed, SchedulerFull
-from .job import Job
+from .job import ExceptionHandler, Job
 from .scheduler import Scheduler
+from .web import (
+    SCHEDULER,
+    get_scheduler,
+    get_scheduler_from_app,
+    get_scheduler_from_request,
+    shield,
+    spawn,
+    spawn_nowait,
+)
 
 __version__ = "0.1.0"
+
+__all__ = (
+    "SCHEDULER",
+    "ExceptionHandler",
+    "Job",
+    "JobCancelled",
+    "JobsError",
+    "Scheduler",
+    "SchedulerClosed",
+    "SchedulerFull",
+    "atomic",
+    "get_scheduler",
+    "get_scheduler_from_app",
+    "get_scheduler_from_request",
+    "setup",
+    "shield",
+    "spawn",
+    "spawn_nowait",
+)

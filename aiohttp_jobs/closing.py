@@ -52,11 +52,11 @@ class Closing:
         for _ in range(min(BATCH, len(self._victims))):
             victim = self._victims.popleft()
             if not isinstance(victim, Job):
-                self._shields += scheduler._stop_shield(victim, grace)
+                self._shields += scheduler._shields.stop(scheduler, victim, grace)
                 continue
             if victim._state is JobState.PENDING:
                 # One that still waits for room is refused, and told so by spawn().
-                if victim not in scheduler._unconfirmed:
+                if victim not in scheduler._pending.unconfirmed:
                     self._never_started.append(victim.label)
             elif victim._state is JobState.ACTIVE:
                 self._cancelled.append(victim.label)

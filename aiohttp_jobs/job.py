@@ -1,8 +1,7 @@
 """Job: one run of a coroutine, as its owner and its waiters see it.
 
-A job belongs to the :class:`~aiohttp_jobs.Scheduler` that accepted it, which alone moves
-it from state to state. What is here is what can be done with one job from outside: wait
-for it, close it, look at it.
+A job belongs to the :class:`~aiohttp_jobs.Scheduler` that accepted it, which decides when
+it starts. Here is what concerns one job alone: to wait for it, to close it, to run it.
 """
 
 from __future__ import annotations
@@ -10,18 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import enum
-import math
 import traceback
 from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
+from .checks import check_seconds
 from .errors import JobCancelled
 
 if TYPE_CHECKING:
     from .scheduler import Scheduler
 
-__all__ = ("Job", "JobState", "check_seconds", "current_job")
+__all__ = ("ExceptionHandler", "Job", "JobState", "current_job")
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -49,21 +48,23 @@ _NEXT: Final = (
     (),
 )
 
+
+class _Parked:
+    """Awaited first of all by `Job._run`, which stops there once, inside its try."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+_parked: Final = _Parked()
+
 # The job that the running code is part of. Child tasks inherit it with their context,
 # which is how a job that waits through asyncio.gather() is known to wait.
 current_job: contextvars.ContextVar[Job[Any] | None] = contextvars.ContextVar(
     "aiohttp_jobs.current_job", default=None
 )
-
-
-def check_seconds(argument: str, value: object) -> None:
-    """Refuse what is neither None nor a number of seconds, naming the argument."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{argument} takes a number of seconds or None, not {value!r}")
-    if value < 0 or math.isnan(value):
-        raise ValueError(f"{argument} takes at least 0 seconds or None, not {value!r}")
 
 
 class Job(Generic[T_co]):
@@ -223,7 +224,7 @@ class Job(Generic[T_co]):
     @property
     def label(self) -> str:
         """How messages call the job: its name, else that of its coroutine."""
-        return self._name or getattr(self._coro, "__qualname__", repr(self._coro))
+        return self._name or str(getattr(self._coro, "__qualname__", self._coro))
 
     def _move(self, state: JobState) -> None:
         if state not in _NEXT[self._state]:
@@ -257,7 +258,7 @@ class Job(Generic[T_co]):
                 if not self._waiters:
                     self._waiters = None
                     if self._state is JobState.FAILED:
-                        scheduler._report(self)
+                        scheduler._report(self, self._outcome[0])
             raise
         finally:
             if lender is not None:
@@ -324,14 +325,95 @@ class Job(Generic[T_co]):
         if self._timer is None or when < self._timer.when():
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = loop.call_at(when, scheduler._let_go, self)
+            self._timer = loop.call_at(when, self._let_go)
 
     def _time_is_up(self) -> None:
-        """End a job that has run for its whole ``timeout``: it fails with TimeoutError."""
+        """End a job that has run for its whole ``timeout``, with TimeoutError."""
         if self._state is JobState.ACTIVE and self._scheduler is not None:
             error = TimeoutError(f"Job {self.label} ran longer than {self._timeout} s")
             self._outcome = (error, None)
             self._stop(self._scheduler.close_timeout)
+
+    async def _run(self) -> None:
+        """What the job's task runs: the coroutine, and the books when it has ended.
+
+        A wrapper costs less than a done callback, and the end is known in the same turn.
+        The scheduler sends it to `_parked` before it makes the task: so a cancellation
+        that comes before the start is caught here too.
+        """
+        scheduler = self._scheduler
+        assert scheduler is not None
+        coro = self._coro
+        started = False
+        try:
+            await _parked
+            started = True
+            current_job.set(self)
+            if self._task is None:  # an eager task factory has not returned it yet
+                self._task = asyncio.current_task()
+            result = await coro
+        except BaseException as error:
+            if not started:
+                coro.close()
+            if isinstance(error, GeneratorExit) and not self._is_running():
+                # Thrown away, not run: its loop is gone, and nobody can be told.
+                if self._scheduler is not None:
+                    self._move(JobState.CANCELLED)
+                    self._scheduler = self._waiters = None
+                    scheduler._active.discard(self)
+                raise
+            # Our own frame does not belong to the traceback, and would make a cycle.
+            if error.__traceback__ is not None:
+                error.__traceback__ = error.__traceback__.tb_next
+            task = self._task
+            if isinstance(error, asyncio.CancelledError):
+                self._ended(scheduler, JobState.CANCELLED, None)
+            else:
+                self._ended(scheduler, JobState.FAILED, (error, error.__traceback__))
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                if task is not None:  # it need not complain that nobody retrieved this
+                    task.add_done_callback(asyncio.Task.exception)
+                raise
+        else:
+            self._ended(scheduler, JobState.SUCCEEDED, result)
+
+    def _is_running(self) -> bool:
+        """Is the running code the job's own task?"""
+        try:
+            return self._task is not None and self._task is asyncio.current_task()
+        except RuntimeError:
+            return False
+
+    def _ended(self, scheduler: Scheduler, state: JobState, outcome: Any) -> None:
+        """Settle what the coroutine's end means for the job."""
+        if self._scheduler is None:
+            # It was let go before, and its waiters were told. A failure is a failure.
+            scheduler._strays.discard(self)
+            self._task = None
+            if state is JobState.FAILED:
+                scheduler._report(self, outcome[0])
+            return
+        if self._outcome is not None:
+            # Its time was up: it has failed with that, however it took its cancellation.
+            if state is JobState.FAILED:
+                self._outcome[0].__cause__ = outcome[0]
+            state, outcome = JobState.FAILED, self._outcome
+        if self._name is None and self._task is not None:
+            self._name = self._task.get_name()
+        self._task = None
+        self._outcome = outcome
+        scheduler._over(self, state)
+
+    def _let_go(self) -> None:
+        """Stop waiting for its end: it was cancelled, and its grace is over."""
+        scheduler = self._scheduler
+        assert scheduler is not None
+        scheduler._strays.add(self)
+        scheduler._over(
+            self, JobState.LET_GO if self._outcome is None else JobState.FAILED
+        )
+        error = TimeoutError(f"Job {self.label} did not end in time when it was closed")
+        scheduler._report(self, error, "Job closing timed out")
 
     def _wake(self) -> bool:
         """Tell those who wait that it is over; is anybody there to be told?"""

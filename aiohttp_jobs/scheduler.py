@@ -16,21 +16,21 @@ import asyncio
 import contextlib
 import contextvars
 import enum
-import inspect
 import math
 import sys
 import traceback
 import warnings
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Collection, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Collection, Coroutine, Iterator
 from functools import partial
 from types import CoroutineType, TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from .checks import check_count, check_handler, check_seconds, no_coroutine
 from .closing import BATCH, Closing, logger
 from .errors import SchedulerClosed, SchedulerFull
-from .job import ExceptionHandler, Job, JobState, check_seconds, current_job
-from .shield import ShieldFuture
+from .job import ExceptionHandler, Job, JobState, current_job
+from .pending import PendingJobs
+from .shield import Shields
 
 __all__ = ("ExceptionHandler", "Scheduler", "SchedulerState")
 
@@ -47,18 +47,6 @@ class SchedulerState(enum.IntEnum):
     DRAINING = 1  # jobs end by themselves, more may come
     CLOSING = 2  # no more jobs; what was there has been or is being cancelled
     CLOSED = 3
-
-
-class _Parked:
-    """Awaited first of all by `_run`: the coroutine stops there once, inside its try."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[None, None, None]:
-        yield
-
-
-_parked: Final = _Parked()
 
 
 class Scheduler(Collection[Job[Any]]):
@@ -95,43 +83,35 @@ class Scheduler(Collection[Job[Any]]):
     ) -> None:
         check_seconds("close_timeout", close_timeout)
         check_seconds("wait_timeout", wait_timeout)
-        _check_count("limit", limit, least=1)
-        _check_count("pending_limit", pending_limit, least=0)
-        _check_handler(exception_handler)
+        check_count("limit", limit, least=1)
+        check_count("pending_limit", pending_limit, least=0)
+        check_handler(exception_handler)
         self._close_timeout = close_timeout
         self._wait_timeout = wait_timeout
         self._limit = limit
-        self._pending_limit = pending_limit
         self._exception_handler = exception_handler
         self._state = SchedulerState.OPEN
         self._loop: asyncio.AbstractEventLoop | None = None
 
         # Active jobs, those that are stopping too.
         self._active: set[Job[Any]] = set()
+        # Active jobs that take no slot.
+        self._at_once: set[Job[Any]] = set()
         # Slots that are free; below 0 when a job went on after lending its own.
         self._free: float = math.inf if limit is None else limit
-        # Pending jobs in their order. Empty unless no slot is free (or _fill is under way
-        # or waits for the head to be confirmed). Dropped jobs stay in it until they come
-        # to the head or are half of it: counted here.
-        self._queue: deque[Job[Any]] = deque()
-        self._dropped = 0
-        # Pending jobs outside the queue, which they join when something has happened.
-        self._held: set[Job[Any]] = set()
-        # Callers that wait for room, in their order. Empty unless pending_limit is reached.
-        self._room: OrderedDict[Job[Any], asyncio.Future[None]] = OrderedDict()
-        # Jobs in the queue whose spawn() was woken and has not yet returned. They keep
-        # their place but do not start, so that a spawn that is cancelled never ran.
-        self._unconfirmed: set[Job[Any]] = set()
+        # Empty unless no slot is free, but for moments inside `_fill`, and while a caller
+        # that was woken to take its place has not yet run.
+        self._pending = PendingJobs(pending_limit)
         self._filling = False
 
-        # Shielded awaitables; those that were cancelled have a deadline.
-        self._shields: dict[asyncio.Future[Any], asyncio.TimerHandle | None] = {}
-        # What did not end in time and still runs: held so that it is not collected.
-        self._strays: set[object] = set()
+        self._shields = Shields()
+        # Jobs that did not end in time and still run: held so as not to be collected.
+        self._strays: set[Job[Any]] = set()
 
-        # Those who wait until nothing is left, and the one that each does not wait for:
-        # the job or shielded task that itself is the caller.
-        self._idlers: dict[asyncio.Future[None], object] = {}
+        # Those who wait until nothing is left; each with the one that it does not wait
+        # for, the job or shielded task that itself is the caller, and whether it waits
+        # for background jobs only.
+        self._idlers: dict[asyncio.Future[None], tuple[object, bool]] = {}
         # What goes on cancelling, from a close until all have been cancelled.
         self._closing: Closing | None = None
 
@@ -142,14 +122,17 @@ class Scheduler(Collection[Job[Any]]):
 
     def __iter__(self) -> Iterator[Job[Any]]:
         """Go over a snapshot: the active jobs, then the pending ones in their order."""
-        pending = [job for job in self._queue if job.pending]
-        return iter([*self._active, *pending, *self._held])
+        return iter([*self._active, *self._pending])
 
     def __len__(self) -> int:
-        return len(self._active) + self.pending_count
+        return len(self._active) + len(self._pending)
 
     def __contains__(self, job: object) -> bool:
-        return isinstance(job, Job) and job._scheduler is self and job not in self._room
+        return (
+            isinstance(job, Job)
+            and job._scheduler is self
+            and job not in self._pending.callers
+        )
 
     @property
     def limit(self) -> int | None:
@@ -159,7 +142,7 @@ class Scheduler(Collection[Job[Any]]):
     @property
     def pending_limit(self) -> int | None:
         """How many jobs may be pending; 0 or None for no limit."""
-        return self._pending_limit
+        return self._pending.limit
 
     @property
     def close_timeout(self) -> float | None:
@@ -184,7 +167,7 @@ class Scheduler(Collection[Job[Any]]):
     @property
     def pending_count(self) -> int:
         """How many jobs are accepted and not yet started."""
-        return len(self._queue) - self._dropped + len(self._held)
+        return len(self._pending)
 
     @property
     def closed(self) -> bool:
@@ -233,10 +216,12 @@ class Scheduler(Collection[Job[Any]]):
             without having run.
         """
         job = self._make(coro, name, timeout, context)
-        if self._free > 0 and not self._queue and not self._room:
+        pending = self._pending
+        if self._free > 0 and not pending.queue and not pending.callers:
             self._start(job, context)
-        elif self._has_room() and not self._room:
-            self._enqueue(job, context)
+        elif not pending.callers and not pending.is_full():
+            job._context = contextvars.copy_context() if context is None else context
+            pending.queue.append(job)
         else:
             await self._wait_for_room(job, context)
         return job
@@ -258,14 +243,75 @@ class Scheduler(Collection[Job[Any]]):
                 :meth:`spawn` wait for room.
         """
         job = self._make(coro, name, timeout, context)
-        if self._free > 0 and not self._queue and not self._room:
+        pending = self._pending
+        if self._free > 0 and not pending.queue and not pending.callers:
             self._start(job, context)
-        elif self._has_room() and not self._room:
-            self._enqueue(job, context)
+        elif not pending.callers and not pending.is_full():
+            job._context = contextvars.copy_context() if context is None else context
+            pending.queue.append(job)
         else:
             coro.close()
-            raise SchedulerFull(self._pending_limit or 0)
+            raise SchedulerFull(len(pending))
         return job
+
+    def spawn_at_once(
+        self, coro: Coroutine[Any, Any, T], name: str | None = None
+    ) -> Job[T]:
+        """Start a job outside of ``limit``: it takes no slot and never waits for one.
+
+        For work that is bounded elsewhere, as an atomic handler is by the server. It is
+        counted, listed, drained and closed like any other job.
+
+        Args:
+            coro: the coroutine to run. It is closed if the job is not accepted.
+            name: how the job and its task are called.
+
+        Raises:
+            SchedulerClosed, TypeError, RuntimeError: as :meth:`spawn`.
+        """
+        job = self._make(coro, name, None, None)
+        job._lends = 1
+        self._at_once.add(job)
+        self._start(job, None)
+        return job
+
+    def spawn_after(
+        self,
+        future: asyncio.Future[Any],
+        coro: Coroutine[Any, Any, T],
+        name: str | None = None,
+        *,
+        timeout: float | None = None,
+        context: contextvars.Context | None = None,
+    ) -> Job[T]:
+        """Accept a job that is held back until `future` is done, whatever its outcome.
+
+        Until then the job is pending; then it takes its place at the end of the queue.
+        It does not wait for room: it may be the held jobs that take it.
+
+        Args:
+            future: what to hold the job back for, a task for example.
+            coro, name, timeout, context: as for :meth:`spawn`.
+
+        Raises:
+            SchedulerFull: as many jobs are pending as may be.
+            SchedulerClosed, TypeError, ValueError, RuntimeError: as :meth:`spawn`.
+        """
+        job = self._make(coro, name, timeout, context)
+        pending = self._pending
+        if pending.callers or pending.is_full():
+            coro.close()
+            raise SchedulerFull(len(pending))
+        job._context = contextvars.copy_context() if context is None else context
+        pending.held.add(job)
+        future.add_done_callback(partial(self._release, job))
+        return job
+
+    def _release(self, job: Job[Any], future: asyncio.Future[Any]) -> None:
+        if job.pending:
+            self._pending.held.remove(job)
+            self._pending.queue.append(job)
+            self._fill()
 
     def _make(
         self,
@@ -275,8 +321,8 @@ class Scheduler(Collection[Job[Any]]):
         context: contextvars.Context | None,
     ) -> Job[T]:
         """Check everything that can be refused at once; the coroutine is closed if so."""
-        if type(coro) is not CoroutineType and not asyncio.iscoroutine(coro):
-            raise TypeError(_no_coroutine(coro))
+        if type(coro) is not CoroutineType and not isinstance(coro, Coroutine):
+            raise TypeError(no_coroutine(coro))
         try:
             if name is not None and not isinstance(name, str):
                 raise TypeError(f"name takes a str or None, not {name!r}")
@@ -319,35 +365,29 @@ class Scheduler(Collection[Job[Any]]):
         assert self._loop is not None
         return self._loop
 
-    def _has_room(self) -> bool:
-        return not self._pending_limit or self.pending_count < self._pending_limit
-
-    def _enqueue(self, job: Job[Any], context: contextvars.Context | None) -> None:
-        job._context = contextvars.copy_context() if context is None else context
-        self._queue.append(job)
-
     async def _wait_for_room(
         self, job: Job[Any], context: contextvars.Context | None
     ) -> None:
         job._context = contextvars.copy_context() if context is None else context
-        woken = self._room[job] = self._loop_in_use().create_future()
+        pending = self._pending
+        woken = pending.callers[job] = self._loop_in_use().create_future()
         lender = self._lend()
         try:
             await woken
         except BaseException:
             # Cancelled. It may have its place in the queue by now, but has not started.
-            self._unconfirmed.discard(job)
-            if self._room.pop(job, None) is not None:
-                self._refuse(job)
-            elif job.pending:
+            if job in pending.unconfirmed:
                 self._drop(job)
+            elif job.pending:
+                pending.callers.pop(job, None)
+                self._refuse(job)
             raise
         finally:
             if lender is not None:
                 self._reclaim(lender)
         if job.closed and self.closed:
             raise SchedulerClosed
-        self._unconfirmed.discard(job)
+        pending.unconfirmed.discard(job)
         self._fill()
 
     def _fill(self) -> None:
@@ -359,25 +399,15 @@ class Scheduler(Collection[Job[Any]]):
         if self._filling or self._state >= SchedulerState.CLOSING:
             return
         self._filling = True
-        queue = self._queue
+        pending = self._pending
         try:
             for _ in range(BATCH):
-                if self._room and (self._has_room() or (self._free > 0 and not queue)):
-                    # The place in the queue is given here and not when spawn() wakes up:
-                    # nobody who comes in between overtakes.
-                    job, woken = self._room.popitem(last=False)
-                    if not woken.done():  # else its spawn() was cancelled and will say so
-                        queue.append(job)
-                        self._unconfirmed.add(job)
-                        woken.set_result(None)
-                    else:
-                        self._refuse(job)
-                elif self._free > 0 and queue and queue[0] not in self._unconfirmed:
-                    job = queue.popleft()
-                    if job._state is JobState.PENDING:
-                        self._start(job, job._context)
-                    else:
-                        self._dropped -= 1
+                if pending.callers and (
+                    not pending.is_full() or (self._free > 0 and not pending.queue)
+                ):
+                    pending.admit()
+                elif self._free > 0 and (job := pending.pop()) is not None:
+                    self._start(job, job._context)
                 else:
                     return
         except BaseException:
@@ -406,19 +436,8 @@ class Scheduler(Collection[Job[Any]]):
             self._free -= 1
 
     def _drop(self, job: Job[Any]) -> None:
-        """Close a pending job: it never starts, and its place is free at once."""
-        if job in self._held:
-            self._held.remove(job)
-        else:
-            self._unconfirmed.discard(job)
-            self._dropped += 1
-            if self._dropped * 2 > len(self._queue):
-                # Half of the queue is dead: clearing it was paid for by the drops.
-                alive = [other for other in self._queue if other.pending]
-                alive.remove(job)
-                self._queue.clear()
-                self._queue.extend(alive)
-                self._dropped = 0
+        """Close a pending job: it never starts."""
+        self._pending.drop(job)
         self._refuse(job)
         self._fill()
 
@@ -439,7 +458,7 @@ class Scheduler(Collection[Job[Any]]):
         self._active.add(job)
         if job._timeout is not None:
             job._timer = self._loop.call_later(job._timeout, job._time_is_up)
-        runner = self._run(job)
+        runner = job._run()
         runner.send(None)  # into its try, where a cancellation before the start finds it
         try:
             task = self._loop.create_task(runner, name=job._name, context=context)
@@ -453,102 +472,22 @@ class Scheduler(Collection[Job[Any]]):
             if job._scheduler is not None:  # else an eager task is over already
                 job._task = task
 
-    async def _run(self, job: Job[Any]) -> None:
-        """What the job's task runs: the coroutine, and the books when it has ended.
-
-        A wrapper costs less than a done callback, and the end is known in the same turn.
-        """
-        coro = job._coro
-        started = False
-        try:
-            await _parked
-            started = True
-            current_job.set(job)
-            if job._task is None:  # an eager task factory has not returned it yet
-                job._task = asyncio.current_task()
-            result = await coro
-        except BaseException as error:
-            if not started:
-                coro.close()
-            if isinstance(error, GeneratorExit) and not self._runs(job):
-                self._abandon(job)
-                raise
-            self._failed(job, error)
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                raise
-        else:
-            self._settle(job, JobState.SUCCEEDED, result)
-
-    def _runs(self, job: Job[Any]) -> bool:
-        """Is the running code the job's own task?"""
-        try:
-            return job._task is not None and job._task is asyncio.current_task()
-        except RuntimeError:
-            return False
-
-    def _abandon(self, job: Job[Any]) -> None:
-        """The job's coroutine was thrown away: its loop is gone, or was never run again."""
-        if job._scheduler is not None:
-            job._move(JobState.CANCELLED)
-            job._scheduler = None
-            self._active.discard(job)
-            if not job._lends:
-                self._free += 1
-
-    def _failed(self, job: Job[Any], error: BaseException) -> None:
-        # Our own frame does not belong to the job's traceback, and would be a cycle.
-        if error.__traceback__ is not None:
-            error = error.with_traceback(error.__traceback__.tb_next)
-        if isinstance(error, asyncio.CancelledError):
-            self._settle(job, JobState.CANCELLED, None)
-        else:
-            self._settle(job, JobState.FAILED, (error, error.__traceback__))
-            if isinstance(error, KeyboardInterrupt | SystemExit) and job._task is not None:
-                # It leaves through the loop; the task needs not complain of it again.
-                job._task.add_done_callback(asyncio.Task.exception)
-
-    def _settle(self, job: Job[Any], state: JobState, outcome: Any) -> None:
-        """The job's coroutine has ended."""
-        if job._scheduler is None:
-            # It was let go before. Its waiters are gone, but a failure is a failure.
-            self._strays.discard(job)
-            job._task = None
-            if state is JobState.FAILED:
-                self._report(job, outcome[0])
-            return
-        if job._outcome is not None:
-            # Its time was up: it has failed with that, however it took its cancellation.
-            if state is JobState.FAILED:
-                job._outcome[0].__cause__ = outcome[0]
-            state, outcome = JobState.FAILED, job._outcome
-        if job._name is None and job._task is not None:
-            job._name = job._task.get_name()
-        job._task = None
-        self._over(job, state, outcome)
-
-    def _let_go(self, job: Job[Any]) -> None:
-        """Stop waiting for a job that did not end when it was cancelled."""
-        self._strays.add(job)
-        self._over(job, JobState.LET_GO if job._outcome is None else JobState.FAILED)
-        error = TimeoutError(f"Job {job.label} did not end in time when it was closed")
-        self._report(job, error, "Job closing timed out")
-
-    def _over(self, job: Job[Any], state: JobState, outcome: Any = None) -> None:
+    def _over(self, job: Job[Any], state: JobState) -> None:
         """Close the job's books, tell those who wait, and start the next."""
         if job._state is not JobState.PENDING:
             self._active.discard(job)
             if not job._lends:
                 self._free += 1
+            elif self._at_once:
+                self._at_once.discard(job)
         job._move(state)
         job._context = None
         job._scheduler = None
-        if outcome is not None:
-            job._outcome = outcome
         if job._timer is not None:
             job._timer.cancel()
             job._timer = None
         told = job._waiters is not None and job._wake()
-        if self._queue or self._room:
+        if self._pending.queue or self._pending.callers:
             self._fill()
         if state is JobState.FAILED and not told:
             self._report(job, job._outcome[0])
@@ -621,7 +560,7 @@ class Scheduler(Collection[Job[Any]]):
             cancels it.
         """
         try:
-            loop = self._check_loop()
+            self._check_loop()
             if self._state is SchedulerState.CLOSED:
                 raise SchedulerClosed("a new shield")
         except RuntimeError:
@@ -631,55 +570,32 @@ class Scheduler(Collection[Job[Any]]):
         inner = asyncio.ensure_future(arg)
         if inner.done():
             return inner
-        outer = ShieldFuture(inner, partial(self._shield_failed, inner))
-        first = inner not in self._shields
-        if first:
-            self._shields[inner] = None
-            inner.add_done_callback(self._unshield)
-            if self._state is SchedulerState.CLOSING and self._close_timeout is not None:
-                self._shields[inner] = loop.call_later(
-                    self._close_timeout, self._let_go_shield, inner
-                )
-        inner.add_done_callback(outer.settle)
+        outer = self._shields.add(self, inner)
+        if self._state is SchedulerState.CLOSING:
+            self._shields.bound(self, inner, self._close_timeout)
         return outer
 
-    def _shield_failed(self, inner: asyncio.Future[Any], error: BaseException) -> None:
-        self.call_exception_handler(
-            {
-                "message": "Shielded awaitable failed after its caller had gone",
-                "future": inner,
-                "exception": error,
-            }
-        )
+    async def drain(self, timeout: float | None = None) -> bool:
+        """Let the background jobs end; they may spawn more, and so may anybody else.
 
-    def _unshield(self, inner: asyncio.Future[Any]) -> None:
-        timer = self._shields.pop(inner, None)
-        if timer is not None:
-            timer.cancel()
-        self._strays.discard(inner)
-        self._check_idle()
+        Not waited for is what ends with something else: jobs started by
+        :meth:`spawn_at_once` and those that :meth:`spawn_after` holds back. Called from
+        inside a job it does not wait for that job. Every few seconds a log record (INFO)
+        says how many are left.
 
-    def _stop_shield(self, inner: asyncio.Future[Any], grace: float | None) -> bool:
-        """Cancel a shielded awaitable if that has not been done; was it done now?"""
-        if inner not in self._shields or self._shields[inner] is not None:
-            return False
-        if grace is not None:
-            self._shields[inner] = self._loop_in_use().call_later(
-                grace, self._let_go_shield, inner
-            )
-        return inner.cancel()
+        Args:
+            timeout: seconds to wait; None for the scheduler's ``wait_timeout``.
 
-    def _let_go_shield(self, inner: asyncio.Future[Any]) -> None:
-        del self._shields[inner]
-        self._strays.add(inner)
-        self.call_exception_handler(
-            {
-                "message": "Shielded awaitable closing timed out",
-                "future": inner,
-                "exception": TimeoutError("A shielded awaitable did not end in time"),
-            }
-        )
-        self._check_idle()
+        Returns:
+            Whether none was left.
+
+        Raises:
+            RuntimeError: another event loop is running than the scheduler's.
+
+        Cancellation:
+            The jobs are left alone.
+        """
+        return await self._drain(timeout, background=True)
 
     async def wait_and_close(self, timeout: float | None = None) -> None:
         """Drain, then close: let the jobs end, and cancel what is left at the deadline.
@@ -700,6 +616,14 @@ class Scheduler(Collection[Job[Any]]):
             left running. A second cancellation gets through while it closes.
         """
         check_seconds("timeout", timeout)
+        self._check_loop()
+        try:
+            await self._drain(timeout)
+        finally:
+            await self.close()
+
+    async def _drain(self, timeout: float | None, background: bool = False) -> bool:
+        check_seconds("timeout", timeout)
         loop = self._check_loop()
         if timeout is None:
             timeout = self._wait_timeout
@@ -707,20 +631,17 @@ class Scheduler(Collection[Job[Any]]):
         me = self._caller()
         if self._state is SchedulerState.OPEN:
             self._state = SchedulerState.DRAINING
-        try:
-            # In turns: for the log, and because a job may be spawned by whoever saw the
-            # last one end.
-            while not self._is_idle(me) and (now := loop.time()) < deadline:
-                await self._until_idle(me, min(REPORT_EVERY, deadline - now))
-                if not self._is_idle(me) and loop.time() < deadline:
-                    logger.info(
-                        "The scheduler drains: %d active, %d pending, %d shielded left",
-                        len(self._active),
-                        self.pending_count,
-                        len(self._shields),
-                    )
-        finally:
-            await self.close()
+        # In turns: for the log, and because whoever saw the last job end may spawn one.
+        while self._left(me, background) and (now := loop.time()) < deadline:
+            await self._until_idle(me, background, min(REPORT_EVERY, deadline - now))
+            if self._left(me, background) and loop.time() < deadline:
+                logger.info(
+                    "The scheduler drains: %d active, %d pending, %d shielded left",
+                    len(self._active),
+                    len(self._pending),
+                    len(self._shields),
+                )
+        return not self._left(me, background)
 
     async def close(self) -> None:
         """Cancel all jobs and shielded awaitables, and wait until they have ended.
@@ -736,15 +657,17 @@ class Scheduler(Collection[Job[Any]]):
         Cancellation:
             The caller's cancellation gets through; closing goes on without it.
         """
-        loop = self._check_loop()
+        self._check_loop()
         me = self._caller()
         self._state = max(self._state, SchedulerState.CLOSING)
-        while self._room:
-            job, woken = self._room.popitem(last=False)
+        while self._pending.callers:
+            job, woken = self._pending.callers.popitem(last=False)
             self._refuse(job)
             if not woken.done():
                 woken.set_result(None)
-        victims = [job for job in self if job is not me and job._state < JobState.STOPPING]
+        victims = [
+            job for job in self if job is not me and job._state < JobState.STOPPING
+        ]
         shields = [inner for inner in self._shields if inner is not me]
         if victims or shields:
             first = self._closing is None
@@ -755,9 +678,8 @@ class Scheduler(Collection[Job[Any]]):
             if first:
                 self._closing.run()
         self._check_idle()
-        while not self._is_idle(me):
+        while self._left(me):
             await self._until_idle(me)
-        del loop
 
     def _closing_is_done(self) -> None:
         self._closing = None
@@ -774,32 +696,44 @@ class Scheduler(Collection[Job[Any]]):
             job = next((other for other in self._active if other._task is task), job)
         return job if job is not None and job._scheduler is self else None
 
-    def _is_idle(self, me: object) -> bool:
-        """Is nothing left to wait for, from where `me` stands?
+    def _left(self, me: object, background: bool = False) -> int:
+        """How many are left to wait for, from where `me` stands?
 
-        Jobs that themselves wait for this do not wait for each other.
+        Those that themselves wait for this do not wait for each other, and count as left
+        only for who waits from outside.
         """
-        if self._closing is not None:
-            return False
-        left = len(self) + len(self._shields)
-        return not left or (me is not None and left <= len({me, *self._idlers.values()} - {None}))
+        left = len(self._active) + len(self._pending) + len(self._shields)
+        left += self._closing is not None
+        waiting: set[object] = set()
+        if me is not None:
+            waiting = {me, *(other for other, _ in self._idlers.values())}
+            waiting = {
+                other
+                for other in waiting
+                if other in self._active or other in self._shields
+            }
+        if background:
+            waiting |= self._at_once
+            left -= len(self._pending.held)
+        return left - len(waiting)
 
     def _check_idle(self) -> None:
-        if self._closing is not None:
-            return
-        left = len(self) + len(self._shields)
-        if not left and self._state is SchedulerState.CLOSING:
+        """Wake those for whom nothing is left. Called when something has ended."""
+        left = len(self._active) + len(self._pending) + len(self._shields)
+        if self._state is SchedulerState.CLOSING and not left and not self._closing:
             self._state = SchedulerState.CLOSED
-        if left <= len(self._idlers):
-            for waiter, me in self._idlers.items():
-                if not waiter.done() and self._is_idle(me):
+        if left <= len(self._idlers) + len(self._at_once) + len(self._pending.held):
+            for waiter, who in self._idlers.items():
+                if not waiter.done() and not self._left(*who):
                     waiter.set_result(None)
 
-    async def _until_idle(self, me: object, timeout: float | None = None) -> None:
+    async def _until_idle(
+        self, me: object, background: bool = False, timeout: float | None = None
+    ) -> None:
         """Return when nothing is left to wait for, or after `timeout` seconds."""
         loop = self._loop_in_use()
         waiter = loop.create_future()
-        self._idlers[waiter] = me
+        self._idlers[waiter] = me, background
         self._check_idle()
         timer = None if timeout is None else loop.call_later(timeout, _wake, waiter)
         lender = self._lend()
@@ -825,7 +759,7 @@ class Scheduler(Collection[Job[Any]]):
         await self.wait_and_close()
 
     def __del__(self) -> None:
-        # Active jobs keep their scheduler, so these never started (or their loop is gone).
+        # Active jobs keep their scheduler: these never started, or their loop is gone.
         if jobs := list(self):
             warnings.warn(
                 f"{self!r} was never closed: use it by 'async with', or call "
@@ -842,37 +776,3 @@ class Scheduler(Collection[Job[Any]]):
 def _wake(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
-
-
-def _check_count(argument: str, value: object, *, least: int) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument} takes a number of jobs or None, not {value!r}")
-    if value < least:
-        raise ValueError(f"{argument} takes at least {least} or None, not {value!r}")
-
-
-def _check_handler(handler: object) -> None:
-    if handler is None:
-        return
-    if not callable(handler):
-        raise TypeError(f"exception_handler takes a callable or None, not {handler!r}")
-    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-        getattr(handler, "__call__", None)  # noqa: B004
-    ):
-        raise TypeError(
-            f"exception_handler takes a plain function, and {handler!r} is a coroutine "
-            "function, which nobody would await: let it spawn a job instead"
-        )
-
-
-def _no_coroutine(what: object) -> str:
-    hint = ""
-    if inspect.iscoroutinefunction(what):
-        hint = ": call the coroutine function, spawn(f(...)) and not spawn(f)"
-    elif isinstance(what, asyncio.Future):
-        hint = ": a task or future runs already, shield() makes the scheduler wait for it"
-    elif inspect.isawaitable(what):
-        hint = ": await it inside a coroutine function of your own"
-    return f"A coroutine is expected, not {what!r}{hint}"

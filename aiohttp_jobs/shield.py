@@ -1,4 +1,4 @@
-"""ShieldFuture: what the caller of a shield awaits.
+"""Shields: the awaitables that a scheduler protects from their callers' cancellation.
 
 :func:`asyncio.shield` loses the failure of what it shields when its caller has gone. Here
 it reaches the scheduler's exception handler instead.
@@ -7,16 +7,99 @@ it reaches the scheduler's exception handler instead.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
-__all__ = ("ShieldFuture",)
+if TYPE_CHECKING:
+    from .scheduler import Scheduler
+
+__all__ = ("Shields",)
 
 T = TypeVar("T")
 
 
-class ShieldFuture(asyncio.Future[T]):
-    """The outer future of a shield: cancelling it leaves the inner one alone.
+class Shields:
+    """The inner futures that are not done, and those that closing has let go."""
+
+    __slots__ = ("_deadlines", "_strays")
+
+    def __init__(self) -> None:
+        # None for those that have not been cancelled.
+        self._deadlines: dict[asyncio.Future[Any], asyncio.TimerHandle | None] = {}
+        # Held so that they are not collected while they run.
+        self._strays: set[asyncio.Future[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._deadlines)
+
+    def __iter__(self) -> Iterator[asyncio.Future[Any]]:
+        return iter(self._deadlines)
+
+    def __contains__(self, inner: object) -> bool:
+        return inner in self._deadlines
+
+    def add(self, scheduler: Scheduler, inner: asyncio.Future[T]) -> asyncio.Future[T]:
+        """Shield `inner`, which is not done; return what its caller awaits."""
+        outer = _Outer(inner, partial(_lost, scheduler, inner))
+        if inner not in self._deadlines:
+            self._deadlines[inner] = None
+            inner.add_done_callback(partial(self._discard, scheduler))
+        inner.add_done_callback(outer.settle)
+        return outer
+
+    def bound(
+        self, scheduler: Scheduler, inner: asyncio.Future[Any], grace: float | None
+    ) -> None:
+        """Let `inner` go if it is not done in `grace` seconds."""
+        if grace is not None and self._deadlines[inner] is None:
+            self._deadlines[inner] = inner.get_loop().call_later(
+                grace, self._let_go, scheduler, inner
+            )
+
+    def stop(
+        self, scheduler: Scheduler, inner: asyncio.Future[Any], grace: float | None
+    ) -> bool:
+        """Cancel `inner` if that has not been done; was it done now?"""
+        if inner not in self._deadlines or self._deadlines[inner] is not None:
+            return False
+        self.bound(scheduler, inner, grace)
+        return inner.cancel()
+
+    def _discard(self, scheduler: Scheduler, inner: asyncio.Future[Any]) -> None:
+        self._strays.discard(inner)
+        timer = self._deadlines.pop(inner, None)
+        if timer is not None:
+            timer.cancel()
+        scheduler._check_idle()
+
+    def _let_go(self, scheduler: Scheduler, inner: asyncio.Future[Any]) -> None:
+        del self._deadlines[inner]
+        self._strays.add(inner)
+        scheduler.call_exception_handler(
+            {
+                "message": "Shielded awaitable closing timed out",
+                "future": inner,
+                "exception": TimeoutError("A shielded awaitable did not end in time"),
+            }
+        )
+        scheduler._check_idle()
+
+
+def _lost(scheduler: Scheduler, inner: asyncio.Future[Any], error: BaseException) -> None:
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return  # it has left through the loop
+    scheduler.call_exception_handler(
+        {
+            "message": "Shielded awaitable failed after its caller had gone",
+            "future": inner,
+            "exception": error,
+        }
+    )
+
+
+class _Outer(asyncio.Future[T]):
+    """What the caller of a shield awaits: cancelling it leaves the inner one alone.
 
     Args:
         inner: what is shielded.

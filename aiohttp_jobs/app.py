@@ -1,0 +1,149 @@
+"""setup: gives an application its scheduler, and drains it at the right moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Iterator
+from typing import Final
+
+from aiohttp import web
+
+from .job import ExceptionHandler
+from .middleware import make_middleware
+from .scheduler import Scheduler
+from .web import SCHEDULER
+
+__all__ = ("setup",)
+
+
+def setup(
+    app: web.Application,
+    *,
+    close_timeout: float | None = 0.1,
+    wait_timeout: float | None = 60,
+    limit: int | None = 100,
+    pending_limit: int | None = 10000,
+    exception_handler: ExceptionHandler | None = None,
+    atomic_methods: Collection[str] = (),
+) -> Scheduler:
+    """Give the application a scheduler, ``app[SCHEDULER]``, and install the middleware.
+
+    Call it once, before the application runs. Jobs can be spawned from then on, also by
+    ``on_startup`` handlers and clean-up contexts. At shutdown the scheduler drains after
+    the handlers have ended and before every other clean-up of the application.
+
+    Args:
+        app: the application, or sub-application.
+        close_timeout, wait_timeout, limit, pending_limit, exception_handler: as for
+            :class:`Scheduler`.
+        atomic_methods: HTTP methods whose handlers are all atomic, ``{"POST", "PUT"}``
+            for example.
+
+    Returns:
+        The scheduler.
+
+    Raises:
+        RuntimeError: the application was set up before, or runs already.
+        TypeError, ValueError: an option is out of range; the sentence names it.
+    """
+    if not isinstance(app, web.Application):
+        raise TypeError(f"setup() takes an aiohttp.web.Application, not {app!r}")
+    if SCHEDULER in app:
+        raise RuntimeError(
+            "setup() was called before for this application: call it once, and find the "
+            "scheduler at app[SCHEDULER]"
+        )
+    if app.frozen or app.pre_frozen:
+        raise RuntimeError(
+            "setup() was called for an application that runs already: call it before "
+            "run_app() or AppRunner.setup()"
+        )
+    methods = _check_methods(atomic_methods)
+    app[SCHEDULER] = scheduler = Scheduler(
+        close_timeout=close_timeout,
+        wait_timeout=wait_timeout,
+        limit=limit,
+        pending_limit=pending_limit,
+        exception_handler=exception_handler,
+    )
+    app.middlewares.append(make_middleware(scheduler, methods))
+    app[_LIFE] = life = _Life(scheduler)
+    app.on_startup.append(life.start)
+    app.on_shutdown.append(life.shut_down)
+    # Before the clean-up contexts, whenever those are added: they are one entry of this
+    # list, which is there from the start.
+    app.on_cleanup.insert(0, life.clean_up)
+    app.cleanup_ctx.append(life.context)
+    return scheduler
+
+
+class _Life:
+    """When the scheduler of one application drains."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        # The schedulers of the sub-applications below.
+        self._below: list[Scheduler] = []
+        # Does a parent that was set up see to it that it ends before the parent's own?
+        self._has_parent = False
+        self._is_below = False
+
+    async def start(self, app: web.Application) -> None:
+        # A sub-application is frozen when it is added to its parent, the application
+        # that runs only after its start-up. Parents start before those below them.
+        self._is_below = app.pre_frozen
+        for life in _lives_below(app):
+            self._below.append(life._scheduler)
+            life._has_parent = True
+
+    async def shut_down(self, app: web.Application) -> None:
+        """Let the jobs of a sub-application end while its parent's resources are there.
+
+        aiohttp cleans the parent up first. Handlers may still run and spawn; atomic ones
+        end by the server's own timeout, so only background jobs are waited for.
+        """
+        if self._is_below and not self._has_parent and not await self._scheduler.drain():
+            await self._scheduler.close()
+
+    async def clean_up(self, app: web.Application) -> None:
+        async with asyncio.TaskGroup() as group:
+            for scheduler in (self._scheduler, *self._below):
+                group.create_task(_end(scheduler))
+
+    async def context(self, app: web.Application) -> AsyncIterator[None]:
+        yield
+        # Closed long ago, unless another part of the application failed to start: then
+        # the clean-up contexts are all that aiohttp ends.
+        for scheduler in (self._scheduler, *self._below):
+            await scheduler.close()
+
+
+_LIFE: Final = web.AppKey("_LIFE", _Life)
+
+
+async def _end(scheduler: Scheduler) -> None:
+    try:
+        await scheduler.wait_and_close()
+    except RuntimeError as error:
+        # It was used in another loop. The application's other clean-up has to go on.
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "The scheduler could not be closed", "exception": error}
+        )
+
+
+def _lives_below(app: web.Application) -> Iterator[_Life]:
+    for resource in app.router.resources():
+        below = resource.get_info().get("app")
+        if below is not None:
+            if _LIFE in below:
+                yield below[_LIFE]
+            yield from _lives_below(below)
+
+
+def _check_methods(methods: Collection[str]) -> frozenset[str]:
+    if isinstance(methods, str) or not all(isinstance(name, str) for name in methods):
+        raise TypeError(
+            f"atomic_methods takes a collection of HTTP methods, as {{'POST'}}, "
+            f"not {methods!r}"
+        )
+    return frozenset(name.upper() for name in methods)

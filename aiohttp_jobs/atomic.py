@@ -1,0 +1,146 @@
+"""@atomic: the handler runs to its end whatever happens to the client.
+
+A mark on the handler tells the middleware, which then runs everything inside of it, other
+middlewares included, as one job. Where there is no middleware the handler makes the job.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Coroutine
+from types import CoroutineType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    ParamSpec,
+    TypeAlias,
+    TypeVar,
+    cast,
+    overload,
+)
+
+from aiohttp import hdrs, web
+
+from .scheduler import Scheduler
+from .web import get_scheduler, remember_task
+
+__all__ = ("atomic", "is_atomic", "is_marked", "run_atomic")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+V = TypeVar("V", bound=web.View)
+
+_Answer: TypeAlias = tuple[web.HTTPException | None, R | None]
+
+_MARK: Final = "__aiohttp_jobs_atomic__"
+
+if TYPE_CHECKING or hasattr(web, "RequestKey"):
+    _ATOMIC = web.RequestKey("aiohttp_jobs.atomic", bool)
+else:  # aiohttp before 3.14
+    _ATOMIC = "aiohttp_jobs.atomic"
+
+
+@overload
+def atomic(handler: type[V]) -> type[V]: ...
+@overload
+def atomic(handler: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]: ...
+def atomic(handler: Any) -> Any:
+    """Make a handler run to its end, whatever happens to the client or the server's task.
+
+    It starts at once, outside of the scheduler's ``limit``, and is drained and closed
+    with the other jobs. Its response, :exc:`~aiohttp.web.HTTPException` or other error
+    comes out as without it; an error that nobody is left to receive goes to the
+    scheduler's exception handler. The middlewares between :func:`setup`'s and the
+    handler are part of the job.
+
+    Args:
+        handler: a coroutine function that takes the request as its last positional
+            argument (a function, a method, a method of a :class:`~aiohttp.web.View`), or
+            a View class, which makes all its HTTP methods atomic.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(handler, type):
+        if not issubclass(handler, web.View):
+            raise TypeError(f"atomic() takes a handler or a View class, not {handler!r}")
+        for name in _http_methods(handler):
+            setattr(handler, name, atomic(getattr(handler, name)))
+        return handler
+    if not callable(handler):
+        raise TypeError(f"atomic() takes a handler or a View class, not {handler!r}")
+
+    @functools.wraps(handler)
+    async def run(*args: Any, **kwargs: Any) -> Any:
+        request = _request_in(args, kwargs)
+        if request is None:
+            raise TypeError(
+                f"The atomic handler {handler!r} was called without a request: pass it "
+                "as the last positional argument"
+            )
+        call = functools.partial(handler, *args, **kwargs)
+        if is_atomic(request):
+            return await call()
+        remember_task(request)
+        return await run_atomic(get_scheduler(request), request, call)
+
+    setattr(run, _MARK, True)
+    return run
+
+
+def is_atomic(request: web.Request) -> bool:
+    """Is the request part of an atomic job already?"""
+    return _ATOMIC in request
+
+
+def is_marked(request: web.Request) -> bool:
+    """Is the handler that the request was routed to an atomic one?"""
+    handler: object = request.match_info.handler
+    if isinstance(handler, type):
+        handler = getattr(handler, request.method.lower(), None)  # a View
+    return hasattr(handler, _MARK)
+
+
+async def run_atomic(
+    scheduler: Scheduler,
+    request: web.Request,
+    call: Callable[[], Awaitable[R]],
+) -> R:
+    """Run what answers the request as a job of its own, and wait for it.
+
+    Cancellation:
+        The job goes on.
+    """
+    coro = cast("CoroutineType[Any, Any, _Answer[R]]", _answer(call))
+    # The job is called as the handler, also where its coroutine is shown.
+    handler = request.match_info.handler
+    coro.__qualname__ = getattr(handler, "__qualname__", coro.__qualname__)
+    job = scheduler.spawn_at_once(coro)
+    request[_ATOMIC] = True
+    error, response = await job.wait()
+    if error is not None:
+        raise error
+    return cast(R, response)
+
+
+async def _answer(call: Callable[[], Awaitable[R]]) -> _Answer[R]:
+    try:
+        return None, await call()
+    except web.HTTPException as error:
+        # An answer like others, and no failure of the job if the client has gone.
+        return error, None
+
+
+def _http_methods(view: type[web.View]) -> list[str]:
+    names = (method.lower() for method in hdrs.METH_ALL)
+    return [name for name in names if callable(getattr(view, name, None))]
+
+
+def _request_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> web.Request | None:
+    for candidate in (*reversed(args), *kwargs.values()):
+        if isinstance(candidate, web.Request):
+            return candidate
+        if isinstance(candidate, web.View):
+            return candidate.request
+    return None

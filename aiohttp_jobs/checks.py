@@ -1,0 +1,56 @@
+"""The checks of arguments: each names the argument and says what it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+
+__all__ = ("check_count", "check_handler", "check_seconds", "no_coroutine")
+
+
+def check_seconds(argument: str, value: object) -> None:
+    """Refuse what is neither None nor a number of seconds."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{argument} takes a number of seconds or None, not {value!r}")
+    if value < 0 or math.isnan(value):
+        raise ValueError(f"{argument} takes at least 0 seconds or None, not {value!r}")
+
+
+def check_count(argument: str, value: object, *, least: int) -> None:
+    """Refuse what is neither None nor a whole number of jobs."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument} takes a number of jobs or None, not {value!r}")
+    if value < least:
+        raise ValueError(f"{argument} takes at least {least} or None, not {value!r}")
+
+
+def check_handler(handler: object) -> None:
+    """Refuse what is neither None nor a plain callable."""
+    if handler is None:
+        return
+    if not callable(handler):
+        raise TypeError(f"exception_handler takes a callable or None, not {handler!r}")
+    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+        getattr(handler, "__call__", None)  # noqa: B004
+    ):
+        raise TypeError(
+            f"exception_handler takes a plain function, and {handler!r} is a coroutine "
+            "function, which nobody would await: let it spawn a job instead"
+        )
+
+
+def no_coroutine(what: object) -> str:
+    """Say that something is no coroutine, and what was probably meant."""
+    hint = ""
+    if inspect.iscoroutinefunction(what):
+        hint = ": call the coroutine function, spawn(f(...)) and not spawn(f)"
+    elif isinstance(what, asyncio.Future):
+        hint = ": a task or future runs already, shield() makes the scheduler wait for it"
+    elif inspect.isawaitable(what):
+        hint = ": await it inside a coroutine function of your own"
+    return f"A coroutine is expected, not {what!r}{hint}"

@@ -1,0 +1,172 @@
+"""The scheduler of an application or request: find it, then call the core."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from aiohttp import web
+
+from .job import Job
+from .scheduler import Scheduler
+
+__all__ = (
+    "SCHEDULER",
+    "get_scheduler",
+    "get_scheduler_from_app",
+    "get_scheduler_from_request",
+    "remember_task",
+    "shield",
+    "spawn",
+    "spawn_nowait",
+)
+
+T = TypeVar("T")
+
+#: Where :func:`setup` puts the scheduler: ``app[SCHEDULER]``.
+SCHEDULER: Final = web.AppKey("SCHEDULER", Scheduler)
+
+if TYPE_CHECKING or hasattr(web, "RequestKey"):
+    # The task that aiohttp made for the request. It ends when the response has been sent
+    # in full, or when the client has gone or the server has cancelled it.
+    _TASK = web.RequestKey("aiohttp_jobs.task", asyncio.Task)
+else:  # aiohttp before 3.14
+    _TASK = "aiohttp_jobs.task"
+
+
+def get_scheduler(request: web.Request) -> Scheduler:
+    """Return the scheduler of the request's application or of its nearest parent.
+
+    Raises:
+        RuntimeError: none of them was set up.
+    """
+    scheduler = get_scheduler_from_request(request)
+    if scheduler is None:
+        raise RuntimeError(
+            "The request's application has no scheduler: call aiohttp_jobs.setup(app) "
+            "where the application is made"
+        )
+    return scheduler
+
+
+def get_scheduler_from_app(app: web.Application) -> Scheduler | None:
+    """Return the scheduler that :func:`setup` gave this very application, or None."""
+    return app.get(SCHEDULER)
+
+
+def get_scheduler_from_request(request: web.Request) -> Scheduler | None:
+    """Return the scheduler of the request's application or nearest parent, or None."""
+    # Most often it is the application's own, and config_dict is slow to build.
+    scheduler = request.app.get(SCHEDULER)
+    return request.config_dict.get(SCHEDULER) if scheduler is None else scheduler
+
+
+def remember_task(request: web.Request) -> None:
+    """Note that the running task is the one that aiohttp made for the request."""
+    task = asyncio.current_task()
+    if task is not None:
+        request[_TASK] = task
+
+
+async def spawn(
+    request: web.Request,
+    coro: Coroutine[Any, Any, T],
+    name: str | None = None,
+    *,
+    timeout: float | None = None,
+    context: contextvars.Context | None = None,
+    after_response: bool = False,
+) -> Job[T]:
+    """Start a background job that goes on when the request is over.
+
+    Args:
+        request: the request at hand; in a :class:`~aiohttp.web.View`, ``self.request``.
+        coro: the coroutine to run. It is closed if the job is not accepted.
+        name: how the job and its task are called.
+        timeout: seconds that the job may run, from its start. Then it is cancelled and
+            fails with :exc:`TimeoutError`.
+        context: the context to run in, instead of a copy, taken now, of the caller's.
+        after_response: hold the job back until the response has been sent in full, or
+            the request has ended otherwise. Such a job never waits for room.
+
+    Returns:
+        The job, active or pending. Nobody needs to wait for it.
+
+    Raises:
+        SchedulerClosed: the scheduler is closing or closed. A handler may let it
+            through: the client gets 503.
+        SchedulerFull: with `after_response`, as many jobs are pending as may be. It also
+            becomes 503.
+        RuntimeError: the application was not set up.
+        TypeError, ValueError: an argument cannot be right; the sentence names it.
+
+    Cancellation:
+        If the handler is cancelled while it waits for room, the coroutine is closed
+        without having run.
+    """
+    scheduler = _scheduler_for(request, coro)
+    if after_response:
+        return scheduler.spawn_after(
+            _task_of(request), coro, name, timeout=timeout, context=context
+        )
+    return await scheduler.spawn(coro, name, timeout=timeout, context=context)
+
+
+def spawn_nowait(
+    request: web.Request,
+    coro: Coroutine[Any, Any, T],
+    name: str | None = None,
+    *,
+    timeout: float | None = None,
+    context: contextvars.Context | None = None,
+    after_response: bool = False,
+) -> Job[T]:
+    """Start a background job, or refuse it without waiting: :func:`spawn` as a function.
+
+    The same arguments, result and errors, and:
+
+    Raises:
+        SchedulerFull: as many jobs are pending as may be. A handler may let it through:
+            the client gets 503.
+    """
+    scheduler = _scheduler_for(request, coro)
+    if after_response:
+        return scheduler.spawn_after(
+            _task_of(request), coro, name, timeout=timeout, context=context
+        )
+    return scheduler.spawn_nowait(coro, name, timeout=timeout, context=context)
+
+
+def shield(request: web.Request, arg: Awaitable[T]) -> asyncio.Future[T]:
+    """Protect an awaitable from the handler's cancellation, and let shutdown wait for it.
+
+    See :meth:`Scheduler.shield`, which this calls.
+
+    Args:
+        request: the request at hand.
+        arg: a coroutine, task, future or other awaitable.
+
+    Returns:
+        A future with its outcome, to be awaited at once.
+    """
+    return _scheduler_for(request, arg).shield(arg)
+
+
+def _scheduler_for(request: web.Request, arg: object) -> Scheduler:
+    try:
+        return get_scheduler(request)
+    except RuntimeError:
+        if isinstance(arg, Coroutine):
+            arg.close()
+        raise
+
+
+def _task_of(request: web.Request) -> asyncio.Task[Any]:
+    if _TASK in request:
+        return request[_TASK]
+    # The middleware is not in the way, as in a test that calls the handler itself.
+    task = asyncio.current_task()
+    assert task is not None
+    return task
