@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from .job import Job, JobState
+from .job import ACTIVE, PENDING, Job
 
 if TYPE_CHECKING:
     from .scheduler import Scheduler
@@ -54,11 +54,11 @@ class Closing:
             if not isinstance(victim, Job):
                 self._shields += scheduler._shields.stop(scheduler, victim, grace)
                 continue
-            if victim._state is JobState.PENDING:
+            if victim._state is PENDING:
                 # One that still waits for room is refused, and told so by spawn().
                 if victim not in scheduler._pending.unconfirmed:
                     self._never_started.append(victim.label)
-            elif victim._state is JobState.ACTIVE:
+            elif victim._state is ACTIVE:
                 self._cancelled.append(victim.label)
             victim._stop(grace)
         if self._victims:

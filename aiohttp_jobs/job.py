@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import enum
 import traceback
+import types
 from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
@@ -37,11 +38,20 @@ class JobState(enum.IntEnum):
     LET_GO = 6  # it did not end when cancelled; nobody waits for it any longer
 
 
+# Plain globals: to look a member up in its enumeration costs more than to compare it.
+PENDING: Final = JobState.PENDING
+ACTIVE: Final = JobState.ACTIVE
+STOPPING: Final = JobState.STOPPING
+SUCCEEDED: Final = JobState.SUCCEEDED
+FAILED: Final = JobState.FAILED
+CANCELLED: Final = JobState.CANCELLED
+LET_GO: Final = JobState.LET_GO
+
 # The legal moves, by the state that is left: time goes one way, and once over is over.
 _NEXT: Final = (
-    (JobState.ACTIVE, JobState.CANCELLED),
-    (JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPING, JobState.CANCELLED),
-    (JobState.CANCELLED, JobState.SUCCEEDED, JobState.FAILED, JobState.LET_GO),
+    (ACTIVE, CANCELLED),
+    (SUCCEEDED, FAILED, STOPPING, CANCELLED),
+    (CANCELLED, SUCCEEDED, FAILED, LET_GO),
     (),
     (),
     (),
@@ -49,16 +59,11 @@ _NEXT: Final = (
 )
 
 
-class _Parked:
-    """Awaited first of all by `Job._run`, which stops there once, inside its try."""
+@types.coroutine
+def _park() -> Generator[None, None, None]:
+    """Awaited first of all by `Job._run`, which stops here once, inside its try."""
+    yield
 
-    __slots__ = ()
-
-    def __await__(self) -> Generator[None, None, None]:
-        yield
-
-
-_parked: Final = _Parked()
 
 # The job that the running code is part of. Child tasks inherit it with their context,
 # which is how a job that waits through asyncio.gather() is known to wait.
@@ -101,7 +106,7 @@ class Job(Generic[T_co]):
         self._scheduler: Scheduler | None = scheduler
         self._name = name
         self._timeout = timeout
-        self._state = JobState.PENDING
+        self._state = PENDING
         # The context to run in, while pending; None there means a copy at the start.
         self._context: contextvars.Context | None = None
         # The task, while active (and after, for a job that was let go).
@@ -113,8 +118,8 @@ class Job(Generic[T_co]):
         self._waiters: set[asyncio.Future[None]] | None = None
         # How many waits lend its slot just now; 1 for good if it never took a slot.
         self._lends = 0
-        # The result, or (exception, its traceback). While stopping, already the failure
-        # of a job whose time is up.
+        # The result, or (exception, its traceback). Set while stopping already by
+        # `_time_is_up`: such a job has failed, however it takes its cancellation.
         self._outcome: Any = None
         self._source_traceback: traceback.StackSummary | None = None
 
@@ -125,17 +130,17 @@ class Job(Generic[T_co]):
     @property
     def active(self) -> bool:
         """Is it running?"""
-        return JobState.PENDING < self._state < JobState.SUCCEEDED
+        return PENDING < self._state < SUCCEEDED
 
     @property
     def pending(self) -> bool:
         """Is it accepted, and not yet started?"""
-        return self._state is JobState.PENDING
+        return self._state is PENDING
 
     @property
     def closed(self) -> bool:
         """Is it over: succeeded, failed or cancelled?"""
-        return self._state >= JobState.SUCCEEDED
+        return self._state >= SUCCEEDED
 
     def get_name(self) -> str | None:
         """Return the name given to :meth:`Scheduler.spawn` or :meth:`set_name`.
@@ -216,9 +221,9 @@ class Job(Generic[T_co]):
         self._stop(scheduler.close_timeout if timeout is None else timeout)
         if self._scheduler is not None:
             await self._end(scheduler)
-        if self._state is JobState.LET_GO:
+        if self._state is LET_GO:
             raise TimeoutError(f"Job {self.label} did not end in time when it was closed")
-        if self._state is JobState.FAILED:
+        if self._state is FAILED:
             self._result()
 
     @property
@@ -257,7 +262,7 @@ class Job(Generic[T_co]):
                 self._waiters.discard(waiter)
                 if not self._waiters:
                     self._waiters = None
-                    if self._state is JobState.FAILED:
+                    if self._state is FAILED:
                         scheduler._report(self, self._outcome[0])
             raise
         finally:
@@ -280,15 +285,15 @@ class Job(Generic[T_co]):
             timer.cancel()
         if expired:
             self._waiters = None  # the error below carries the failure
-            failure = self._outcome[0] if self._state is JobState.FAILED else None
+            failure = self._outcome[0] if self._state is FAILED else None
             raise TimeoutError(
                 f"Job {self.label} did not end within {timeout} s and was cancelled"
             ) from failure
 
     def _result(self) -> T_co:
-        if self._state is JobState.SUCCEEDED:
+        if self._state is SUCCEEDED:
             return cast(T_co, self._outcome)
-        if self._state is not JobState.FAILED:
+        if self._state is not FAILED:
             raise JobCancelled(self.label)
         self._waiters = None  # somebody has it
         exception: BaseException
@@ -308,14 +313,14 @@ class Job(Generic[T_co]):
         scheduler = self._scheduler
         if scheduler is None:
             return
-        if self._state is JobState.PENDING:
+        if self._state is PENDING:
             scheduler._drop(self)
             return
-        if self._state is JobState.ACTIVE:
+        if self._state is ACTIVE:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            self._move(JobState.STOPPING)
+            self._move(STOPPING)
             assert self._task is not None
             self._task.cancel()
         if grace is None:
@@ -329,7 +334,7 @@ class Job(Generic[T_co]):
 
     def _time_is_up(self) -> None:
         """End a job that has run for its whole ``timeout``, with TimeoutError."""
-        if self._state is JobState.ACTIVE and self._scheduler is not None:
+        if self._state is ACTIVE and self._scheduler is not None:
             error = TimeoutError(f"Job {self.label} ran longer than {self._timeout} s")
             self._outcome = (error, None)
             self._stop(self._scheduler.close_timeout)
@@ -338,7 +343,7 @@ class Job(Generic[T_co]):
         """What the job's task runs: the coroutine, and the books when it has ended.
 
         A wrapper costs less than a done callback, and the end is known in the same turn.
-        The scheduler sends it to `_parked` before it makes the task: so a cancellation
+        The scheduler sends it to `_park` before it makes the task: so a cancellation
         that comes before the start is caught here too.
         """
         scheduler = self._scheduler
@@ -346,7 +351,7 @@ class Job(Generic[T_co]):
         coro = self._coro
         started = False
         try:
-            await _parked
+            await _park()
             started = True
             current_job.set(self)
             if self._task is None:  # an eager task factory has not returned it yet
@@ -358,7 +363,7 @@ class Job(Generic[T_co]):
             if isinstance(error, GeneratorExit) and not self._is_running():
                 # Thrown away, not run: its loop is gone, and nobody can be told.
                 if self._scheduler is not None:
-                    self._move(JobState.CANCELLED)
+                    self._move(CANCELLED)
                     self._scheduler = self._waiters = None
                     scheduler._active.discard(self)
                 raise
@@ -367,15 +372,15 @@ class Job(Generic[T_co]):
                 error.__traceback__ = error.__traceback__.tb_next
             task = self._task
             if isinstance(error, asyncio.CancelledError):
-                self._ended(scheduler, JobState.CANCELLED, None)
+                scheduler._over(self, CANCELLED)
             else:
-                self._ended(scheduler, JobState.FAILED, (error, error.__traceback__))
+                scheduler._over(self, FAILED, (error, error.__traceback__))
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 if task is not None:  # it need not complain that nobody retrieved this
                     task.add_done_callback(asyncio.Task.exception)
                 raise
         else:
-            self._ended(scheduler, JobState.SUCCEEDED, result)
+            scheduler._over(self, SUCCEEDED, result)
 
     def _is_running(self) -> bool:
         """Is the running code the job's own task?"""
@@ -384,36 +389,22 @@ class Job(Generic[T_co]):
         except RuntimeError:
             return False
 
-    def _ended(self, scheduler: Scheduler, state: JobState, outcome: Any) -> None:
-        """Settle what the coroutine's end means for the job."""
-        if self._scheduler is None:
-            # It was let go before, and its waiters were told. A failure is a failure.
-            scheduler._strays.discard(self)
-            self._task = None
-            if state is JobState.FAILED:
-                scheduler._report(self, outcome[0])
-            return
-        if self._outcome is not None:
-            # Its time was up: it has failed with that, however it took its cancellation.
-            if state is JobState.FAILED:
-                self._outcome[0].__cause__ = outcome[0]
-            state, outcome = JobState.FAILED, self._outcome
-        if self._name is None and self._task is not None:
-            self._name = self._task.get_name()
-        self._task = None
-        self._outcome = outcome
-        scheduler._over(self, state)
-
     def _let_go(self) -> None:
         """Stop waiting for its end: it was cancelled, and its grace is over."""
-        scheduler = self._scheduler
+        scheduler, task = self._scheduler, self._task
         assert scheduler is not None
+        scheduler._over(self, LET_GO)
         scheduler._strays.add(self)
-        scheduler._over(
-            self, JobState.LET_GO if self._outcome is None else JobState.FAILED
-        )
+        self._task = task
         error = TimeoutError(f"Job {self.label} did not end in time when it was closed")
         scheduler._report(self, error, "Job closing timed out")
+
+    def _end_of_stray(self, scheduler: Scheduler, state: JobState, outcome: Any) -> None:
+        """It has ended after it was let go. Its waiters are gone, a failure is told."""
+        scheduler._strays.discard(self)
+        self._task = None
+        if state is FAILED:
+            scheduler._report(self, outcome[0])
 
     def _wake(self) -> bool:
         """Tell those who wait that it is over; is anybody there to be told?"""

@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any
 
-from .job import Job, JobState
+from .job import PENDING, Job
 
 __all__ = ("PendingJobs",)
 
@@ -51,7 +51,7 @@ class PendingJobs:
         queue = self.queue
         while queue and (not self.unconfirmed or queue[0] not in self.unconfirmed):
             job = queue.popleft()
-            if job._state is JobState.PENDING:
+            if job._state is PENDING:
                 return job
             self._dropped -= 1
         return None

@@ -28,7 +28,17 @@ from typing import Any, Final, Self, TypeVar
 from .checks import check_count, check_handler, check_seconds, no_coroutine
 from .closing import BATCH, Closing, logger
 from .errors import SchedulerClosed, SchedulerFull
-from .job import ExceptionHandler, Job, JobState, current_job
+from .job import (
+    ACTIVE,
+    CANCELLED,
+    FAILED,
+    PENDING,
+    STOPPING,
+    ExceptionHandler,
+    Job,
+    JobState,
+    current_job,
+)
 from .pending import PendingJobs
 from .shield import Shields
 
@@ -36,6 +46,8 @@ __all__ = ("ExceptionHandler", "Scheduler", "SchedulerState")
 
 T = TypeVar("T")
 
+# More jobs than a process can hold, and yet a small number for the interpreter.
+NO_LIMIT: Final = 2**29
 # Seconds between two words about a drain that takes long.
 REPORT_EVERY: Final = 5.0
 
@@ -47,6 +59,12 @@ class SchedulerState(enum.IntEnum):
     DRAINING = 1  # jobs end by themselves, more may come
     CLOSING = 2  # no more jobs; what was there has been or is being cancelled
     CLOSED = 3
+
+
+OPEN: Final = SchedulerState.OPEN
+DRAINING: Final = SchedulerState.DRAINING
+CLOSING: Final = SchedulerState.CLOSING
+CLOSED: Final = SchedulerState.CLOSED
 
 
 class Scheduler(Collection[Job[Any]]):
@@ -90,7 +108,7 @@ class Scheduler(Collection[Job[Any]]):
         self._wait_timeout = wait_timeout
         self._limit = limit
         self._exception_handler = exception_handler
-        self._state = SchedulerState.OPEN
+        self._state = OPEN
         self._loop: asyncio.AbstractEventLoop | None = None
 
         # Active jobs, those that are stopping too.
@@ -98,7 +116,7 @@ class Scheduler(Collection[Job[Any]]):
         # Active jobs that take no slot.
         self._at_once: set[Job[Any]] = set()
         # Slots that are free; below 0 when a job went on after lending its own.
-        self._free: float = math.inf if limit is None else limit
+        self._free = NO_LIMIT if limit is None else limit
         # Empty unless no slot is free, but for moments inside `_fill`, and while a caller
         # that was woken to take its place has not yet run.
         self._pending = PendingJobs(pending_limit)
@@ -172,7 +190,7 @@ class Scheduler(Collection[Job[Any]]):
     @property
     def closed(self) -> bool:
         """Does it refuse new jobs: is it closing or closed?"""
-        return self._state >= SchedulerState.CLOSING
+        return self._state >= CLOSING
 
     @property
     def state(self) -> SchedulerState:
@@ -332,8 +350,10 @@ class Scheduler(Collection[Job[Any]]):
                 raise TypeError(
                     f"context takes a contextvars.Context or None, not {context!r}"
                 )
-            loop = self._check_loop()
-            if self._state >= SchedulerState.CLOSING:
+            loop = self._loop
+            if loop is None or asyncio.get_running_loop() is not loop:
+                loop = self._check_loop()
+            if self._state >= CLOSING:
                 raise SchedulerClosed
             job = Job(coro, self, name, timeout)
             if loop.get_debug():
@@ -396,7 +416,7 @@ class Scheduler(Collection[Job[Any]]):
         Called by whatever makes a slot or room. Under an eager task factory a job may
         end, and so call this again, before its start returns: the outer call goes on.
         """
-        if self._filling or self._state >= SchedulerState.CLOSING:
+        if self._filling or self._state >= CLOSING:
             return
         self._filling = True
         pending = self._pending
@@ -443,7 +463,7 @@ class Scheduler(Collection[Job[Any]]):
 
     def _refuse(self, job: Job[Any]) -> None:
         """Close a job that is in no list (any more) and has not started."""
-        self._over(job, JobState.CANCELLED)
+        self._over(job, CANCELLED)
         job._coro.close()
 
     # -- running a job ------------------------------------------------------------------
@@ -451,8 +471,7 @@ class Scheduler(Collection[Job[Any]]):
     def _start(self, job: Job[Any], context: contextvars.Context | None) -> None:
         """Give the job a slot (unless it takes none) and a task."""
         assert self._loop is not None
-        job._move(JobState.ACTIVE)
-        job._context = None
+        job._move(ACTIVE)
         if not job._lends:
             self._free -= 1
         self._active.add(job)
@@ -472,26 +491,39 @@ class Scheduler(Collection[Job[Any]]):
             if job._scheduler is not None:  # else an eager task is over already
                 job._task = task
 
-    def _over(self, job: Job[Any], state: JobState) -> None:
+    def _over(self, job: Job[Any], state: JobState, outcome: Any = None) -> None:
         """Close the job's books, tell those who wait, and start the next."""
-        if job._state is not JobState.PENDING:
+        if job._scheduler is None:
+            job._end_of_stray(self, state, outcome)
+            return
+        if job._outcome is not None:
+            if state is FAILED:
+                job._outcome[0].__cause__ = outcome[0]
+            state, outcome = FAILED, job._outcome
+        if job._state is not PENDING:
             self._active.discard(job)
             if not job._lends:
                 self._free += 1
             elif self._at_once:
                 self._at_once.discard(job)
+            if job._name is None and job._task is not None:
+                job._name = job._task.get_name()
+            job._task = None
         job._move(state)
+        job._outcome = outcome
         job._context = None
         job._scheduler = None
         if job._timer is not None:
             job._timer.cancel()
             job._timer = None
         told = job._waiters is not None and job._wake()
-        if self._pending.queue or self._pending.callers:
+        pending = self._pending
+        if pending.queue or pending.callers:
             self._fill()
-        if state is JobState.FAILED and not told:
-            self._report(job, job._outcome[0])
-        if self._idlers or self._state is SchedulerState.CLOSING:
+        if state is FAILED and not told:
+            self._report(job, outcome[0])
+        # Is this nearly the last? (Nobody waits for it with more than these active.)
+        if len(self._active) <= len(self._idlers) + len(self._at_once):
             self._check_idle()
 
     def _report(
@@ -561,7 +593,7 @@ class Scheduler(Collection[Job[Any]]):
         """
         try:
             self._check_loop()
-            if self._state is SchedulerState.CLOSED:
+            if self._state is CLOSED:
                 raise SchedulerClosed("a new shield")
         except RuntimeError:
             if asyncio.iscoroutine(arg):
@@ -571,7 +603,7 @@ class Scheduler(Collection[Job[Any]]):
         if inner.done():
             return inner
         outer = self._shields.add(self, inner)
-        if self._state is SchedulerState.CLOSING:
+        if self._state is CLOSING:
             self._shields.bound(self, inner, self._close_timeout)
         return outer
 
@@ -629,8 +661,8 @@ class Scheduler(Collection[Job[Any]]):
             timeout = self._wait_timeout
         deadline = math.inf if timeout is None else loop.time() + timeout
         me = self._caller()
-        if self._state is SchedulerState.OPEN:
-            self._state = SchedulerState.DRAINING
+        if self._state is OPEN:
+            self._state = DRAINING
         # In turns: for the log, and because whoever saw the last job end may spawn one.
         while self._left(me, background) and (now := loop.time()) < deadline:
             await self._until_idle(me, background, min(REPORT_EVERY, deadline - now))
@@ -659,15 +691,13 @@ class Scheduler(Collection[Job[Any]]):
         """
         self._check_loop()
         me = self._caller()
-        self._state = max(self._state, SchedulerState.CLOSING)
+        self._state = max(self._state, CLOSING)
         while self._pending.callers:
             job, woken = self._pending.callers.popitem(last=False)
             self._refuse(job)
             if not woken.done():
                 woken.set_result(None)
-        victims = [
-            job for job in self if job is not me and job._state < JobState.STOPPING
-        ]
+        victims = [job for job in self if job is not me and job._state < STOPPING]
         shields = [inner for inner in self._shields if inner is not me]
         if victims or shields:
             first = self._closing is None
@@ -720,8 +750,8 @@ class Scheduler(Collection[Job[Any]]):
     def _check_idle(self) -> None:
         """Wake those for whom nothing is left. Called when something has ended."""
         left = len(self._active) + len(self._pending) + len(self._shields)
-        if self._state is SchedulerState.CLOSING and not left and not self._closing:
-            self._state = SchedulerState.CLOSED
+        if self._state is CLOSING and not left and not self._closing:
+            self._state = CLOSED
         if left <= len(self._idlers) + len(self._at_once) + len(self._pending.held):
             for waiter, who in self._idlers.items():
                 if not waiter.done() and not self._left(*who):
