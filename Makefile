@@ -1,0 +1,70 @@
+# What a contributor runs; `make help` lists it. Needs Python 3.11 or newer, nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 8080
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# aiohttp is the oldest that setup.cfg allows. The newer pytest-aiohttp needs aiohttp 3.11.
+OLDEST := aiohttp==3.9.0 pytest-aiohttp==1.0.5
+PINS :=
+
+# Two installations into one environment at a time would break it.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-oldest lint format docs bench dist clean
+
+help:  ## This list.
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@echo 'Variables: PYTHON=$(PYTHON) VENV=$(VENV) PORT=$(PORT) ARGS=$(ARGS)'
+
+# No shell between make and the server: Ctrl-C reaches it once, and make adds no error.
+demo: $(VENV)/.installed-demo  ## Run the demo application on PORT.
+	@$(BIN)/python -m demo_app --port $(PORT) $(ARGS)
+
+test: $(VENV)/.installed-test  ## Run the whole test suite; ARGS go to pytest.
+	$(BIN)/python -m pytest $(ARGS)
+
+test-oldest: PYTHON = python3.11
+test-oldest:  ## Run it with the oldest aiohttp that is supported.
+	$(MAKE) test PYTHON='$(PYTHON)' VENV='$(VENV)-oldest' PINS='$(OLDEST)'
+
+lint: $(VENV)/.installed-lint  ## Check style, format and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.installed-lint  ## Put imports and format right.
+	$(BIN)/ruff check --select I --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-docs  ## Build the documentation into docs/_build/html.
+	$(BIN)/sphinx-build -W --keep-going -E -b html docs docs/_build/html
+
+bench: $(VENV)/.installed-bench  ## Run the benchmarks; ARGS go to them.
+	$(BIN)/python -m benchmarks $(ARGS)
+
+dist: $(VENV)/.installed-test  ## Build wheel and sdist into dist/, and look into them.
+	rm -rf dist
+	$(BIN)/python -m build
+	DIST_DIR=dist $(BIN)/python -m pytest -m packaging
+
+clean:  ## Remove everything that was made here.
+	rm -rf .venv .venv-* build dist docs/_build *.egg-info
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps are what make goes by: an environment that was broken off has none.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo 'Python 3.11 or newer is needed: make PYTHON=python3.11' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed-%: setup.cfg | $(VENV)/.created
+	$(PIP) install --editable '.[$*]' $(PINS)
+	@touch $@
