@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
-from types import CoroutineType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -70,16 +69,17 @@ def atomic(handler: Any) -> Any:
         return handler
     if not callable(handler):
         raise TypeError(f"atomic() takes a handler or a View class, not {handler!r}")
+    function = cast("Callable[..., Awaitable[Any]]", handler)
 
-    @functools.wraps(handler)
+    @functools.wraps(function)
     async def run(*args: Any, **kwargs: Any) -> Any:
         request = _request_in(args, kwargs)
         if request is None:
             raise TypeError(
-                f"The atomic handler {handler!r} was called without a request: pass it "
+                f"The atomic handler {function!r} was called without a request: pass it "
                 "as the last positional argument"
             )
-        call = functools.partial(handler, *args, **kwargs)
+        call = functools.partial(function, *args, **kwargs)
         if is_atomic(request):
             return await call()
         remember_task(request)
@@ -112,13 +112,14 @@ async def run_atomic(
     Cancellation:
         The job goes on.
     """
-    coro = cast("CoroutineType[Any, Any, _Answer[R]]", _answer(call))
+    coro: Any = _answer(call)
     # The job is called as the handler, also where its coroutine is shown.
     handler = request.match_info.handler
     coro.__qualname__ = getattr(handler, "__qualname__", coro.__qualname__)
     job = scheduler.spawn_at_once(coro)
     request[_ATOMIC] = True
-    error, response = await job.wait()
+    answer: _Answer[R] = await job.wait()
+    error, response = answer
     if error is not None:
         raise error
     return cast(R, response)

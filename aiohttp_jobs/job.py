@@ -377,7 +377,7 @@ class Job(Generic[T_co]):
                 scheduler._over(self, FAILED, (error, error.__traceback__))
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 if task is not None:  # it need not complain that nobody retrieved this
-                    task.add_done_callback(asyncio.Task.exception)
+                    task.add_done_callback(lambda task: task.exception())
                 raise
         else:
             scheduler._over(self, SUCCEEDED, result)

@@ -339,6 +339,7 @@ class Scheduler(Collection[Job[Any]]):
         context: contextvars.Context | None,
     ) -> Job[T]:
         """Check everything that can be refused at once; the coroutine is closed if so."""
+        # The first test is the quick one, for nearly all.
         if type(coro) is not CoroutineType and not isinstance(coro, Coroutine):
             raise TypeError(no_coroutine(coro))
         try:
@@ -355,7 +356,7 @@ class Scheduler(Collection[Job[Any]]):
                 loop = self._check_loop()
             if self._state >= CLOSING:
                 raise SchedulerClosed
-            job = Job(coro, self, name, timeout)
+            job: Job[T] = Job(coro, self, name, timeout)  # pyright: ignore
             if loop.get_debug():
                 job._source_traceback = traceback.extract_stack(sys._getframe(2))
         except BaseException:
@@ -534,7 +535,7 @@ class Scheduler(Collection[Job[Any]]):
     ) -> None:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             return  # it has left through the loop
-        context = {"message": message, "job": job, "exception": error}
+        context: dict[str, Any] = {"message": message, "job": job, "exception": error}
         if job._source_traceback is not None:
             context["source_traceback"] = job._source_traceback
         self.call_exception_handler(context)

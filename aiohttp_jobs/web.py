@@ -31,7 +31,7 @@ SCHEDULER: Final = web.AppKey("SCHEDULER", Scheduler)
 if TYPE_CHECKING or hasattr(web, "RequestKey"):
     # The task that aiohttp made for the request. It ends when the response has been sent
     # in full, or when the client has gone or the server has cancelled it.
-    _TASK = web.RequestKey("aiohttp_jobs.task", asyncio.Task)
+    _TASK = web.RequestKey("aiohttp_jobs.task", asyncio.Task[Any])
 else:  # aiohttp before 3.14
     _TASK = "aiohttp_jobs.task"
 
