@@ -112,12 +112,11 @@ async def run_atomic(
     Cancellation:
         The job goes on.
     """
-    coro: Any = _answer(call)
+    coro: Any = _answer(request, call)
     # The job is called as the handler, also where its coroutine is shown.
     handler = request.match_info.handler
     coro.__qualname__ = getattr(handler, "__qualname__", coro.__qualname__)
     job = scheduler.spawn_at_once(coro)
-    request[_ATOMIC] = True
     answer: _Answer[R] = await job.wait()
     error, response = answer
     if error is not None:
@@ -125,12 +124,16 @@ async def run_atomic(
     return cast(R, response)
 
 
-async def _answer(call: Callable[[], Awaitable[R]]) -> _Answer[R]:
+async def _answer(request: web.Request, call: Callable[[], Awaitable[R]]) -> _Answer[R]:
+    # The mark stands while the job runs: a middleware may handle the request again.
+    request[_ATOMIC] = True
     try:
         return None, await call()
     except web.HTTPException as error:
         # An answer like others, and no failure of the job if the client has gone.
         return error, None
+    finally:
+        del request[_ATOMIC]
 
 
 def _http_methods(view: type[web.View]) -> list[str]:

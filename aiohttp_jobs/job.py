@@ -139,7 +139,7 @@ class Job(Generic[T_co]):
 
     @property
     def closed(self) -> bool:
-        """Is it over: succeeded, failed or cancelled?"""
+        """Is it over, because it succeeded, failed or was cancelled?"""
         return self._state >= SUCCEEDED
 
     def get_name(self) -> str | None:
@@ -228,7 +228,7 @@ class Job(Generic[T_co]):
 
     @property
     def label(self) -> str:
-        """How messages call the job: its name, else that of its coroutine."""
+        """How messages call the job, which is its name or else that of its coroutine."""
         return self._name or str(getattr(self._coro, "__qualname__", self._coro))
 
     def _move(self, state: JobState) -> None:
@@ -367,20 +367,25 @@ class Job(Generic[T_co]):
                     self._scheduler = self._waiters = None
                     scheduler._active.discard(self)
                 raise
-            # Our own frame does not belong to the traceback, and would make a cycle.
+            # Our own frame does not belong to the traceback.
             if error.__traceback__ is not None:
                 error.__traceback__ = error.__traceback__.tb_next
-            task = self._task
+            leaves = isinstance(error, KeyboardInterrupt | SystemExit)
+            if leaves and self._task is not None:
+                # The task need not complain that nobody retrieved this.
+                self._task.add_done_callback(lambda task: task.exception())
             if isinstance(error, asyncio.CancelledError):
                 scheduler._over(self, CANCELLED)
             else:
                 scheduler._over(self, FAILED, (error, error.__traceback__))
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                if task is not None:  # it need not complain that nobody retrieved this
-                    task.add_done_callback(lambda task: task.exception())
+            if leaves:
                 raise
         else:
             scheduler._over(self, SUCCEEDED, result)
+        finally:
+            # An exception's traceback knows the frame of its coroutine, which knows this
+            # one as its caller: else a failure that is kept keeps all of this.
+            del self, scheduler, coro
 
     def _is_running(self) -> bool:
         """Is the running code the job's own task?"""

@@ -189,7 +189,7 @@ class Scheduler(Collection[Job[Any]]):
 
     @property
     def closed(self) -> bool:
-        """Does it refuse new jobs: is it closing or closed?"""
+        """Does it refuse new jobs, because it is closing or closed?"""
         return self._state >= CLOSING
 
     @property
@@ -220,7 +220,7 @@ class Scheduler(Collection[Job[Any]]):
             context: the context to run in, instead of a copy, taken now, of the caller's.
 
         Returns:
-            The job: active at once if a slot is free and nobody waits before it, else
+            The job, active at once if a slot is free and nobody waits before it, else
             pending.
 
         Raises:
@@ -351,12 +351,15 @@ class Scheduler(Collection[Job[Any]]):
                 raise TypeError(
                     f"context takes a contextvars.Context or None, not {context!r}"
                 )
-            loop = self._loop
-            if loop is None or asyncio.get_running_loop() is not loop:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                loop = None
+            if loop is None or loop is not self._loop:
                 loop = self._check_loop()
             if self._state >= CLOSING:
                 raise SchedulerClosed
-            job: Job[T] = Job(coro, self, name, timeout)  # pyright: ignore
+            job: Job[T] = Job(coro, self, name, timeout)  # pyright: ignore[reportUnknownArgumentType]
             if loop.get_debug():
                 job._source_traceback = traceback.extract_stack(sys._getframe(2))
         except BaseException:
@@ -790,6 +793,8 @@ class Scheduler(Collection[Job[Any]]):
         await self.wait_and_close()
 
     def __del__(self) -> None:
+        if "_pending" not in vars(self):
+            return  # an argument was refused
         # Active jobs keep their scheduler: these never started, or their loop is gone.
         if jobs := list(self):
             warnings.warn(

@@ -64,9 +64,13 @@ def get_scheduler_from_request(request: web.Request) -> Scheduler | None:
 
 
 def remember_task(request: web.Request) -> None:
-    """Note that the running task is the one that aiohttp made for the request."""
+    """Note that the running task is the one that aiohttp made for the request.
+
+    The first one counts: what comes further inside may be part of a job, or of a task
+    that a middleware has made.
+    """
     task = asyncio.current_task()
-    if task is not None:
+    if task is not None and _TASK not in request:
         request[_TASK] = task
 
 
@@ -156,8 +160,13 @@ def shield(request: web.Request, arg: Awaitable[T]) -> asyncio.Future[T]:
 
 def _scheduler_for(request: web.Request, arg: object) -> Scheduler:
     try:
+        if not isinstance(request, web.Request):
+            raise TypeError(
+                f"The first argument takes the request, not {request!r}: in a View that "
+                "is self.request, and without a request use the scheduler's own methods"
+            )
         return get_scheduler(request)
-    except RuntimeError:
+    except BaseException:
         if isinstance(arg, Coroutine):
             arg.close()
         raise
