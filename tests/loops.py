@@ -1,0 +1,218 @@
+"""Event loops for the tests of the core, on which no real time passes.
+
+The clock stands while anything is ready to run, and jumps to the next timer when nothing
+is. So ``await later(3600)`` takes no time, and ``await settle()`` returns when everything
+that can run has run. A test that waits for what will never come fails instead of hanging.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import heapq
+import os
+import random
+import selectors
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+try:
+    import uvloop
+except ImportError:  # pragma: no branch
+    uvloop = None  # type: ignore[assignment]
+
+__all__ = ("KINDS", "Deadlock", "later", "make_loop", "run", "settle")
+
+KINDS = ("asyncio", "debug", "uvloop", "eager")
+
+# Real seconds that a loop with nothing to do waits for another thread.
+PATIENCE = 5.0
+
+
+class Deadlock(BaseException):
+    """Nothing is ready, no timer is set: what the test waits for will never come."""
+
+    def __init__(self) -> None:
+        super().__init__("deadlock: nothing will ever happen")
+
+
+async def later(seconds: float) -> None:
+    """Let virtual time pass."""
+    await asyncio.sleep(seconds)
+
+
+async def settle() -> None:
+    """Let everything run that can run now.
+
+    The clock moves only when nothing is ready, so the shortest sleep is long enough.
+    """
+    await asyncio.sleep(1e-6)
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        events = super().select(0)
+        if events or timeout == 0:
+            return events
+        if timeout is None:
+            events = super().select(PATIENCE)
+            if not events:
+                raise Deadlock
+            return events
+        self.now += timeout
+        return events
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.now
+
+
+class ShuffledLoop(VirtualLoop):
+    """Runs what is ready in one turn in any order, as no program may rely on it."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._random = random.Random(seed)
+
+    def _run_once(self) -> None:
+        ready = list(self._ready)  # type: ignore[attr-defined]
+        self._random.shuffle(ready)
+        self._ready.clear()  # type: ignore[attr-defined]
+        self._ready.extend(ready)  # type: ignore[attr-defined]
+        super()._run_once()  # type: ignore[misc]
+
+
+if uvloop is not None:
+
+    class VirtualUvloop(uvloop.Loop):  # type: ignore[misc,unused-ignore]
+        """uvloop tells nobody when it is idle: so count what each turn schedules."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._now = 0.0
+            self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+            self._numbers = 0
+            self._scheduled = 0
+            self._quiet = 0
+            self._pumping = False
+
+        def time(self) -> float:
+            return self._now
+
+        def call_soon(  # type: ignore[override,unused-ignore]
+            self, callback: Any, *args: Any, context: Any = None
+        ) -> Any:
+            self._scheduled += 1
+            return super().call_soon(callback, *args, context=context)
+
+        def call_later(  # type: ignore[override,unused-ignore]
+            self, delay: float, callback: Any, *args: Any, context: Any = None
+        ) -> Any:
+            return self.call_at(self._now + delay, callback, *args, context=context)
+
+        def call_at(  # type: ignore[override,unused-ignore]
+            self, when: float, callback: Any, *args: Any, context: Any = None
+        ) -> Any:
+            if context is None:
+                context = contextvars.copy_context()
+            handle = asyncio.TimerHandle(when, callback, args, self, context)
+            self._numbers += 1
+            heapq.heappush(self._timers, (when, self._numbers, handle))
+            if not self._pumping:
+                self._pumping = True
+                super().call_soon(self._pump)
+            return handle
+
+        def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+            pass
+
+        def _pump(self) -> None:
+            while self._timers and self._timers[0][2].cancelled():
+                heapq.heappop(self._timers)
+            self._quiet = 0 if self._scheduled else self._quiet + 1
+            self._scheduled = 0
+            if self._timers and self._quiet > 2:
+                self._now = max(self._now, self._timers[0][0])
+                while self._timers and self._timers[0][0] <= self._now + 1e-9:
+                    handle = heapq.heappop(self._timers)[2]
+                    if not handle.cancelled():
+                        self.call_soon(handle._run)
+            self._pumping = bool(self._timers)
+            if self._pumping:
+                super().call_soon(self._pump)
+
+
+def make_loop(kind: str, seed: int = 0) -> asyncio.AbstractEventLoop:
+    """Make a loop of one of `KINDS`, or a ``"shuffled"`` one."""
+    if kind == "uvloop":
+        return VirtualUvloop()
+    if kind == "shuffled":
+        return ShuffledLoop(seed)
+    loop = VirtualLoop()
+    if kind == "debug":
+        loop.set_debug(True)
+        loop.slow_callback_duration = 3600
+    if kind == "eager":
+        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
+    return loop
+
+
+def is_missing(kind: str) -> str:
+    """Why this kind of loop cannot be had here; "" if it can."""
+    if kind == "eager" and not hasattr(asyncio, "eager_task_factory"):
+        return "eager task factories came with Python 3.12"
+    if kind == "uvloop" and "VirtualUvloop" not in globals():
+        assert "CI" not in os.environ, "CI has to install uvloop"
+        return "uvloop is not installed"
+    return ""
+
+
+def run(
+    loop: asyncio.AbstractEventLoop,
+    test: Callable[[], Coroutine[Any, Any, None]],
+    errors: list[dict[str, Any]],
+    expects_errors: bool = False,
+) -> None:
+    """Run a test to its end; fail it for what it leaves behind.
+
+    Args:
+        errors: filled with what the loop's exception handler is called with.
+        expects_errors: the test looks into `errors` itself.
+    """
+    loop.set_exception_handler(lambda loop, context: errors.append(context))
+    # A real clock, for a loop that cannot tell that it is idle.
+    alarm = (
+        uvloop.Loop.call_later(loop, 4 * PATIENCE, _give_up)
+        if uvloop is not None and isinstance(loop, uvloop.Loop)
+        else None
+    )
+    left: set[asyncio.Task[Any]] = set()
+    try:
+        loop.run_until_complete(test())
+        loop.run_until_complete(settle())
+    finally:
+        if alarm is not None:
+            alarm.cancel()
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=1))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        gc.collect()
+        loop.close()
+    assert not left, f"the test leaked tasks: {left}"
+    if not expects_errors:
+        assert not errors, f"the loop's exception handler was called: {errors}"
+
+
+def _give_up() -> None:
+    raise Deadlock

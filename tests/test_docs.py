@@ -1,0 +1,339 @@
+"""The pages: their Python blocks are run, and what they name is there.
+
+Every block has a name, and here a check of the same name that puts it to use. The blocks
+of a page share one namespace, as if typed one after the other.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import re
+import textwrap
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from aiohttp import web
+
+import aiohttp_jobs
+from aiohttp_jobs import SCHEDULER
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.rst", "docs/tutorial.rst", "docs/cancellation.rst")
+BLOCK = re.compile(
+    r"^\.\. code-block:: python\n(?P<options>(?:   :.*\n)*)\n"
+    r"(?P<code>(?:(?:   .*)?\n)+)",
+    re.MULTILINE,
+)
+
+
+@dataclass
+class Page:
+    """One page on its way through its blocks."""
+
+    start: Callable[..., Awaitable[Any]]
+    capsys: pytest.CaptureFixture[str]
+    names: dict[str, Any] = field(default_factory=dict)
+
+    async def serve(self) -> Any:
+        """Serve the application that the last block has made; return a client."""
+        return await self.start(self.names["app"])
+
+    def printed(self) -> str:
+        return self.capsys.readouterr().out
+
+    @asynccontextmanager
+    async def held_up(self, name: str) -> AsyncIterator[asyncio.Semaphore]:
+        """Let calls of this function stand still from their start until the block ends.
+
+        The semaphore is released whenever one has begun.
+        """
+        begun, go_on = asyncio.Semaphore(0), asyncio.Event()
+        function = self.names[name]
+
+        async def call(*args: Any) -> Any:
+            begun.release()
+            await go_on.wait()
+            return await function(*args)
+
+        with mock.patch.dict(self.names, {name: call}):
+            yield begun
+            go_on.set()
+
+
+async def post_and_leave(client: Any, path: str, begun: asyncio.Semaphore) -> None:
+    """Go away in the middle of the handler; return when the server has noticed."""
+    _, writer = await asyncio.open_connection(client.host, client.port)
+    writer.write(f"POST {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+    await begun.acquire()
+    writer.close()
+    await writer.wait_closed()
+    while client.server.handler.connections:  # noqa: ASYNC110 (it tells nobody)
+        await asyncio.sleep(0)
+
+
+def blocks(page: str) -> Iterator[tuple[str, str]]:
+    """The names and the code of a page's blocks, with line numbers as in the page."""
+    text = (ROOT / page).read_text()
+    for match in BLOCK.finditer(text):
+        name = re.search(r":name: (\S+)", match["options"])
+        assert name, f"{page}: a Python block without a name: {match[0]}"
+        above = text.count("\n", 0, match.start("code"))
+        yield name[1], "\n" * above + textwrap.dedent(match["code"])
+
+
+Check = Callable[[Page], Awaitable[None]]
+CHECKS: dict[str, Check] = {}
+
+
+def check(name: str) -> Callable[[Check], Check]:
+    def add(function: Check) -> Check:
+        assert name not in CHECKS
+        CHECKS[name] = function
+        return function
+
+    return add
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_blocks_run(
+    path: str,
+    aiohttp_client: Callable[..., Awaitable[Any]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each block does what the page says of it."""
+    page = Page(aiohttp_client, capsys, {"__name__": "page"})
+    async with asyncio.timeout(60):
+        for name, code in blocks(path):
+            exec(compile(code, str(ROOT / path), "exec"), page.names)
+            await CHECKS[name](page)
+
+
+def test_every_check_has_a_block() -> None:
+    """No check is left over from a block that is gone."""
+    named = [name for page in PAGES for name, _ in blocks(page)]
+    assert sorted(named) == sorted(CHECKS)
+
+
+def test_every_python_block_is_found() -> None:
+    """Nothing else in the pages says that it is Python: it would not be run."""
+    for path in (ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))):
+        page = path.relative_to(ROOT).as_posix()
+        said = re.findall(r"(?m)^ *\.\. code(?:-block)?:: *py", path.read_text())
+        assert len(said) == (len(list(blocks(page))) if page in PAGES else 0), page
+
+
+@pytest.mark.parametrize("name", aiohttp_jobs.__all__)
+def test_reference_documents_name(name: str) -> None:
+    """Every public name has its entry."""
+    text = (ROOT / "docs/reference.rst").read_text()
+    assert re.search(rf"(?m)^\.\. (?:auto)?[a-z]+:: {name}$", text)
+
+
+def test_make_targets_exist() -> None:
+    """The commands of the README are in the Makefile."""
+    readme = (ROOT / "README.rst").read_text()
+    targets = set(re.findall(r"(?:``|\$ )make ([a-z]+)", readme))
+    assert {"demo", "test"} <= targets
+    makefile = (ROOT / "Makefile").read_text()
+    assert {t for t in targets if re.search(rf"(?m)^{t}:", makefile)} == targets
+
+
+def test_links_of_readme_exist() -> None:
+    """What the README links to is in the repository."""
+    links = re.findall(r"`[^`]+ <([^>:]+)>`_", (ROOT / "README.rst").read_text())
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_no_test_sleeps() -> None:
+    """No test waits for something by sleeping (the clock of tests/loops.py jumps)."""
+    slept = [
+        f"{path.name}:{node.lineno}"
+        for path in (ROOT / "tests").glob("*.py")
+        if path.name != "loops.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Await) and _is_sleep(ast.unparse(node))
+    ]
+    assert slept == []
+
+
+def _is_sleep(code: str) -> bool:
+    return code.startswith("await asyncio.sleep(") and code != "await asyncio.sleep(0)"
+
+
+# -- README.rst -------------------------------------------------------------------------
+
+
+@check("quick-start-spawn")
+async def quick_start_spawn(page: Page) -> None:
+    client = await page.serve()
+    response = await client.post("/order", data={"email": "ann@example.org"})
+    assert (response.status, await response.text()) == (200, "Thank you!")
+    await client.close()
+    assert page.printed() == "Sent a receipt to ann@example.org\n"
+
+
+@check("quick-start-atomic")
+async def quick_start_atomic(page: Page) -> None:
+    client = await page.serve()
+    async with page.held_up("charge_card") as begun:
+        await post_and_leave(client, "/pay", begun)
+    await client.close()
+    assert page.printed() == "Paid\n"
+
+
+@check("quick-start-scheduler")
+async def quick_start_scheduler(page: Page) -> None:
+    await page.names["main"]()
+    assert page.printed() == "328350\n"
+
+
+# -- docs/tutorial.rst ------------------------------------------------------------------
+
+
+@check("bare-task")
+@check("spawn")
+async def sign_up(page: Page) -> None:
+    client = await page.serve()
+    response = await client.post("/sign-up", data={"email": "ann@example.org"})
+    assert await response.text() == "Thank you!"
+    await client.close()
+    assert page.printed() == "To ann@example.org: Welcome!\n"
+
+
+@check("exception-handler")
+async def exception_handler(page: Page) -> None:
+    client = await page.serve()
+    assert (await client.post("/remind")).status == 200
+    await client.close()
+    told = page.printed()
+    assert told.startswith(
+        "Job processing failed: ConnectionError('the mail server is down') in <Job "
+    )
+
+
+@check("result")
+async def result(page: Page) -> None:
+    client = await page.serve()
+    assert await (await client.post("/words", data="one two three")).text() == "3"
+
+
+@check("overload")
+async def overload(page: Page) -> None:
+    client = await page.serve()
+    async with page.held_up("make_report"):
+        answers = [await client.post("/report") for _ in range(6)]
+        scheduler = client.app[SCHEDULER]
+        assert (scheduler.active_count, scheduler.pending_count) == (2, 3)
+    assert [answer.status for answer in answers] == [202] * 5 + [503]
+    assert answers[-1].headers["Retry-After"] == "1"
+
+
+@check("timeouts")
+async def timeouts(page: Page) -> None:
+    client = await page.serve()
+    assert await (await client.post("/approve")).text() == "approved"
+    for name in ("WAIT_AT_MOST", "RUN_AT_MOST"):
+        with mock.patch.dict(page.names, {name: 0}):
+            async with page.held_up("ask_the_bank"):
+                response = await client.post("/approve")
+                assert await response.text() == "The bank does not answer"
+                assert len(client.app[SCHEDULER]) == 0
+
+
+async def leave_half_way(page: Page, path: str) -> list[str]:
+    log: list[str] = page.names["log"]
+    log.clear()
+    client = await page.serve()
+    async with page.held_up("write_down") as begun:
+        await post_and_leave(client, path, begun)
+    await client.close()
+    return log
+
+
+@check("atomic")
+async def atomic(page: Page) -> None:
+    log = await leave_half_way(page, "/transfer")
+    assert log == ["take 10 from Ann", "give 10 to Bob"]
+
+
+@check("atomic-methods")
+async def atomic_methods(page: Page) -> None:
+    log = await leave_half_way(page, "/deposit")
+    assert log == ["take 10 from Cay", "give 10 to Dee"]
+
+
+@check("shield")
+async def shield(page: Page) -> None:
+    assert await leave_half_way(page, "/reserve") == ["hold 12A", "book 12A"]
+
+
+@check("after-response")
+async def after_response(page: Page) -> None:
+    page.names["log"].clear()
+    client = await page.serve()
+    assert await (await client.post("/upload")).text() == "received"
+    await client.close()
+    assert page.names["log"] == ["answer", "scan the file"]
+
+
+@check("children")
+async def children(page: Page) -> None:
+    client = await page.serve()
+    answer = await (await client.post("/album")).json()
+    assert answer == ["100 px", "200 px", "400 px"]
+
+
+@check("standalone")
+async def standalone(page: Page) -> None:
+    await page.names["main"]()
+    assert page.printed().splitlines() == [f"page {n}" for n in range(20)]
+
+
+@check("testing")
+async def example_test(page: Page) -> None:
+    await page.names["test_subscribe_delivers_a_mail"](page.start)
+
+
+@check("testing-after-response")
+async def example_test_after_response(page: Page) -> None:
+    await page.names["test_unsubscribe_delivers_a_mail"](page.start)
+
+
+@check("testing-without-a-server")
+async def example_test_without_a_server(page: Page) -> None:
+    await page.names["test_welcome_delivers_a_mail"]()
+
+
+# -- docs/cancellation.rst --------------------------------------------------------------
+
+
+def arguments_of_run_app(page: Page, function: str) -> dict[str, Any]:
+    with mock.patch.object(web, "run_app", autospec=True) as run_app:
+        page.names[function](web.Application())
+    return dict(run_app.call_args.kwargs)
+
+
+@check("handler-cancellation")
+async def handler_cancellation(page: Page) -> None:
+    assert arguments_of_run_app(page, "run") == {"handler_cancellation": True}
+
+
+@check("short-times")
+async def short_times(page: Page) -> None:
+    assert arguments_of_run_app(page, "serve") == {"shutdown_timeout": 5}
+
+
+@check("gunicorn")
+async def gunicorn(page: Page) -> None:
+    runner = await page.names["make_runner"]()
+    assert isinstance(runner, web.AppRunner)
+    assert runner.app[SCHEDULER].wait_timeout == 20
+    await runner.setup()
+    await runner.cleanup()

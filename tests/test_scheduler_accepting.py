@@ -1,0 +1,977 @@
+"""Accepting jobs (rules A1 to A9), limits and progress (L1 to L5)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from aiohttp_jobs import Job, JobCancelled, Scheduler, SchedulerClosed, SchedulerFull
+from aiohttp_jobs.scheduler import SchedulerState
+from tests.loops import later, settle
+
+var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="unset")
+
+
+async def nothing() -> None:
+    pass
+
+
+async def give(value: Any) -> Any:
+    return value
+
+
+async def wait_for(
+    event: asyncio.Event, log: list[Any] | None = None, mark: Any = None
+) -> Any:
+    if log is not None:
+        log.append(mark)
+    await event.wait()
+    return mark
+
+
+# -- A1: spawn ---------------------------------------------------------------------------
+
+
+async def test_spawn_with_a_free_slot_is_active_at_once() -> None:
+    """A1: spawn returns the job as soon as it is accepted, active if a slot is free."""
+    async with Scheduler(limit=1) as scheduler:
+        job = await scheduler.spawn(give(3), "three")
+        assert isinstance(job, Job)
+        assert job.active or job.closed  # closed at once by an eager task factory
+        assert job.get_name() == "three"
+        assert await job.wait() == 3
+
+
+async def test_spawn_without_a_free_slot_is_pending() -> None:
+    """A1: else it is pending, and becomes active when a slot is free."""
+    go = asyncio.Event()
+    async with Scheduler(limit=1) as scheduler:
+        first = await scheduler.spawn(wait_for(go))
+        second = await scheduler.spawn(wait_for(go))
+        assert (first.active, first.pending) == (True, False)
+        assert (second.active, second.pending) == (False, True)
+        assert (scheduler.active_count, scheduler.pending_count) == (1, 1)
+        go.set()
+        await first
+        assert not second.pending
+
+
+async def test_spawn_does_not_start_before_one_that_waits() -> None:
+    """A1: a free slot is not for a newcomer while somebody waits before it."""
+    go, log = asyncio.Event(), list[int]()
+    async with Scheduler(limit=1) as scheduler:
+        await scheduler.spawn(wait_for(go, log, 0))
+        await scheduler.spawn(wait_for(go, log, 1))
+        go.set()
+        await settle()
+        await scheduler.spawn(wait_for(go, log, 2))
+    assert log == [0, 1, 2]
+
+
+# -- A2, A3: the order and the room ------------------------------------------------------
+
+
+async def test_jobs_and_callers_are_served_in_their_order() -> None:
+    """A2: first in, first out, for pending jobs and for callers that wait for room."""
+    go, log = asyncio.Event(), list[int]()
+    async with Scheduler(limit=1, pending_limit=2) as scheduler:
+        callers = [
+            asyncio.create_task(scheduler.spawn(wait_for(go, log, n))) for n in range(9)
+        ]
+        await settle()
+        assert (scheduler.active_count, scheduler.pending_count) == (1, 2)
+        assert [caller.done() for caller in callers] == [True] * 3 + [False] * 6
+        go.set()
+        await asyncio.gather(*callers)
+    assert log == list(range(9))
+
+
+async def test_newcomer_in_the_turn_of_the_wake_up_does_not_overtake() -> None:
+    """A2: nobody is overtaken, whatever arrives in the same turn of the loop."""
+    gates = [asyncio.Event() for _ in range(5)]
+    log = list[int]()
+    async with Scheduler(limit=1, pending_limit=1) as scheduler:
+        first = await scheduler.spawn(wait_for(gates[0], log, 0))
+        await scheduler.spawn(wait_for(gates[1], log, 1))
+        waiting = asyncio.create_task(scheduler.spawn(wait_for(gates[2], log, 2)))
+        await settle()
+        for gate in gates:
+            gate.set()
+        await first  # the room has just been given to the caller, who has not run yet
+        with pytest.raises(SchedulerFull):
+            scheduler.spawn_nowait(wait_for(gates[4], log, 4))
+        newcomer = asyncio.create_task(scheduler.spawn(wait_for(gates[3], log, 3)))
+        await asyncio.gather(waiting, newcomer)
+    assert log == [0, 1, 2, 3]
+
+
+async def test_spawn_nowait_refuses_when_full_and_closes_the_coroutine() -> None:
+    """A3: with pending_limit reached spawn_nowait raises SchedulerFull."""
+    go = asyncio.Event()
+    async with Scheduler(limit=1, pending_limit=1) as scheduler:
+        job = scheduler.spawn_nowait(wait_for(go), "active", timeout=9)
+        scheduler.spawn_nowait(wait_for(go))
+        coro = wait_for(go)
+        with pytest.raises(SchedulerFull, match="1 jobs are pending"):
+            scheduler.spawn_nowait(coro)
+        with pytest.raises(RuntimeError, match="cannot reuse"):
+            await coro
+        assert job.get_name() == "active"
+        go.set()
+
+
+@pytest.mark.parametrize("pending_limit", [0, None])
+async def test_no_pending_limit_never_waits(pending_limit: int | None) -> None:
+    """A3: 0 means no cap."""
+    go = asyncio.Event()
+    async with Scheduler(limit=1, pending_limit=pending_limit) as scheduler:
+        for _ in range(20_000):
+            scheduler.spawn_nowait(wait_for(go))
+        assert scheduler.pending_count == 19_999
+        go.set()
+
+
+async def test_spawn_waits_for_room_and_goes_on_when_there_is() -> None:
+    """A3: with pending_limit reached spawn waits for room."""
+    go = asyncio.Event()
+    async with Scheduler(limit=1, pending_limit=1) as scheduler:
+        await scheduler.spawn(wait_for(go))
+        pending = await scheduler.spawn(wait_for(go))
+        waiting = asyncio.create_task(scheduler.spawn(give("room")))
+        await settle()
+        assert not waiting.done()
+        assert len(scheduler) == 2
+        await pending.close()
+        job = await waiting
+        assert job.pending
+        go.set()
+        assert await job == "room"
+
+
+# -- A4: closing -------------------------------------------------------------------------
+
+
+async def test_closed_scheduler_refuses() -> None:
+    """A4: on a closed scheduler both raise SchedulerClosed."""
+    scheduler = Scheduler()
+    await scheduler.close()
+    with pytest.raises(SchedulerClosed, match="closed"):
+        await scheduler.spawn(nothing())
+    with pytest.raises(SchedulerClosed, match="closed"):
+        scheduler.spawn_nowait(nothing())
+    with pytest.raises(SchedulerClosed, match="closed"):
+        scheduler.shield(nothing())
+
+
+async def test_closing_wakes_callers_that_wait_for_room() -> None:
+    """A4: callers that wait for room when it closes are woken with SchedulerClosed."""
+    go = asyncio.Event()
+    scheduler = Scheduler(limit=1, pending_limit=1)
+    await scheduler.spawn(wait_for(go))
+    await scheduler.spawn(wait_for(go))
+    callers = [asyncio.create_task(scheduler.spawn(wait_for(go))) for _ in range(3)]
+    await settle()
+    await scheduler.close()
+    for caller in callers:
+        with pytest.raises(SchedulerClosed):
+            await caller
+
+
+async def test_closing_refuses_a_caller_that_was_just_given_room() -> None:
+    """A4: also one whose place was given in the same turn, and who has not run yet."""
+    go = asyncio.Event()
+    scheduler = Scheduler(limit=1, pending_limit=1)
+    await scheduler.spawn(wait_for(go))
+    pending = await scheduler.spawn(wait_for(go))
+    caller = asyncio.create_task(scheduler.spawn(wait_for(go)))
+    await settle()
+    pending._stop(None)  # gives its room to the caller
+    await scheduler.close()
+    with pytest.raises(SchedulerClosed):
+        await caller
+
+
+async def test_draining_scheduler_still_accepts() -> None:
+    """A4: while it only drains, jobs and others may still spawn."""
+    go, log = asyncio.Event(), list[Any]()
+    scheduler = Scheduler(limit=1)
+
+    async def parent() -> None:
+        await go.wait()
+        await scheduler.spawn(wait_for(go, log, "child"))
+
+    await scheduler.spawn(parent())
+    drain = asyncio.create_task(scheduler.wait_and_close())
+    await settle()
+    assert scheduler.state is SchedulerState.DRAINING
+    assert not scheduler.closed
+    await scheduler.spawn(wait_for(go, log, "other"))
+    go.set()
+    await drain
+    assert log == ["other", "child"]
+    assert scheduler.closed
+
+
+# -- A5: what is refused -----------------------------------------------------------------
+
+
+async def test_cancelled_spawn_closes_the_coroutine_and_leaves_no_trace() -> None:
+    """A5: a coroutine whose spawn is cancelled is closed, and never ran."""
+    go, log = asyncio.Event(), list[int]()
+    async with Scheduler(limit=1, pending_limit=1) as scheduler:
+        await scheduler.spawn(wait_for(go))
+        await scheduler.spawn(wait_for(go))
+        caller = asyncio.create_task(scheduler.spawn(wait_for(go, log, 1)))
+        await settle()
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        assert len(scheduler) == 2
+        go.set()
+    assert log == []
+
+
+async def test_spawn_cancelled_when_just_given_room_never_ran() -> None:
+    """A5: also when its place was given in the same turn; the next one gets it."""
+    go, log = asyncio.Event(), list[int]()
+    async with Scheduler(limit=1, pending_limit=1) as scheduler:
+        await scheduler.spawn(wait_for(go))
+        pending = await scheduler.spawn(wait_for(go))
+        first = asyncio.create_task(scheduler.spawn(wait_for(go, log, 1)))
+        second = asyncio.create_task(scheduler.spawn(wait_for(go, log, 2)))
+        await settle()
+        await pending.close()
+        first.cancel()
+        await asyncio.wait([first])
+        assert first.cancelled()
+        await second
+        assert scheduler.pending_count == 1
+        go.set()
+    assert log == [2]
+
+
+@pytest.mark.parametrize(
+    ("what", "hint"),
+    [
+        (nothing, "call the coroutine function"),
+        (3, "A coroutine is expected, not 3"),
+        (None, "A coroutine is expected"),
+        (lambda: asyncio.get_running_loop().create_future(), "A coroutine is expected"),
+        ((n for n in "abc"), "A coroutine is expected"),
+    ],
+)
+async def test_no_coroutine_is_refused_at_once(what: Any, hint: str) -> None:
+    """A5: what is no coroutine is refused with TypeError, before it touches the queue."""
+    go = asyncio.Event()
+    async with Scheduler(limit=1, pending_limit=1) as scheduler:
+        await scheduler.spawn(wait_for(go))
+        await scheduler.spawn(wait_for(go))
+        with pytest.raises(TypeError, match=hint):
+            await scheduler.spawn(what)
+        with pytest.raises(TypeError, match=hint):
+            scheduler.spawn_nowait(what)
+        assert len(scheduler) == 2
+        go.set()
+
+
+async def test_future_is_refused_with_a_hint() -> None:
+    """A5: a future runs by itself; the error says what to do."""
+    async with Scheduler() as scheduler:
+        future = asyncio.get_running_loop().create_future()
+        with pytest.raises(TypeError, match=r"shield\(\)"):
+            await scheduler.spawn(future)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"name": 3}, TypeError, "name"),
+        ({"timeout": "1"}, TypeError, "timeout"),
+        ({"timeout": True}, TypeError, "timeout"),
+        ({"timeout": -1}, ValueError, "timeout"),
+        ({"timeout": float("nan")}, ValueError, "timeout"),
+        ({"context": {}}, TypeError, "context"),
+    ],
+)
+async def test_bad_arguments_close_the_coroutine(
+    options: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    """A5, A7: a refused coroutine is closed, and the error names the argument."""
+    async with Scheduler() as scheduler:
+        with pytest.raises(error, match=says):
+            await scheduler.spawn(nothing(), **options)
+        with pytest.raises(error, match=says):
+            scheduler.spawn_nowait(nothing(), **options)
+
+
+# -- A6: context variables ---------------------------------------------------------------
+
+
+async def test_queued_job_runs_in_its_own_spawners_context() -> None:
+    """A6: in a copy of the spawner's variables, taken then, not in the ender's."""
+    go, seen = asyncio.Event(), list[str]()
+
+    async def look() -> None:
+        seen.append(var.get())
+        await go.wait()
+
+    async def request(user: str) -> None:
+        var.set(user)
+        await scheduler.spawn(look())
+        var.set("changed later")
+
+    async with Scheduler(limit=1) as scheduler:
+        for user in ("ann", "bob", "cid"):
+            await asyncio.create_task(request(user))
+        go.set()
+    assert seen == ["ann", "bob", "cid"]
+
+
+async def test_job_that_waited_for_room_runs_in_its_spawners_context() -> None:
+    """A6: taken when spawn was called, also if it then waits for room."""
+    go, seen = asyncio.Event(), list[str]()
+
+    async def look() -> None:
+        seen.append(var.get())
+        await go.wait()
+
+    async with Scheduler(limit=1, pending_limit=1) as scheduler:
+        var.set("one")
+        await scheduler.spawn(look())
+        await scheduler.spawn(look())
+        var.set("two")
+        caller = asyncio.create_task(scheduler.spawn(look()))
+        await settle()
+        var.set("three")
+        go.set()
+        await caller
+    assert seen == ["one", "one", "two"]
+
+
+@pytest.mark.parametrize("limit", [1, None])
+async def test_context_argument_overrides(limit: int | None) -> None:
+    """A6: context= is the context itself, as in asyncio.create_task."""
+    context = contextvars.copy_context()
+    context.run(var.set, "given")
+
+    async def look() -> str:
+        value = var.get()
+        var.set("left behind")
+        return value
+
+    async with Scheduler(limit=limit) as scheduler:
+        await scheduler.spawn(nothing())
+        job = await scheduler.spawn(look(), context=context)
+        assert await job == "given"
+    assert context[var] == "left behind"
+    assert var.get() == "unset"
+
+
+# -- A7: arguments of the scheduler ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "error"),
+    [
+        ("limit", 0, ValueError),
+        ("limit", -1, ValueError),
+        ("limit", 1.5, TypeError),
+        ("limit", True, TypeError),
+        ("limit", "9", TypeError),
+        ("pending_limit", -1, ValueError),
+        ("pending_limit", 1.5, TypeError),
+        ("close_timeout", -0.1, ValueError),
+        ("close_timeout", "1", TypeError),
+        ("wait_timeout", -1, ValueError),
+        ("wait_timeout", [], TypeError),
+        ("wait_timeout", float("nan"), ValueError),
+        ("exception_handler", 1, TypeError),
+        ("exception_handler", nothing, TypeError),
+    ],
+)
+def test_bad_option_is_refused_by_name(
+    option: str, value: Any, error: type[Exception]
+) -> None:
+    """A7: arguments are checked when the scheduler is made, and the error names them."""
+    with pytest.raises(error, match=option):
+        Scheduler(**{option: value})
+
+
+def test_good_options_are_kept() -> None:
+    """A7 and compatibility: the same defaults and properties as the peer's."""
+    scheduler = Scheduler()
+    assert scheduler.limit == 100
+    assert scheduler.pending_limit == 10000
+    assert scheduler.close_timeout == 0.1
+    assert scheduler.wait_timeout == 60
+    assert scheduler.exception_handler is None
+    assert (scheduler.active_count, scheduler.pending_count) == (0, 0)
+    assert not scheduler.closed
+    assert repr(scheduler) == "<Scheduler jobs=0>"
+
+    def handler(scheduler: Scheduler, context: dict[str, Any]) -> None:
+        pass
+
+    scheduler = Scheduler(
+        limit=None,
+        pending_limit=0,
+        close_timeout=None,
+        wait_timeout=None,
+        exception_handler=handler,
+    )
+    assert scheduler.limit is None
+    assert scheduler.pending_limit == 0
+    assert scheduler.close_timeout is None
+    assert scheduler.wait_timeout is None
+    assert scheduler.exception_handler is handler
+
+
+# -- A8: one loop ------------------------------------------------------------------------
+
+
+def test_scheduler_is_made_without_a_loop_and_used_later() -> None:
+    """A8: it may be made with no loop running and belongs to the first that uses it."""
+    scheduler = Scheduler()
+
+    async def use() -> int:
+        job: Job[int] = await scheduler.spawn(give(3))
+        return await job
+
+    assert asyncio.run(use()) == 3
+    with pytest.raises(RuntimeError, match="bound to a different event loop"):
+        asyncio.run(use())
+
+    async def close() -> None:
+        await scheduler.close()
+
+    with pytest.raises(RuntimeError, match="bound to a different event loop"):
+        asyncio.run(close())
+
+
+async def test_use_from_another_thread_is_refused() -> None:
+    """A8: use from another thread is refused with a RuntimeError that says so."""
+    async with Scheduler() as scheduler:
+        errors = list[BaseException]()
+
+        def use() -> None:
+            try:
+                scheduler.spawn_nowait(nothing())
+            except RuntimeError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join()
+        assert "run_coroutine_threadsafe" in str(errors[0])
+        assert len(scheduler) == 0
+
+
+# -- A9 ----------------------------------------------------------------------------------
+
+
+async def test_job_that_ends_in_its_first_step_is_accounted() -> None:
+    """A9: the same under an eager task factory, where it ends inside of spawn."""
+    async with Scheduler(limit=1, pending_limit=1) as scheduler:
+        jobs = [await scheduler.spawn(give(n)) for n in range(50)]
+        assert [await job for job in jobs] == list(range(50))
+        assert len(scheduler) == 0
+        assert scheduler.active_count == 0
+
+
+async def test_task_factory_that_refuses_fails_the_job(
+    loop_errors: list[dict[str, Any]],
+) -> None:
+    """R2: whatever kept the task from being made is the job's failure."""
+    loop = asyncio.get_running_loop()
+    factory = loop.get_task_factory()
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise OSError("no more tasks")
+
+    async with Scheduler(limit=1) as scheduler:
+        loop.set_task_factory(refuse)
+        try:
+            job = await scheduler.spawn(nothing())
+        finally:
+            loop.set_task_factory(factory)
+        assert job.closed
+        assert len(scheduler) == 0
+        with pytest.raises(OSError, match="no more tasks"):
+            await job
+        assert await (await scheduler.spawn(give(1))) == 1
+    assert [str(context["exception"]) for context in loop_errors] == ["no more tasks"]
+
+
+# -- L1 ----------------------------------------------------------------------------------
+
+
+async def test_limit_is_kept_and_counts_are_exact() -> None:
+    """L1: at most limit jobs run at once, and the counts are exact at every moment."""
+    running = most = 0
+
+    async def work() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        for _ in range(3):
+            await asyncio.sleep(0)
+            assert scheduler.active_count <= 3
+        running -= 1
+
+    async with Scheduler(limit=3) as scheduler:
+        jobs = [await scheduler.spawn(work()) for _ in range(20)]
+        while left := sum(not job.closed for job in jobs):
+            assert (
+                scheduler.active_count + scheduler.pending_count == left == len(scheduler)
+            )
+            assert scheduler.pending_count >= 0
+            await asyncio.sleep(0)
+    assert most == 3
+
+
+async def test_closed_pending_job_frees_its_place_at_once() -> None:
+    """L1: closing a pending job frees its place at once."""
+    go = asyncio.Event()
+    async with Scheduler(limit=1, pending_limit=2) as scheduler:
+        await scheduler.spawn(wait_for(go))
+        first = await scheduler.spawn(wait_for(go))
+        second = await scheduler.spawn(wait_for(go))
+        await first.close()
+        assert scheduler.pending_count == 1
+        third = scheduler.spawn_nowait(wait_for(go))
+        assert scheduler.pending_count == 2
+        assert list(scheduler)[1:] == [second, third]
+        go.set()
+
+
+# -- L2 ----------------------------------------------------------------------------------
+
+Waits = Callable[[list[Job[Any]]], Coroutine[Any, Any, list[Any]]]
+
+
+async def by_wait(jobs: list[Job[Any]]) -> list[Any]:
+    return [await job.wait() for job in jobs]
+
+
+async def by_wait_with_timeout(jobs: list[Job[Any]]) -> list[Any]:
+    return [await job.wait(timeout=99) for job in jobs]
+
+
+async def by_await(jobs: list[Job[Any]]) -> list[Any]:
+    return [await job for job in jobs]
+
+
+async def by_gather(jobs: list[Job[Any]]) -> list[Any]:
+    return list(await asyncio.gather(*(job.wait() for job in jobs)))
+
+
+async def by_group(jobs: list[Job[Any]]) -> list[Any]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(job.wait()) for job in jobs]
+    return [task.result() for task in tasks]
+
+
+@pytest.mark.parametrize(
+    "wait", [by_wait, by_wait_with_timeout, by_await, by_gather, by_group]
+)
+async def test_parent_waits_for_its_children_with_one_slot(wait: Waits) -> None:
+    """L2: a job that waits for jobs of its own scheduler lends its slot meanwhile."""
+
+    async def child(n: int) -> int:
+        await asyncio.sleep(0)
+        assert scheduler.active_count <= 2
+        return n
+
+    async def parent(depth: int) -> Any:
+        if not depth:
+            return 1
+        jobs: list[Job[Any]] = [await scheduler.spawn(child(n)) for n in range(3)]
+        assert await wait(jobs) == [0, 1, 2]
+        (result,) = await wait([await scheduler.spawn(parent(0))])
+        return result
+
+    async with Scheduler(limit=1) as scheduler:
+        job = await scheduler.spawn(parent(1))
+        async with asyncio.timeout(10):
+            assert await job == 1
+        assert scheduler._free == 1
+
+
+async def test_nested_parents_with_one_slot() -> None:
+    """L2: to any depth."""
+
+    async def parent(depth: int) -> int:
+        if depth:
+            job: Job[int] = await scheduler.spawn(parent(depth - 1))
+            return 1 + await job
+        return 0
+
+    async with Scheduler(limit=1) as scheduler:
+        job = await scheduler.spawn(parent(50))
+        assert await job == 50
+        assert scheduler._free == 1
+
+
+async def test_job_that_waits_for_room_lends_its_slot() -> None:
+    """L2: also in spawn() for room in its own scheduler."""
+    done = list[int]()
+
+    async def child(n: int) -> None:
+        await asyncio.sleep(0)
+        done.append(n)
+
+    async def parent() -> None:
+        for n in range(10):
+            await scheduler.spawn(child(n))
+
+    async with Scheduler(limit=1, pending_limit=1) as scheduler:
+        await scheduler.spawn(parent())
+    assert done == list(range(10))
+
+
+async def test_lender_goes_on_at_once_as_one_too_many() -> None:
+    """L2: when its wait ends it goes on at once, one job too many until the next ends."""
+    child_go, other_go, log = asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def parent() -> None:
+        await (await scheduler.spawn(wait_for(child_go)))
+        log.append("parent")
+        await other_go.wait()
+
+    async with Scheduler(limit=1) as scheduler:
+        await scheduler.spawn(parent())
+        await settle()
+        await scheduler.spawn(wait_for(other_go, log, "other"))
+        third = await scheduler.spawn(wait_for(other_go, log, "third"))
+        child_go.set()
+        await settle()
+        assert log == ["other", "parent"] or log == ["parent", "other"]
+        assert scheduler.active_count == 2
+        assert third.pending
+        other_go.set()
+    assert log[-1] == "third"
+
+
+async def test_cancelled_wait_takes_the_slot_back() -> None:
+    """L2: a wait that is cancelled ends the loan."""
+    go = asyncio.Event()
+
+    async def parent() -> None:
+        job = await scheduler.spawn(wait_for(go))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await job
+        await go.wait()
+
+    async with Scheduler(limit=1) as scheduler:
+        await scheduler.spawn(parent())
+        await later(2)
+        assert scheduler.active_count == 2
+        last = await scheduler.spawn(nothing())
+        await settle()
+        assert last.pending
+        go.set()
+    assert scheduler._free == 1
+
+
+async def test_waiting_for_another_schedulers_job_lends_nothing() -> None:
+    """L2: only a wait for a job of its own scheduler lends."""
+    go = asyncio.Event()
+
+    async def parent() -> None:
+        await (await other.spawn(wait_for(go)))
+
+    async with Scheduler(limit=1) as other, Scheduler(limit=1) as scheduler:
+        await scheduler.spawn(parent())
+        second = await scheduler.spawn(nothing())
+        await settle()
+        assert second.pending
+        go.set()
+
+
+# -- L3 ----------------------------------------------------------------------------------
+
+
+async def test_chain_of_pending_jobs_that_end_at_once() -> None:
+    """L3: 100,000 pending jobs that each end at once: no deep recursion, no long hold."""
+    ended = 0
+    turns = 0
+
+    async def work() -> None:
+        nonlocal ended
+        ended += 1
+
+    go = asyncio.Event()
+    async with Scheduler(limit=1, pending_limit=0) as scheduler:
+        await scheduler.spawn(wait_for(go))
+        for _ in range(100_000):
+            scheduler.spawn_nowait(work())
+        go.set()
+        while len(scheduler):
+            turns += 1
+            await asyncio.sleep(0)
+    assert ended == 100_000
+    assert turns > 100  # others had their turns
+
+
+async def test_dropped_jobs_do_not_stay_in_the_queue() -> None:
+    """L3, L4: a queue whose jobs are closed one by one does not keep them."""
+    go = asyncio.Event()
+    async with Scheduler(limit=1, pending_limit=0) as scheduler:
+        await scheduler.spawn(wait_for(go))
+        await scheduler.spawn(wait_for(go))
+        for _ in range(1000):
+            job = await scheduler.spawn(wait_for(go))
+            await job.close()
+        assert len(scheduler._pending.queue) <= 4
+        assert scheduler.pending_count == 1
+        go.set()
+
+
+# -- L4 ----------------------------------------------------------------------------------
+
+
+async def test_finished_job_keeps_only_its_outcome() -> None:
+    """L4: a finished job keeps nothing alive but its own result or exception."""
+
+    class Thing:
+        pass
+
+    used, result = Thing(), Thing()
+    used_ref, result_ref = weakref.ref(used), weakref.ref(result)
+    context = contextvars.copy_context()
+    context_var: contextvars.ContextVar[Thing] = contextvars.ContextVar("context_var")
+    context.run(context_var.set, used)
+
+    async def work(used: Thing, result: Thing) -> Thing:
+        await asyncio.sleep(0)
+        return result
+
+    scheduler = Scheduler()
+    job = await scheduler.spawn(work(used, result), context=context)
+    del used, result, context
+    await job
+    await scheduler.wait_and_close()
+    scheduler_ref = weakref.ref(scheduler)
+    del scheduler
+    await settle()
+    gc.collect()
+    assert used_ref() is None
+    assert scheduler_ref() is None
+    assert result_ref() is await job
+    job_ref = weakref.ref(job)
+    del job
+    gc.collect()
+    assert job_ref() is None
+    assert result_ref() is None
+
+
+async def test_failed_job_is_freed_without_the_collector() -> None:
+    """L4: a failure makes no reference cycle through the job."""
+
+    class Thing:
+        pass
+
+    async def fail(thing: Thing) -> None:
+        # Not in its first step: an eager task runs that on its spawner's frames, and a
+        # traceback leads back to those.
+        await asyncio.sleep(0)
+        raise ValueError("failed")
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with Scheduler() as scheduler:
+            thing = Thing()
+            ref = weakref.ref(thing)
+            job = await scheduler.spawn(fail(thing))
+            del thing
+            with contextlib.suppress(ValueError):
+                await job.wait()
+            del job
+            await settle()
+            assert ref() is None
+    finally:
+        gc.enable()
+
+
+async def test_nothing_grows_in_a_scheduler_that_runs_long() -> None:
+    """L4: nothing grows in a scheduler that runs for a year."""
+
+    async def fail() -> None:
+        raise ValueError
+
+    scheduler = Scheduler(limit=2, pending_limit=3, exception_handler=lambda *_: None)
+
+    def sizes() -> list[int]:
+        pending = scheduler._pending
+        return [
+            len(thing)
+            for thing in (
+                scheduler._active,
+                scheduler._at_once,
+                scheduler._strays,
+                scheduler._idlers,
+                scheduler._shields,
+                pending.queue,
+                pending.held,
+                pending.callers,
+                pending.unconfirmed,
+            )
+        ]
+
+    for _ in range(300):
+        await scheduler.spawn(nothing())
+        await scheduler.spawn(fail())
+        await (await scheduler.spawn(nothing())).close()
+        await scheduler.shield(nothing())
+        job = await scheduler.spawn(nothing())
+        await job
+    await later(1)
+    assert sizes() == [0] * 9
+    await scheduler.close()
+
+
+# -- L5 ----------------------------------------------------------------------------------
+
+
+async def test_iteration_goes_over_a_snapshot() -> None:
+    """L5: it may be iterated, measured and asked at any time."""
+    go = asyncio.Event()
+    async with Scheduler(limit=1, pending_limit=2) as scheduler:
+        jobs = [await scheduler.spawn(wait_for(go)) for _ in range(3)]
+        refused = asyncio.create_task(scheduler.spawn(wait_for(go)))
+        await settle()
+        seen = []
+        for job in scheduler:
+            seen.append(job)
+            await job.close()
+        assert seen == jobs
+        assert all(job not in scheduler for job in jobs)
+        last = await refused
+        assert last in scheduler
+        assert list(scheduler) == [last]
+        assert len(scheduler) == 1
+        assert 3 not in scheduler  # type: ignore[comparison-overlap]
+        assert repr(scheduler) == "<Scheduler jobs=1>"
+        go.set()
+    assert repr(scheduler) == "<Scheduler closed jobs=0>"
+
+
+# -- what integrations use ---------------------------------------------------------------
+
+
+async def test_spawn_at_once_takes_no_slot() -> None:
+    """W5: it starts at once whatever the limit, and is counted and listed."""
+    go, log = asyncio.Event(), list[str]()
+    async with Scheduler(limit=1) as scheduler:
+        await scheduler.spawn(wait_for(go, log, "job"))
+        waiting = await scheduler.spawn(wait_for(go, log, "pending"))
+        job = scheduler.spawn_at_once(wait_for(go, log, "at once"), "name")
+        assert job.active
+        assert job in scheduler
+        assert (scheduler.active_count, scheduler.pending_count) == (2, 1)
+        await settle()
+        assert log == ["job", "at once"]
+        go.set()
+        await job
+        await waiting
+        assert scheduler._free == 1
+
+
+async def test_spawn_at_once_job_may_wait_for_children() -> None:
+    """L2: one that has no slot has none to lend."""
+
+    async def parent() -> None:
+        await asyncio.gather(*[(await scheduler.spawn(give(n))).wait() for n in "ab"])
+
+    async with Scheduler(limit=1) as scheduler:
+        await scheduler.spawn_at_once(parent())
+        assert scheduler._free == 1
+
+
+async def test_spawn_after_holds_the_job_back() -> None:
+    """W8: pending until the future is done, then at the end of the queue."""
+    go, log = asyncio.Event(), list[str]()
+    async with Scheduler(limit=1, pending_limit=3) as scheduler:
+        future = asyncio.get_running_loop().create_future()
+        held = scheduler.spawn_after(future, wait_for(go, log, "held"), "held", timeout=9)
+        dropped = scheduler.spawn_after(future, wait_for(go, log, "dropped"))
+        assert held.pending
+        assert scheduler.pending_count == 2
+        first = await scheduler.spawn(wait_for(go, log, "first"))
+        assert first.active
+        scheduler.spawn_nowait(wait_for(go, log, "second"))
+        with pytest.raises(SchedulerFull):
+            scheduler.spawn_after(future, nothing())
+        await dropped.close()
+        future.cancel()
+        go.set()
+        await held
+    assert log == ["first", "second", "held"]
+
+
+async def test_drain_does_not_wait_for_what_ends_with_something_else() -> None:
+    """W2: jobs at once and held jobs are left alone; the scheduler stays open."""
+    go = asyncio.Event()
+    async with Scheduler() as scheduler:
+        future = asyncio.get_running_loop().create_future()
+        held = scheduler.spawn_after(future, nothing())
+        at_once = scheduler.spawn_at_once(wait_for(go))
+        background = await scheduler.spawn(wait_for(go))
+        assert not await scheduler.drain(1)
+        await background.close()
+        assert await scheduler.drain(1)
+        assert held.pending
+        assert at_once.active
+        assert not scheduler.closed
+        future.set_result(None)
+        go.set()
+
+
+async def test_drain_from_inside_a_job_does_not_wait_for_it() -> None:
+    """E3: from inside a job it does not wait for that job."""
+
+    async def job() -> bool:
+        await scheduler.spawn(nothing())
+        return await scheduler.drain(1)
+
+    async with Scheduler() as scheduler:
+        assert await (await scheduler.spawn(job()))
+
+
+async def test_scheduler_that_is_thrown_away_with_jobs_says_so() -> None:
+    """What is leaked says so with ResourceWarning, and its coroutines are closed."""
+    future = asyncio.get_running_loop().create_future()
+    scheduler = Scheduler()
+    scheduler.spawn_after(future, nothing())
+    future.cancel()
+    with pytest.warns(ResourceWarning, match="was never closed"):
+        scheduler.__del__()
+    await scheduler.close()
+
+
+async def test_spawn_returns_a_closed_job_that_somebody_closed_meanwhile() -> None:
+    """A1: a job that was accepted is returned, also if closed in the same turn."""
+    go = asyncio.Event()
+    async with Scheduler(limit=1, pending_limit=1) as scheduler:
+        await scheduler.spawn(wait_for(go))
+        pending = await scheduler.spawn(wait_for(go))
+        caller = asyncio.create_task(scheduler.spawn(wait_for(go)))
+        await settle()
+        pending._stop(None)
+        (admitted,) = [job for job in scheduler if job.pending]
+        admitted._stop(None)
+        job = await caller
+        assert job is admitted
+        with pytest.raises(JobCancelled):
+            await job
+        go.set()
