@@ -1,0 +1,56 @@
+"""make_app: the application, with its scheduler and what its jobs use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import aiohttp_jinja2
+import jinja2
+from aiohttp import web
+
+from aiohttp_jobs import setup
+
+from .experiment import LABORATORY, Laboratory
+from .mail import mail_context
+from .shop import shop_context
+from .views import add_routes, add_security_headers
+
+__all__ = ("make_app",)
+
+_HERE: Final = Path(__file__).parent
+
+
+def make_app(database: Path, *, mail_takes: float = 1.0) -> web.Application:
+    """Make the demo shop.
+
+    Args:
+        database: the SQLite file; it is made if need be.
+        mail_takes: seconds that the SMTP server takes for each mail.
+    """
+    app = web.Application()
+    # At shutdown the jobs end before the database and the SMTP server do, which they
+    # need; the order of these lines does not matter.
+    setup(app, limit=20, wait_timeout=30)
+    app.cleanup_ctx.append(shop_context(database))
+    app.cleanup_ctx.append(mail_context(mail_takes))
+
+    app[LABORATORY] = laboratory = Laboratory()
+    app.on_shutdown.append(laboratory.stop)
+
+    environment = aiohttp_jinja2.setup(
+        app,
+        loader=jinja2.FileSystemLoader(_HERE / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["money"] = _money
+    app.on_response_prepare.append(add_security_headers)
+    add_routes(app)
+    app.router.add_static("/static", _HERE / "static")
+    return app
+
+
+def _money(cents: int) -> str:
+    return f"{cents // 100}.{cents % 100:02} €"

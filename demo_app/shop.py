@@ -1,0 +1,293 @@
+"""The shop: its articles, and its orders in SQLite.
+
+An order is taken in two steps, and the bank takes its time before and between them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import aiosqlite
+from aiohttp import web
+
+__all__ = (
+    "ARTICLES",
+    "SHOP",
+    "Article",
+    "Entry",
+    "Order",
+    "Route",
+    "Shop",
+    "Tally",
+    "open_shop",
+    "shop_context",
+)
+
+# Seconds until the bank has charged the card, and then until it has confirmed that.
+BANK_CHARGES_IN: Final = 0.1
+BANK_CONFIRMS_IN: Final = 0.2
+# For visitors who want to hang up by hand.
+SLOW_BANK_CONFIRMS_IN: Final = 7.0
+
+# Every statement is a transaction of its own, as with a bank that is another company:
+# there is no rolling back of a charge.
+SCHEMA: Final = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+CREATE TABLE IF NOT EXISTS charges (
+    id INTEGER PRIMARY KEY,
+    route TEXT NOT NULL,
+    customer TEXT NOT NULL,
+    article TEXT NOT NULL,
+    quantity INTEGER NOT NULL,
+    cents INTEGER NOT NULL,
+    charged_at TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS orders (
+    id INTEGER PRIMARY KEY,
+    charge INTEGER NOT NULL UNIQUE REFERENCES charges (id),
+    recorded_at TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS views (
+    page TEXT PRIMARY KEY,
+    times INTEGER NOT NULL
+);
+"""
+
+
+class Route(enum.StrEnum):
+    """The two ways to order: the same handler without and with @atomic."""
+
+    PLAIN = "plain"
+    ATOMIC = "atomic"
+
+
+@dataclass(frozen=True, slots=True)
+class Article:
+    """Something to buy."""
+
+    key: str
+    title: str
+    cents: int
+
+
+ARTICLES: Final[Mapping[str, Article]] = {
+    article.key: article
+    for article in (
+        Article("notebook", "Notebook, dotted", 640),
+        Article("pencil", "Pencil, 2B", 130),
+        Article("lamp", "Desk lamp", 4900),
+        Article("clock", "Wall clock", 2750),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a customer asks for."""
+
+    customer: str
+    article: Article
+    quantity: int = 1
+    slow_bank: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A charge, and the order that was recorded for it, if one was."""
+
+    charge: int
+    route: Route
+    customer: str
+    title: str
+    quantity: int
+    cents: int
+    charged_at: datetime
+    recorded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many orders of one route were charged, and how many recorded."""
+
+    charged: int = 0
+    recorded: int = 0
+
+    @property
+    def half_done(self) -> int:
+        """How many customers paid for an order that does not exist."""
+        return self.charged - self.recorded
+
+
+class Shop:
+    """Takes orders, and knows them all.
+
+    Args:
+        database: an open connection in autocommit mode; see :func:`open_shop`.
+    """
+
+    def __init__(self, database: aiosqlite.Connection) -> None:
+        self._database = database
+        # Set unless an order is being taken: `under_way` is 0.
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self.under_way = 0
+
+    async def take_order(self, route: Route, order: Order) -> None:
+        """Charge the customer, then record the order.
+
+        Cancellation:
+            Between the steps it leaves a customer who has paid for nothing. That is what
+            this shop is about.
+        """
+        with self._counted():
+            # Takes the money.
+            charge = await self._charge(route, order)
+            # Meanwhile clients hang up.
+            await self._wait_for_bank(order)
+            # Makes it an order.
+            await self._record(charge)
+
+    async def settled(self) -> None:
+        """Wait until no order is under way."""
+        await self._settled.wait()
+
+    async def tally(self, customers: str = "%") -> dict[Route, Tally]:
+        """Count the orders of each route.
+
+        Args:
+            customers: those of these customers only, a pattern of SQL's LIKE.
+        """
+        tallies = {route: Tally() for route in Route}
+        async with self._database.execute(
+            "SELECT route, count(*), count(orders.id)"
+            " FROM charges LEFT JOIN orders ON orders.charge = charges.id"
+            " WHERE customer LIKE ? GROUP BY route",
+            [customers],
+        ) as rows:
+            async for route, charged, recorded in rows:
+                tallies[Route(route)] = Tally(charged, recorded)
+        return tallies
+
+    async def entries(self, *, half_done: bool = False, limit: int = 50) -> list[Entry]:
+        """Return the latest orders, newest first; or the latest half-done ones."""
+        condition = "WHERE orders.id IS NULL" if half_done else ""
+        async with self._database.execute(
+            "SELECT charges.id, route, customer, article, quantity, cents, charged_at,"
+            " orders.id IS NOT NULL"
+            " FROM charges LEFT JOIN orders ON orders.charge = charges.id"
+            f" {condition} ORDER BY charges.id DESC LIMIT ?",
+            [limit],
+        ) as rows:
+            return [
+                Entry(
+                    charge=charge,
+                    route=Route(route),
+                    customer=customer,
+                    title=ARTICLES[article].title if article in ARTICLES else article,
+                    quantity=quantity,
+                    cents=cents,
+                    charged_at=datetime.fromisoformat(charged_at),
+                    recorded=bool(recorded),
+                )
+                async for (
+                    charge,
+                    route,
+                    customer,
+                    article,
+                    quantity,
+                    cents,
+                    charged_at,
+                    recorded,
+                ) in rows
+            ]
+
+    async def count_view(self, page: str) -> None:
+        """Note that somebody has looked at a page."""
+        await self._write(
+            "INSERT INTO views VALUES (?, 1)"
+            " ON CONFLICT (page) DO UPDATE SET times = times + 1",
+            page,
+        )
+
+    async def views(self) -> dict[str, int]:
+        """Return how often each page was looked at, most often first."""
+        async with self._database.execute(
+            "SELECT page, times FROM views ORDER BY times DESC, page"
+        ) as rows:
+            return {page: times async for page, times in rows}
+
+    async def _charge(self, route: Route, order: Order) -> int:
+        await asyncio.sleep(BANK_CHARGES_IN)
+        return await self._write(
+            "INSERT INTO charges (route, customer, article, quantity, cents, charged_at)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            route,
+            order.customer,
+            order.article.key,
+            order.quantity,
+            order.quantity * order.article.cents,
+            _now(),
+        )
+
+    async def _wait_for_bank(self, order: Order) -> None:
+        slow = order.slow_bank
+        await asyncio.sleep(SLOW_BANK_CONFIRMS_IN if slow else BANK_CONFIRMS_IN)
+
+    async def _record(self, charge: int) -> None:
+        await self._write(
+            "INSERT INTO orders (charge, recorded_at) VALUES (?, ?)", charge, _now()
+        )
+
+    async def _write(self, statement: str, *values: str | int) -> int:
+        async with self._database.execute(statement, values) as cursor:
+            return cursor.lastrowid or 0
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.under_way += 1
+        self._settled.clear()
+        try:
+            yield
+        finally:
+            self.under_way -= 1
+            if not self.under_way:
+                self._settled.set()
+
+
+#: Where :func:`shop_context` puts the shop: ``app[SHOP]``.
+SHOP: Final = web.AppKey("SHOP", Shop)
+
+
+@contextlib.asynccontextmanager
+async def open_shop(path: Path) -> AsyncIterator[Shop]:
+    """Open the shop whose database is at `path`, and make that if need be.
+
+    Raises:
+        sqlite3.Error: it cannot be opened, or is no database.
+    """
+    async with aiosqlite.connect(path, isolation_level=None) as database:
+        await database.executescript(SCHEMA)
+        yield Shop(database)
+
+
+def shop_context(path: Path) -> Callable[[web.Application], AsyncIterator[None]]:
+    """Make the clean-up context that keeps the shop open while the application runs."""
+
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        async with open_shop(path) as shop:
+            app[SHOP] = shop
+            yield
+
+    return context
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
