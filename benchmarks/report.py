@@ -1,0 +1,87 @@
+"""Tables, as text for the terminal and as RST for the documentation."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from .measure import Spread
+
+__all__ = ("Table", "as_rst", "as_text", "at_least", "at_most", "environment", "spread")
+
+
+def at_most(target: float, value: float, of: str) -> str:
+    """Say whether a value that should be small is small enough."""
+    return f"≤ {target:.2f} {of}: {'met' if value <= target else 'missed'}"
+
+
+def at_least(target: float, value: float, of: str) -> str:
+    """Say whether a value that should be large is large enough."""
+    return f"≥ {target:.1f} {of}: {'met' if value >= target else 'missed'}"
+
+
+def spread(value: Spread) -> str:
+    """Write a ratio with its quartiles."""
+    return f"{value.median:.3f} ({value.low:.3f}–{value.high:.3f})"  # noqa: RUF001
+
+
+@dataclass
+class Table:
+    """A title, what stands below it, and rows of as many cells as there are columns."""
+
+    title: str
+    text: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+
+    def add(self, *cells: str) -> None:
+        self.rows.append(cells)
+
+
+def environment(command: str, loop: str) -> str:
+    """Say what was run on what; nothing that names the machine."""
+    names = ["aiohttp", "aiojobs"] + (["uvloop"] if loop == "uvloop" else [])
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    return (
+        f"{command}: {platform.python_implementation()} {platform.python_version()}, "
+        f"{versions}, {os.cpu_count()} CPUs"
+    )
+
+
+def as_text(table: Table) -> str:
+    """The table for a terminal, its columns aligned."""
+    lines = [table.columns, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = "  ".join("-" * width for width in widths)
+    aligned = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    ]
+    written = [aligned[0], rule, *aligned[1:]]
+    return "\n".join(
+        [table.title, table.text, "", *(line.rstrip() for line in written), ""]
+    )
+
+
+def as_rst(tables: Iterable[Table], about: str) -> str:
+    """All tables as a fragment to be included in a page.
+
+    The fragment is a file among the pages, hence the mark that it is none of them.
+    """
+    lines = [
+        ":orphan:",
+        "",
+        f".. From: {about}",
+        "",
+        f"``{about.replace(': ', '``: ', 1)}.",
+    ]
+    for table in tables:
+        lines += ["", table.title, "~" * len(table.title), "", table.text, ""]
+        lines += [".. list-table::", "   :header-rows: 1", ""]
+        for row in (table.columns, *table.rows):
+            for first, cell in zip("*" + " " * (len(row) - 1), row, strict=True):
+                lines.append(f"   {first} - {cell}")
+    return "\n".join(lines) + "\n"
