@@ -8,6 +8,8 @@
 #   pending.py     the jobs that wait for a slot, and the callers that wait for room
 #   shield.py      the awaitables that a scheduler shields
 #   closing.py     what one close cancels, and the record that it leaves
+#   drainers.py    the callers of drain and close, who wait until nothing is left
+#   slots.py       which job runs when, and the books of those that run
 #   scheduler.py   Scheduler: accepts, bounds, drains and closes jobs
 #
 # The aiohttp layer, thin: it finds the scheduler and delegates.

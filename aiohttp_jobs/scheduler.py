@@ -1,21 +1,13 @@
 """Scheduler: accepts, bounds, drains and closes jobs.
 
-Four parts, in this order: looking at it, taking jobs in (`spawn`, the queue, the slots),
-running one job (`_start`, `_run`, `_over`), and ending (`wait_and_close`, `close`).
-
-How a job moves, and who moves it::
-
-    pending ──_start──► active ──────────────_settle──────────► closed
-       │                   └──Job._stop──► stopping ──_settle──► closed
-       └──_drop──► closed                      └─────_let_go──► closed
+Four parts, in this order: looking at it, taking jobs in, shielding, and ending. How the
+jobs that were taken in get their slots is in slots.py, the lower half.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
-import enum
 import math
 import sys
 import traceback
@@ -26,48 +18,21 @@ from types import CoroutineType, TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from .checks import check_count, check_handler, check_seconds, no_coroutine
-from .closing import BATCH, Closing, logger
+from .closing import Closing, logger
 from .errors import SchedulerClosed, SchedulerFull
-from .job import (
-    ACTIVE,
-    CANCELLED,
-    FAILED,
-    PENDING,
-    STOPPING,
-    ExceptionHandler,
-    Job,
-    JobState,
-    current_job,
-)
-from .pending import PendingJobs
+from .job import STOPPING, ExceptionHandler, Job
 from .shield import Shields
+from .slots import CLOSED, CLOSING, DRAINING, SchedulerState, Slots
 
 __all__ = ("ExceptionHandler", "Scheduler", "SchedulerState")
 
 T = TypeVar("T")
 
-# More jobs than a process can hold, and yet a small number for the interpreter.
-NO_LIMIT: Final = 2**29
 # Seconds between two words about a drain that takes long.
 REPORT_EVERY: Final = 5.0
 
 
-class SchedulerState(enum.IntEnum):
-    """Where a scheduler is in its life; it only moves on."""
-
-    OPEN = 0
-    DRAINING = 1  # jobs end by themselves, more may come
-    CLOSING = 2  # no more jobs; what was there has been or is being cancelled
-    CLOSED = 3
-
-
-OPEN: Final = SchedulerState.OPEN
-DRAINING: Final = SchedulerState.DRAINING
-CLOSING: Final = SchedulerState.CLOSING
-CLOSED: Final = SchedulerState.CLOSED
-
-
-class Scheduler(Collection[Job[Any]]):
+class Scheduler(Slots, Collection[Job[Any]]):
     """Runs background jobs: at most `limit` at once, none lost silently.
 
     It may be made anywhere, also before there is an event loop, and belongs to the first
@@ -107,29 +72,8 @@ class Scheduler(Collection[Job[Any]]):
         self._close_timeout = close_timeout
         self._wait_timeout = wait_timeout
         self._limit = limit
-        self._exception_handler = exception_handler
-        self._state = OPEN
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-        # Active jobs, those that are stopping too.
-        self._active: set[Job[Any]] = set()
-        # Active jobs that take no slot.
-        self._at_once: set[Job[Any]] = set()
-        # Slots that are free; below 0 when a job went on after lending its own.
-        self._free = NO_LIMIT if limit is None else limit
-        # Empty unless no slot is free, but for moments inside `_fill`, and while a caller
-        # that was woken to take its place has not yet run.
-        self._pending = PendingJobs(pending_limit)
-        self._filling = False
-
+        super().__init__(limit, pending_limit, exception_handler)
         self._shields = Shields()
-        # Jobs that did not end in time and still run: held so as not to be collected.
-        self._strays: set[Job[Any]] = set()
-
-        # Those who wait until nothing is left; each with the one that it does not wait
-        # for, the job or shielded task that itself is the caller, and whether it waits
-        # for background jobs only.
-        self._idlers: dict[asyncio.Future[None], tuple[object, bool]] = {}
         # What goes on cancelling, from a close until all have been cancelled.
         self._closing: Closing | None = None
 
@@ -234,13 +178,7 @@ class Scheduler(Collection[Job[Any]]):
             without having run.
         """
         job = self._make(coro, name, timeout, context)
-        pending = self._pending
-        if self._free > 0 and not pending.queue and not pending.callers:
-            self._start(job, context)
-        elif not pending.callers and not pending.is_full():
-            job._context = contextvars.copy_context() if context is None else context
-            pending.queue.append(job)
-        else:
+        if not self._accept(job, context):
             await self._wait_for_room(job, context)
         return job
 
@@ -261,15 +199,9 @@ class Scheduler(Collection[Job[Any]]):
                 :meth:`spawn` wait for room.
         """
         job = self._make(coro, name, timeout, context)
-        pending = self._pending
-        if self._free > 0 and not pending.queue and not pending.callers:
-            self._start(job, context)
-        elif not pending.callers and not pending.is_full():
-            job._context = contextvars.copy_context() if context is None else context
-            pending.queue.append(job)
-        else:
+        if not self._accept(job, context):
             coro.close()
-            raise SchedulerFull(len(pending))
+            raise SchedulerFull(len(self._pending))
         return job
 
     def spawn_at_once(
@@ -367,27 +299,19 @@ class Scheduler(Collection[Job[Any]]):
             raise
         return job
 
-    def _check_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the running loop, which the scheduler belongs to from now on."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise RuntimeError(
-                f"{self!r} is used where no event loop runs: call it in its own loop, "
-                "from another thread by asyncio.run_coroutine_threadsafe()"
-            ) from None
-        if loop is not self._loop:
-            if self._loop is not None:
-                raise RuntimeError(
-                    f"{self!r} is bound to a different event loop: use it in the one "
-                    "that used it first, or make another scheduler"
-                )
-            self._loop = loop
-        return loop
-
-    def _loop_in_use(self) -> asyncio.AbstractEventLoop:
-        assert self._loop is not None
-        return self._loop
+    def _accept(self, job: Job[Any], context: contextvars.Context | None) -> bool:
+        """Start the job, or put it into the queue; is there room for it?"""
+        pending = self._pending
+        if pending.callers:
+            return False
+        if self._free > 0 and not pending.queue:
+            self._start(job, context)
+            return True
+        if pending.is_full():
+            return False
+        job._context = contextvars.copy_context() if context is None else context
+        pending.queue.append(job)
+        return True
 
     async def _wait_for_room(
         self, job: Job[Any], context: contextvars.Context | None
@@ -414,164 +338,7 @@ class Scheduler(Collection[Job[Any]]):
         pending.unconfirmed.discard(job)
         self._fill()
 
-    def _fill(self) -> None:
-        """Start pending jobs in the free slots, and let callers into the room they leave.
-
-        Called by whatever makes a slot or room. Under an eager task factory a job may
-        end, and so call this again, before its start returns: the outer call goes on.
-        """
-        if self._filling or self._state >= CLOSING:
-            return
-        self._filling = True
-        pending = self._pending
-        try:
-            for _ in range(BATCH):
-                if pending.callers and (
-                    not pending.is_full() or (self._free > 0 and not pending.queue)
-                ):
-                    pending.admit()
-                elif self._free > 0 and (job := pending.pop()) is not None:
-                    self._start(job, job._context)
-                else:
-                    return
-        except BaseException:
-            # A KeyboardInterrupt out of an eager start: the others shall start too.
-            self._loop_in_use().call_soon(self._fill)
-            raise
-        finally:
-            self._filling = False
-        self._loop_in_use().call_soon(self._fill)
-
-    def _lend(self) -> Job[Any] | None:
-        """Lend the slot of the job that is about to wait; return that job, if any."""
-        job = current_job.get()
-        if job is None or job._scheduler is not self:
-            return None
-        job._lends += 1
-        if job._lends == 1:
-            self._free += 1
-            self._fill()
-        return job
-
-    def _reclaim(self, job: Job[Any]) -> None:
-        """Take a lent slot back, if need be as one too many, unless the job has ended."""
-        job._lends -= 1
-        if not job._lends and job._scheduler is self:
-            self._free -= 1
-
-    def _drop(self, job: Job[Any]) -> None:
-        """Close a pending job: it never starts."""
-        self._pending.drop(job)
-        self._refuse(job)
-        self._fill()
-
-    def _refuse(self, job: Job[Any]) -> None:
-        """Close a job that is in no list (any more) and has not started."""
-        self._over(job, CANCELLED)
-        job._coro.close()
-
-    # -- running a job ------------------------------------------------------------------
-
-    def _start(self, job: Job[Any], context: contextvars.Context | None) -> None:
-        """Give the job a slot (unless it takes none) and a task."""
-        assert self._loop is not None
-        job._move(ACTIVE)
-        if not job._lends:
-            self._free -= 1
-        self._active.add(job)
-        if job._timeout is not None:
-            job._timer = self._loop.call_later(job._timeout, job._time_is_up)
-        runner = job._run()
-        runner.send(None)  # into its try, where a cancellation before the start finds it
-        try:
-            task = self._loop.create_task(runner, name=job._name, context=context)
-        except BaseException as error:
-            if job._scheduler is None:
-                raise  # an eager task has let through a KeyboardInterrupt
-            # The task factory refused it: then the job is what has failed.
-            with contextlib.suppress(StopIteration):
-                runner.throw(error)
-        else:
-            if job._scheduler is not None:  # else an eager task is over already
-                job._task = task
-
-    def _over(self, job: Job[Any], state: JobState, outcome: Any = None) -> None:
-        """Close the job's books, tell those who wait, and start the next."""
-        if job._scheduler is None:
-            job._end_of_stray(self, state, outcome)
-            return
-        if job._outcome is not None:
-            if state is FAILED:
-                job._outcome[0].__cause__ = outcome[0]
-            state, outcome = FAILED, job._outcome
-        if job._state is not PENDING:
-            self._active.discard(job)
-            if not job._lends:
-                self._free += 1
-            elif self._at_once:
-                self._at_once.discard(job)
-            if job._name is None and job._task is not None:
-                job._name = job._task.get_name()
-            job._task = None
-        job._move(state)
-        job._outcome = outcome
-        job._context = None
-        job._scheduler = None
-        if job._timer is not None:
-            job._timer.cancel()
-            job._timer = None
-        told = job._waiters is not None and job._wake()
-        pending = self._pending
-        if pending.queue or pending.callers:
-            self._fill()
-        if state is FAILED and not told:
-            self._report(job, outcome[0])
-        # Is this nearly the last? (Nobody waits for it with more than these active.)
-        if len(self._active) <= len(self._idlers) + len(self._at_once):
-            self._check_idle()
-
-    def _report(
-        self,
-        job: Job[Any],
-        error: BaseException,
-        message: str = "Job processing failed",
-    ) -> None:
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            return  # it has left through the loop
-        context: dict[str, Any] = {"message": message, "job": job, "exception": error}
-        if job._source_traceback is not None:
-            context["source_traceback"] = job._source_traceback
-        self.call_exception_handler(context)
-
-    def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Hand a failure to the exception handler, or to the event loop's without one.
-
-        An exception handler that raises is reported to the event loop's, with both
-        exceptions.
-
-        Args:
-            context: as for :meth:`asyncio.loop.call_exception_handler`.
-        """
-        loop = self._loop or asyncio.get_running_loop()
-        if self._exception_handler is None:
-            loop.call_exception_handler(context)
-            return
-        try:
-            self._exception_handler(self, context)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:
-            if error.__context__ is None and error is not context.get("exception"):
-                error.__context__ = context.get("exception")
-            loop.call_exception_handler(
-                {
-                    "message": "The exception handler of a scheduler failed",
-                    "exception": error,
-                    "context": context,
-                }
-            )
-
-    # -- ending -------------------------------------------------------------------------
+    # -- shielding ----------------------------------------------------------------------
 
     def shield(self, arg: Awaitable[T]) -> asyncio.Future[T]:
         """Protect an awaitable from the caller's cancellation, as :func:`asyncio.shield`.
@@ -610,6 +377,8 @@ class Scheduler(Collection[Job[Any]]):
         if self._state is CLOSING:
             self._shields.bound(self, inner, self._close_timeout)
         return outer
+
+    # -- ending -------------------------------------------------------------------------
 
     async def drain(self, timeout: float | None = None) -> bool:
         """Let the background jobs end; they may spawn more, and so may anybody else.
@@ -664,20 +433,23 @@ class Scheduler(Collection[Job[Any]]):
         if timeout is None:
             timeout = self._wait_timeout
         deadline = math.inf if timeout is None else loop.time() + timeout
-        me = self._caller()
-        if self._state is OPEN:
-            self._state = DRAINING
+        me = self._drainers.caller()
+        self._move(DRAINING)
+        report_at = loop.time() + REPORT_EVERY
         # In turns: for the log, and because whoever saw the last job end may spawn one.
-        while self._left(me, background) and (now := loop.time()) < deadline:
-            await self._until_idle(me, background, min(REPORT_EVERY, deadline - now))
-            if self._left(me, background) and loop.time() < deadline:
+        while self._drainers.left(me, background) and (now := loop.time()) < deadline:
+            if now >= report_at:
+                report_at = now + REPORT_EVERY
                 logger.info(
                     "The scheduler drains: %d active, %d pending, %d shielded left",
                     len(self._active),
                     len(self._pending),
                     len(self._shields),
                 )
-        return not self._left(me, background)
+            await self._drainers.until_none_is_left(
+                me, background, min(report_at, deadline) - now
+            )
+        return not self._drainers.left(me, background)
 
     async def close(self) -> None:
         """Cancel all jobs and shielded awaitables, and wait until they have ended.
@@ -694,8 +466,8 @@ class Scheduler(Collection[Job[Any]]):
             The caller's cancellation gets through; closing goes on without it.
         """
         self._check_loop()
-        me = self._caller()
-        self._state = max(self._state, CLOSING)
+        me = self._drainers.caller()
+        self._move(CLOSING)
         while self._pending.callers:
             job, woken = self._pending.callers.popitem(last=False)
             self._refuse(job)
@@ -712,73 +484,22 @@ class Scheduler(Collection[Job[Any]]):
             if first:
                 self._closing.run()
         self._check_idle()
-        while self._left(me):
-            await self._until_idle(me)
+        while self._drainers.left(me):
+            await self._drainers.until_none_is_left(me)
 
     def _closing_is_done(self) -> None:
         self._closing = None
         self._check_idle()
 
-    def _caller(self) -> object:
-        """The job or shielded task that the running code is part of, or None."""
-        task = asyncio.current_task()
-        if task in self._shields:
-            return task
-        job = current_job.get()
-        if job is not None and job._task is not task:
-            # A child task of the job. Or another job in the same context: look.
-            job = next((other for other in self._active if other._task is task), job)
-        return job if job is not None and job._scheduler is self else None
-
-    def _left(self, me: object, background: bool = False) -> int:
-        """How many are left to wait for, from where `me` stands?
-
-        Those that themselves wait for this do not wait for each other, and count as left
-        only for who waits from outside.
-        """
+    def _left(self) -> int:
+        """How many jobs and shielded awaitables are left, and is a close under way?"""
         left = len(self._active) + len(self._pending) + len(self._shields)
-        left += self._closing is not None
-        waiting: set[object] = set()
-        if me is not None:
-            waiting = {me, *(other for other, _ in self._idlers.values())}
-            waiting = {
-                other
-                for other in waiting
-                if other in self._active or other in self._shields
-            }
-        if background:
-            waiting |= self._at_once
-            left -= len(self._pending.held)
-        return left - len(waiting)
+        return left + (self._closing is not None)
 
     def _check_idle(self) -> None:
-        """Wake those for whom nothing is left. Called when something has ended."""
-        left = len(self._active) + len(self._pending) + len(self._shields)
-        if self._state is CLOSING and not left and not self._closing:
-            self._state = CLOSED
-        if left <= len(self._idlers) + len(self._at_once) + len(self._pending.held):
-            for waiter, who in self._idlers.items():
-                if not waiter.done() and not self._left(*who):
-                    waiter.set_result(None)
-
-    async def _until_idle(
-        self, me: object, background: bool = False, timeout: float | None = None
-    ) -> None:
-        """Return when nothing is left to wait for, or after `timeout` seconds."""
-        loop = self._loop_in_use()
-        waiter = loop.create_future()
-        self._idlers[waiter] = me, background
-        self._check_idle()
-        timer = None if timeout is None else loop.call_later(timeout, _wake, waiter)
-        lender = self._lend()
-        try:
-            await waiter
-        finally:
-            del self._idlers[waiter]
-            if timer is not None:
-                timer.cancel()
-            if lender is not None:
-                self._reclaim(lender)
+        if self._state is CLOSING and not self._left():
+            self._move(CLOSED)
+        super()._check_idle()
 
     async def __aenter__(self) -> Self:
         self._check_loop()
@@ -807,8 +528,3 @@ class Scheduler(Collection[Job[Any]]):
             for job in jobs:
                 if job.pending:
                     job._coro.close()
-
-
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

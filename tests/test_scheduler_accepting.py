@@ -819,7 +819,7 @@ async def test_nothing_grows_in_a_scheduler_that_runs_long() -> None:
                 scheduler._active,
                 scheduler._at_once,
                 scheduler._strays,
-                scheduler._idlers,
+                scheduler._drainers.waiting,
                 scheduler._shields,
                 pending.queue,
                 pending.held,
