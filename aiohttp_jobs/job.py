@@ -145,8 +145,8 @@ class Job(Generic[T_co]):
     def get_name(self) -> str | None:
         """Return the name given to :meth:`Scheduler.spawn` or :meth:`set_name`.
 
-        A job without one is called as its :class:`asyncio.Task` from its start on; None
-        before that.
+        A job without one is called as its :class:`asyncio.Task` while it is active, and
+        after it has failed or was cancelled; else None.
         """
         return self._name if self._task is None else self._task.get_name()
 

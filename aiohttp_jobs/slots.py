@@ -24,6 +24,7 @@ from .job import (
     CANCELLED,
     FAILED,
     PENDING,
+    SUCCEEDED,
     ExceptionHandler,
     Job,
     JobState,
@@ -214,7 +215,8 @@ class Slots:
                 self._free += 1
             elif self._at_once:
                 self._at_once.discard(job)
-            if job._name is None and job._task is not None:
+            if state is not SUCCEEDED and job._name is None and job._task is not None:
+                # For the report. Else not: asyncio makes the name when it is asked.
                 job._name = job._task.get_name()
             job._task = None
         job._move(state)
@@ -231,7 +233,7 @@ class Slots:
         if state is FAILED and not told:
             self._report(job, outcome[0])
         # Is this nearly the last? (Nobody waits for it with more than these active.)
-        if len(self._active) <= len(self._drainers.waiting) + len(self._at_once):
+        if len(self._active) - len(self._at_once) <= len(self._drainers.waiting):
             self._check_idle()
 
     def _check_idle(self) -> None:

@@ -20,9 +20,9 @@ CORE = {
     "test_cancellation",
     "test_closing",
     "test_job",
-    "test_pending",
+    "test_drainers",
     "test_scheduler",
-    "test_scheduler_accepting",
+    "test_slots",
     "test_shield",
 }
 

@@ -10,56 +10,7 @@ import pytest
 from aiohttp_jobs import Job, JobCancelled, Scheduler
 from aiohttp_jobs.job import JobState
 from tests.loops import later, settle
-
-Contexts = list[dict[str, Any]]
-
-
-class Boom(Exception):
-    pass
-
-
-async def nothing() -> None:
-    pass
-
-
-async def give(value: Any) -> Any:
-    return value
-
-
-async def fail(event: asyncio.Event | None = None) -> None:
-    if event is not None:
-        await event.wait()
-    raise Boom("boom")
-
-
-async def wait_for(event: asyncio.Event) -> str:
-    await event.wait()
-    return "done"
-
-
-async def stubborn(go: asyncio.Event, cancelled: list[float] | None = None) -> str:
-    """Swallow every cancellation until `go` is set."""
-    while not go.is_set():
-        try:
-            await go.wait()
-        except asyncio.CancelledError:
-            if cancelled is not None:
-                cancelled.append(asyncio.get_running_loop().time())
-    return "late"
-
-
-class Reports:
-    """An exception handler that keeps what it was called with."""
-
-    def __init__(self) -> None:
-        self.contexts: Contexts = []
-
-    def __call__(self, scheduler: Scheduler, context: dict[str, Any]) -> None:
-        self.contexts.append(context)
-
-    @property
-    def messages(self) -> list[str]:
-        return [context["message"] for context in self.contexts]
+from tests.work import Boom, Reports, fail, give, stubborn, wait_for
 
 
 @pytest.fixture
@@ -357,7 +308,7 @@ async def test_job_whose_time_is_up_has_failed_however_it_ends(
 
 
 async def test_handler_that_raises_is_reported_with_both_exceptions(
-    loop_errors: Contexts,
+    loop_errors: list[dict[str, Any]],
 ) -> None:
     """R5: it is itself reported, through the loop's handler with both exceptions."""
 
@@ -375,7 +326,7 @@ async def test_handler_that_raises_is_reported_with_both_exceptions(
 
 
 async def test_failures_go_to_the_loops_handler_by_default(
-    loop_errors: Contexts,
+    loop_errors: list[dict[str, Any]],
 ) -> None:
     """R5: without a handler, failures go to the loop's, with the job in the context."""
     async with Scheduler() as scheduler:
@@ -387,7 +338,7 @@ async def test_failures_go_to_the_loops_handler_by_default(
 
 
 async def test_call_exception_handler_is_public(
-    reports: Reports, loop_errors: Contexts
+    reports: Reports, loop_errors: list[dict[str, Any]]
 ) -> None:
     """Compatibility: the handler can be called by hand, also before the first job."""
     Scheduler(exception_handler=reports).call_exception_handler({"message": "mine"})
@@ -758,7 +709,7 @@ async def test_close_without_a_bound_waits_as_long_as_it_takes() -> None:
 
 async def test_state_as_its_owner_sees_it() -> None:
     """Compatibility: active, pending, closed, names and reprs as the peer's."""
-    go = asyncio.Event()
+    go, failing = asyncio.Event(), asyncio.Event()
     async with Scheduler(limit=1) as scheduler:
         first = await scheduler.spawn(wait_for(go))
         second = await scheduler.spawn(wait_for(go), name="second")
@@ -781,7 +732,12 @@ async def test_state_as_its_owner_sees_it() -> None:
         assert second.get_name() == "renamed"
         third = await scheduler.spawn(wait_for(go))
         await third
-        assert third.get_name() is not None
+        assert third.get_name() is None
+        fourth = await scheduler.spawn(fail(failing))
+        failing.set()
+        with pytest.raises(Boom):
+            await fourth
+        assert fourth.get_name() is not None
 
 
 async def test_illegal_move_is_refused() -> None:

@@ -1,0 +1,349 @@
+"""Limits and progress (rules L1 to L4)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from aiohttp_jobs import Job, Scheduler
+from tests.loops import later, settle
+from tests.work import nothing, wait_for
+
+var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="unset")
+
+
+# -- L1 ----------------------------------------------------------------------------------
+
+
+async def test_limit_is_kept_and_counts_are_exact() -> None:
+    """L1: at most limit jobs run at once, and the counts are exact at every moment."""
+    running = most = 0
+
+    async def work() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        for _ in range(3):
+            await asyncio.sleep(0)
+            assert scheduler.active_count <= 3
+        running -= 1
+
+    async with Scheduler(limit=3) as scheduler:
+        jobs = [await scheduler.spawn(work()) for _ in range(20)]
+        while left := sum(not job.closed for job in jobs):
+            assert (
+                scheduler.active_count + scheduler.pending_count == left == len(scheduler)
+            )
+            assert scheduler.pending_count >= 0
+            await asyncio.sleep(0)
+    assert most == 3
+
+
+async def test_closed_pending_job_frees_its_place_at_once() -> None:
+    """L1: closing a pending job frees its place at once."""
+    go = asyncio.Event()
+    async with Scheduler(limit=1, pending_limit=2) as scheduler:
+        await scheduler.spawn(wait_for(go))
+        first = await scheduler.spawn(wait_for(go))
+        second = await scheduler.spawn(wait_for(go))
+        await first.close()
+        assert scheduler.pending_count == 1
+        third = scheduler.spawn_nowait(wait_for(go))
+        assert scheduler.pending_count == 2
+        assert list(scheduler)[1:] == [second, third]
+        go.set()
+
+
+# -- L2 ----------------------------------------------------------------------------------
+
+Waits = Callable[[list[Job[Any]]], Coroutine[Any, Any, list[Any]]]
+
+
+async def by_wait(jobs: list[Job[Any]]) -> list[Any]:
+    return [await job.wait() for job in jobs]
+
+
+async def by_wait_with_timeout(jobs: list[Job[Any]]) -> list[Any]:
+    return [await job.wait(timeout=99) for job in jobs]
+
+
+async def by_await(jobs: list[Job[Any]]) -> list[Any]:
+    return [await job for job in jobs]
+
+
+async def by_gather(jobs: list[Job[Any]]) -> list[Any]:
+    return list(await asyncio.gather(*(job.wait() for job in jobs)))
+
+
+async def by_group(jobs: list[Job[Any]]) -> list[Any]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(job.wait()) for job in jobs]
+    return [task.result() for task in tasks]
+
+
+@pytest.mark.parametrize(
+    "wait", [by_wait, by_wait_with_timeout, by_await, by_gather, by_group]
+)
+async def test_parent_waits_for_its_children_with_one_slot(wait: Waits) -> None:
+    """L2: a job that waits for jobs of its own scheduler lends its slot meanwhile."""
+
+    async def child(n: int) -> int:
+        await asyncio.sleep(0)
+        assert scheduler.active_count <= 2
+        return n
+
+    async def parent(depth: int) -> Any:
+        if not depth:
+            return 1
+        jobs: list[Job[Any]] = [await scheduler.spawn(child(n)) for n in range(3)]
+        assert await wait(jobs) == [0, 1, 2]
+        (result,) = await wait([await scheduler.spawn(parent(0))])
+        return result
+
+    async with Scheduler(limit=1) as scheduler:
+        job = await scheduler.spawn(parent(1))
+        async with asyncio.timeout(10):
+            assert await job == 1
+        assert scheduler._free == 1
+
+
+async def test_nested_parents_with_one_slot() -> None:
+    """L2: to any depth."""
+
+    async def parent(depth: int) -> int:
+        if depth:
+            job: Job[int] = await scheduler.spawn(parent(depth - 1))
+            return 1 + await job
+        return 0
+
+    async with Scheduler(limit=1) as scheduler:
+        job = await scheduler.spawn(parent(50))
+        assert await job == 50
+        assert scheduler._free == 1
+
+
+async def test_job_that_waits_for_room_lends_its_slot() -> None:
+    """L2: also in spawn() for room in its own scheduler."""
+    done = list[int]()
+
+    async def child(n: int) -> None:
+        await asyncio.sleep(0)
+        done.append(n)
+
+    async def parent() -> None:
+        for n in range(10):
+            await scheduler.spawn(child(n))
+
+    async with Scheduler(limit=1, pending_limit=1) as scheduler:
+        await scheduler.spawn(parent())
+    assert done == list(range(10))
+
+
+async def test_lender_goes_on_at_once_as_one_too_many() -> None:
+    """L2: when its wait ends it goes on at once, one job too many until the next ends."""
+    child_go, other_go, log = asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def parent() -> None:
+        await (await scheduler.spawn(wait_for(child_go)))
+        log.append("parent")
+        await other_go.wait()
+
+    async with Scheduler(limit=1) as scheduler:
+        await scheduler.spawn(parent())
+        await settle()
+        await scheduler.spawn(wait_for(other_go, log, "other"))
+        third = await scheduler.spawn(wait_for(other_go, log, "third"))
+        child_go.set()
+        await settle()
+        assert log == ["other", "parent"] or log == ["parent", "other"]
+        assert scheduler.active_count == 2
+        assert third.pending
+        other_go.set()
+    assert log[-1] == "third"
+
+
+async def test_cancelled_wait_takes_the_slot_back() -> None:
+    """L2: a wait that is cancelled ends the loan."""
+    go = asyncio.Event()
+
+    async def parent() -> None:
+        job = await scheduler.spawn(wait_for(go))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await job
+        await go.wait()
+
+    async with Scheduler(limit=1) as scheduler:
+        await scheduler.spawn(parent())
+        await later(2)
+        assert scheduler.active_count == 2
+        last = await scheduler.spawn(nothing())
+        await settle()
+        assert last.pending
+        go.set()
+    assert scheduler._free == 1
+
+
+async def test_waiting_for_another_schedulers_job_lends_nothing() -> None:
+    """L2: only a wait for a job of its own scheduler lends."""
+    go = asyncio.Event()
+
+    async def parent() -> None:
+        await (await other.spawn(wait_for(go)))
+
+    async with Scheduler(limit=1) as other, Scheduler(limit=1) as scheduler:
+        await scheduler.spawn(parent())
+        second = await scheduler.spawn(nothing())
+        await settle()
+        assert second.pending
+        go.set()
+
+
+# -- L3 ----------------------------------------------------------------------------------
+
+
+async def test_chain_of_pending_jobs_that_end_at_once() -> None:
+    """L3: 100,000 pending jobs that each end at once: no deep recursion, no long hold."""
+    ended = 0
+    turns = 0
+
+    async def work() -> None:
+        nonlocal ended
+        ended += 1
+
+    go = asyncio.Event()
+    async with Scheduler(limit=1, pending_limit=0) as scheduler:
+        await scheduler.spawn(wait_for(go))
+        for _ in range(100_000):
+            scheduler.spawn_nowait(work())
+        go.set()
+        while len(scheduler):
+            turns += 1
+            await asyncio.sleep(0)
+    assert ended == 100_000
+    assert turns > 100  # others had their turns
+
+
+async def test_dropped_jobs_do_not_stay_in_the_queue() -> None:
+    """L3, L4: a queue whose jobs are closed one by one does not keep them."""
+    go = asyncio.Event()
+    async with Scheduler(limit=1, pending_limit=0) as scheduler:
+        await scheduler.spawn(wait_for(go))
+        await scheduler.spawn(wait_for(go))
+        for _ in range(1000):
+            job = await scheduler.spawn(wait_for(go))
+            await job.close()
+        assert len(scheduler._pending.queue) <= 4
+        assert scheduler.pending_count == 1
+        go.set()
+
+
+# -- L4 ----------------------------------------------------------------------------------
+
+
+async def test_finished_job_keeps_only_its_outcome() -> None:
+    """L4: a finished job keeps nothing alive but its own result or exception."""
+
+    class Thing:
+        pass
+
+    used, result = Thing(), Thing()
+    used_ref, result_ref = weakref.ref(used), weakref.ref(result)
+    context = contextvars.copy_context()
+    context_var: contextvars.ContextVar[Thing] = contextvars.ContextVar("context_var")
+    context.run(context_var.set, used)
+
+    async def work(used: Thing, result: Thing) -> Thing:
+        await asyncio.sleep(0)
+        return result
+
+    scheduler = Scheduler()
+    job = await scheduler.spawn(work(used, result), context=context)
+    del used, result, context
+    await job
+    await scheduler.wait_and_close()
+    scheduler_ref = weakref.ref(scheduler)
+    del scheduler
+    await settle()
+    gc.collect()
+    assert used_ref() is None
+    assert scheduler_ref() is None
+    assert result_ref() is await job
+    job_ref = weakref.ref(job)
+    del job
+    gc.collect()
+    assert job_ref() is None
+    assert result_ref() is None
+
+
+async def test_failed_job_is_freed_without_the_collector() -> None:
+    """L4: a failure makes no reference cycle through the job."""
+
+    class Thing:
+        pass
+
+    async def fail(thing: Thing) -> None:
+        # Not in its first step: an eager task runs that on its spawner's frames, and a
+        # traceback leads back to those.
+        await asyncio.sleep(0)
+        raise ValueError("failed")
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with Scheduler() as scheduler:
+            thing = Thing()
+            ref = weakref.ref(thing)
+            job = await scheduler.spawn(fail(thing))
+            del thing
+            with contextlib.suppress(ValueError):
+                await job.wait()
+            del job
+            await settle()
+            assert ref() is None
+    finally:
+        gc.enable()
+
+
+async def test_nothing_grows_in_a_scheduler_that_runs_long() -> None:
+    """L4: nothing grows in a scheduler that runs for a year."""
+
+    async def fail() -> None:
+        raise ValueError
+
+    scheduler = Scheduler(limit=2, pending_limit=3, exception_handler=lambda *_: None)
+
+    def sizes() -> list[int]:
+        pending = scheduler._pending
+        return [
+            len(thing)
+            for thing in (
+                scheduler._active,
+                scheduler._at_once,
+                scheduler._strays,
+                scheduler._drainers.waiting,
+                scheduler._shields,
+                pending.queue,
+                pending.held,
+                pending.callers,
+                pending.unconfirmed,
+            )
+        ]
+
+    for _ in range(300):
+        await scheduler.spawn(nothing())
+        await scheduler.spawn(fail())
+        await (await scheduler.spawn(nothing())).close()
+        await scheduler.shield(nothing())
+        job = await scheduler.spawn(nothing())
+        await job
+    await later(1)
+    assert sizes() == [0] * 9
+    await scheduler.close()
