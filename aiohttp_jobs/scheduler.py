@@ -356,14 +356,20 @@ class Scheduler(Slots, Collection[Job[Any]]):
             SchedulerClosed: the scheduler is closed. While it is still closing, clean-up
                 code may shield, and is given ``close_timeout`` to end.
             TypeError: it is not an awaitable.
-            RuntimeError: another event loop is running than the scheduler's.
+            RuntimeError: another event loop is running than the scheduler's, or the
+                future belongs to another one.
 
         Cancellation:
             Cancelling the caller leaves the awaitable running. Closing the scheduler
             cancels it.
         """
         try:
-            self._check_loop()
+            loop = self._check_loop()
+            if asyncio.isfuture(arg) and arg.get_loop() is not loop:
+                raise RuntimeError(
+                    f"{arg!r} belongs to a different event loop than {self!r}: shield it "
+                    "by a scheduler of its own loop"
+                )
             if self._state is CLOSED:
                 raise SchedulerClosed("a new shield")
         except RuntimeError:

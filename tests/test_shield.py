@@ -1,0 +1,264 @@
+"""Shielding (rules R2, E3, E4 for what is shielded)."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
+
+import pytest
+
+from aiohttp_jobs import Scheduler, SchedulerClosed
+from tests.loops import later, settle
+from tests.work import Boom, Reports, fail, give, nothing, wait_for
+
+LOST = "Shielded awaitable failed after its caller had gone"
+
+
+class Awaitable3:
+    def __await__(self) -> Generator[Any, None, int]:
+        yield from asyncio.sleep(0).__await__()
+        return 3
+
+
+def as_task() -> Awaitable[int]:
+    return asyncio.create_task(give(3))
+
+
+def as_future() -> Awaitable[int]:
+    future = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(future.set_result, 3)
+    return future
+
+
+@pytest.mark.parametrize("make", [lambda: give(3), as_task, as_future, Awaitable3])
+async def test_shield_gives_the_outcome(make: Callable[[], Awaitable[int]]) -> None:
+    """Compatibility: it takes what asyncio.shield takes, and gives its result."""
+    async with Scheduler() as scheduler:
+        assert await scheduler.shield(make()) == 3
+
+
+async def test_shield_raises_the_exception_and_tells_nobody_else() -> None:
+    """R2: a failure that its caller receives is not reported."""
+    go, reports = asyncio.Event(), Reports()
+    async with Scheduler(exception_handler=reports) as scheduler:
+        outer = scheduler.shield(fail(go))
+        go.set()
+        with pytest.raises(Boom):
+            await outer
+    assert reports.contexts == []
+
+
+async def test_caller_is_cancelled_what_is_shielded_goes_on() -> None:
+    """Compatibility: as asyncio.shield."""
+    go, log = asyncio.Event(), list[str]()
+
+    async def work() -> None:
+        await go.wait()
+        log.append("ended")
+
+    async def caller() -> None:
+        await scheduler.shield(work())
+
+    async with Scheduler() as scheduler:
+        task = asyncio.create_task(caller())
+        await settle()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go.set()
+    assert log == ["ended"]
+
+
+async def test_failure_after_the_caller_has_gone_is_reported_once() -> None:
+    """R2: the same holds for shielded awaitables whose caller has gone."""
+    go, reports = asyncio.Event(), Reports()
+
+    async def caller() -> None:
+        await scheduler.shield(fail(go))
+
+    async with Scheduler(exception_handler=reports) as scheduler:
+        task = asyncio.create_task(caller())
+        await settle()
+        task.cancel()
+        await settle()
+        go.set()
+    assert reports.messages == [LOST]
+    assert isinstance(reports.contexts[0]["exception"], Boom)
+
+
+async def test_caller_is_cancelled_in_the_turn_of_the_failure() -> None:
+    """R2: the failure has arrived, its caller is cancelled before it collects it."""
+    reports = Reports()
+    inner = asyncio.get_running_loop().create_future()
+
+    async def caller() -> None:
+        await scheduler.shield(inner)
+
+    async with Scheduler(exception_handler=reports) as scheduler:
+        task = asyncio.create_task(caller())
+        await settle()
+        inner.set_exception(Boom("boom"))
+        await asyncio.sleep(0)  # the outer future has it, the caller has not run
+        task.cancel()
+        with pytest.raises((asyncio.CancelledError, Boom)) as caught:
+            await task
+        received = isinstance(caught.value, Boom)
+    assert len(reports.contexts) == 1 - received
+
+
+async def test_one_of_two_callers_has_gone() -> None:
+    """R2: what two have shielded fails to the one who is still there, and is reported
+    for the other."""
+    go, reports = asyncio.Event(), Reports()
+    async with Scheduler(exception_handler=reports) as scheduler:
+        inner = asyncio.create_task(fail(go))
+        gone, there = scheduler.shield(inner), scheduler.shield(inner)
+        gone.cancel()
+        go.set()
+        with pytest.raises(Boom):
+            await there
+    assert len(reports.contexts) <= 1
+
+
+async def test_result_that_nobody_is_left_to_receive_is_dropped() -> None:
+    """R2: only a failure has to reach somebody."""
+    go, reports = asyncio.Event(), Reports()
+    async with Scheduler(exception_handler=reports) as scheduler:
+        scheduler.shield(wait_for(go)).cancel()
+        go.set()
+    assert reports.contexts == []
+
+
+async def test_shielded_awaitable_that_is_cancelled_cancels_its_caller() -> None:
+    """Compatibility: as asyncio.shield."""
+    go = asyncio.Event()
+    async with Scheduler() as scheduler:
+        inner = asyncio.create_task(wait_for(go))
+        outer = scheduler.shield(inner)
+        inner.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await outer
+
+
+async def test_what_is_done_already_is_given_back() -> None:
+    """Compatibility: a done future needs no shield."""
+    inner = asyncio.get_running_loop().create_future()
+    inner.set_result(3)
+    async with Scheduler() as scheduler:
+        assert scheduler.shield(inner) is inner
+
+
+async def test_close_cancels_what_is_shielded_once_and_its_caller_is_told() -> None:
+    """E1, E3: one cancellation, and the caller gets CancelledError."""
+    cancelled = list[int]()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(1)
+            await later(1)
+            raise
+
+    scheduler = Scheduler(close_timeout=9)
+    outer = scheduler.shield(work())
+    await settle()
+    closes = [asyncio.create_task(scheduler.close()) for _ in range(2)]
+    await asyncio.gather(*closes)
+    with pytest.raises(asyncio.CancelledError):
+        await outer
+    assert cancelled == [1]
+
+
+async def test_clean_up_may_shield_while_it_closes_and_is_bounded() -> None:
+    """E0, E3: clean-up code may protect itself; it gets close_timeout and no more."""
+    loop = asyncio.get_running_loop()
+    log, reports = list[str](), Reports()
+
+    async def clean_up(seconds: float) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await scheduler.shield(later(seconds))
+            log.append(f"{seconds} s")
+
+    scheduler = Scheduler(close_timeout=3, exception_handler=reports)
+    await scheduler.spawn(clean_up(1))
+    await scheduler.spawn(clean_up(99))
+    await settle()
+    start = loop.time()
+    await scheduler.close()
+    assert log == ["1 s"]
+    assert loop.time() - start == pytest.approx(3, abs=0.1)
+    assert sorted(reports.messages) == [
+        "Job closing timed out",
+        "Shielded awaitable closing timed out",
+    ]
+    await later(200)
+    assert log == ["1 s", "99 s"]
+
+
+async def test_closed_scheduler_refuses_to_shield_and_closes_the_coroutine() -> None:
+    """A4, A5: nobody would wait for it."""
+    scheduler = Scheduler()
+    await scheduler.close()
+    coro = nothing()
+    with pytest.raises(SchedulerClosed, match="a new shield"):
+        scheduler.shield(coro)
+    with pytest.raises(RuntimeError, match="cannot reuse"):
+        await coro
+
+
+@pytest.mark.parametrize("what", [3, None, nothing])
+async def test_what_cannot_be_awaited_is_refused(what: Any) -> None:
+    """A5: with TypeError, as by asyncio.shield."""
+    async with Scheduler() as scheduler:
+        with pytest.raises(TypeError, match="awaitable"):
+            scheduler.shield(what)
+        assert len(scheduler) == 0
+
+
+async def test_future_of_another_loop_is_refused() -> None:
+    """A8: it belongs to its own loop; the error says so."""
+    other = asyncio.new_event_loop()
+    try:
+        future = other.create_future()
+        async with Scheduler() as scheduler:
+            with pytest.raises((RuntimeError, ValueError), match="loop"):
+                scheduler.shield(future)
+            await scheduler.close()
+    finally:
+        other.close()
+
+
+async def test_shielded_awaitable_leaves_nothing_behind() -> None:
+    """L4: neither the shield nor what it protected is kept."""
+
+    class Thing:
+        pass
+
+    async def work(thing: Thing) -> None:
+        await asyncio.sleep(0)
+
+    async with Scheduler() as scheduler:
+        thing = Thing()
+        ref = weakref.ref(thing)
+        await scheduler.shield(work(thing))
+        del thing
+        await settle()
+        gc.collect()
+        assert ref() is None
+        assert len(scheduler._shields) == 0
+
+
+async def test_keyboard_interrupt_out_of_a_shield_is_not_reported_besides() -> None:
+    """R6: it leaves through the loop."""
+    reports = Reports()
+    inner = asyncio.get_running_loop().create_future()
+    async with Scheduler(exception_handler=reports) as scheduler:
+        scheduler.shield(inner).cancel()
+        inner.set_exception(KeyboardInterrupt())
+    assert reports.contexts == []
