@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Awaitable, Collection, Coroutine, Iterator
 from functools import partial
-from types import CoroutineType, TracebackType
+from types import CoroutineType, FrameType, TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from .checks import check_count, check_handler, check_seconds, no_coroutine
@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 # Seconds between two words about a drain that takes long.
 REPORT_EVERY: Final = 5.0
+# Frames of the spawner that are kept in debug mode; as many as asyncio keeps.
+STACK_DEPTH: Final = 10
 
 
 class Scheduler(Slots, Collection[Job[Any]]):
@@ -293,7 +295,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
                 raise SchedulerClosed
             job: Job[T] = Job(coro, self, name, timeout)  # pyright: ignore[reportUnknownArgumentType]
             if loop.get_debug():
-                job._source_traceback = traceback.extract_stack(sys._getframe(2))
+                job._source_traceback = _stack(sys._getframe(2))
         except BaseException:
             coro.close()
             raise
@@ -534,3 +536,12 @@ class Scheduler(Slots, Collection[Job[Any]]):
             for job in jobs:
                 if job.pending:
                     job._coro.close()
+
+
+def _stack(frame: FrameType) -> traceback.StackSummary:
+    """Where a job is spawned, for a report in debug mode; cheap, as asyncio's own."""
+    stack = traceback.StackSummary.extract(
+        traceback.walk_stack(frame), limit=STACK_DEPTH, lookup_lines=False
+    )
+    stack.reverse()  # the innermost frame last, as in a traceback
+    return stack

@@ -231,7 +231,7 @@ async def test_close_whose_caller_is_cancelled_goes_on() -> None:
 
 
 async def test_close_is_a_hard_deadline_and_cancels_once() -> None:
-    """E0, E1: it returns on time, whatever swallows its cancellation, and lets that go."""
+    """E0, E1: it returns on time, and lets go what swallows its cancellation."""
     loop = asyncio.get_running_loop()
     go, cancelled = asyncio.Event(), list[float]()
     reports = Reports()
@@ -328,18 +328,18 @@ async def test_close_with_an_earlier_deadline_of_one_job() -> None:
     await settle()
 
 
-async def test_million_pending_jobs_are_closed_in_turns() -> None:
+async def test_very_many_pending_jobs_are_closed_in_turns() -> None:
     """L3, E7: closing very many holds the loop for no longer than a batch."""
     go, turns = asyncio.Event(), 0
     scheduler = Scheduler(limit=1, pending_limit=0)
     await scheduler.spawn(wait_for(go))
-    for _ in range(20_000):
+    for _ in range(5_000):
         scheduler.spawn_nowait(wait_for(go))
     close = asyncio.create_task(scheduler.close())
     while not close.done():
         turns += 1
         await asyncio.sleep(0)
-    assert turns > 20
+    assert turns >= 10
     assert len(scheduler) == 0
 
 

@@ -327,7 +327,7 @@ async def test_async_with_drains_on_the_way_out() -> None:
 async def test_async_with_drains_when_its_body_fails() -> None:
     """E6: also when an exception leaves the block, which then comes out."""
     log = list[str]()
-    with pytest.raises(Boom):
+    with pytest.raises(Boom):  # noqa: PT012
         async with Scheduler() as scheduler:
             await scheduler.spawn(takes(5, log, "ended"))
             await fail()

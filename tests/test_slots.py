@@ -211,6 +211,8 @@ async def test_waiting_for_another_schedulers_job_lends_nothing() -> None:
 
 async def test_chain_of_pending_jobs_that_end_at_once() -> None:
     """L3: 100,000 pending jobs that each end at once: no deep recursion, no long hold."""
+    # In debug mode asyncio looks at the stack for every task.
+    count = 10_000 if asyncio.get_running_loop().get_debug() else 100_000
     ended = 0
     turns = 0
 
@@ -221,14 +223,14 @@ async def test_chain_of_pending_jobs_that_end_at_once() -> None:
     go = asyncio.Event()
     async with Scheduler(limit=1, pending_limit=0) as scheduler:
         await scheduler.spawn(wait_for(go))
-        for _ in range(100_000):
+        for _ in range(count):
             scheduler.spawn_nowait(work())
         go.set()
         while len(scheduler):
             turns += 1
             await asyncio.sleep(0)
-    assert ended == 100_000
-    assert turns > 100  # others had their turns
+    assert ended == count
+    assert turns >= count // 1000  # others had their turns
 
 
 async def test_dropped_jobs_do_not_stay_in_the_queue() -> None:
