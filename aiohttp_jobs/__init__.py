@@ -4,12 +4,15 @@
 #
 #   errors.py      what goes wrong, as a tree
 #   checks.py      what arguments may be
+#   stack.py       where a suspended coroutine stands
 #   job.py         Job: one run of a coroutine; waiting for it, closing it, running it
 #   pending.py     the jobs that wait for a slot, and the callers that wait for room
 #   shield.py      the awaitables that a scheduler shields
 #   closing.py     what one close cancels, and the record that it leaves
 #   drainers.py    the callers of drain and close, who wait until nothing is left
+#   observers.py   who is told when a job is spawned, started and closed
 #   slots.py       which job runs when, and the books of those that run
+#   statistics.py  a scheduler's figures at one moment
 #   scheduler.py   Scheduler: accepts, bounds, drains and closes jobs
 #
 # The aiohttp layer, thin: it finds the scheduler and delegates.
@@ -22,8 +25,9 @@
 from .app import setup
 from .atomic import atomic
 from .errors import JobCancelled, JobsError, SchedulerClosed, SchedulerFull
-from .job import ExceptionHandler, Job
+from .job import ExceptionHandler, Job, JobState
 from .scheduler import Scheduler
+from .statistics import Statistics
 from .web import (
     SCHEDULER,
     get_scheduler,
@@ -41,10 +45,12 @@ __all__ = (
     "ExceptionHandler",
     "Job",
     "JobCancelled",
+    "JobState",
     "JobsError",
     "Scheduler",
     "SchedulerClosed",
     "SchedulerFull",
+    "Statistics",
     "atomic",
     "get_scheduler",
     "get_scheduler_from_app",

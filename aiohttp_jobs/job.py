@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import enum
+import itertools
 import traceback
 import types
 from collections.abc import Callable, Coroutine, Generator
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from .checks import check_seconds
 from .errors import JobCancelled
+from .stack import stack_of
 
 if TYPE_CHECKING:
     from .scheduler import Scheduler
@@ -59,6 +61,9 @@ _NEXT: Final = (
 )
 
 
+_ids = itertools.count(1)
+
+
 @types.coroutine
 def _park() -> Generator[None, None, None]:
     """Awaited first of all by `Job._run`, which stops here once, inside its try."""
@@ -80,13 +85,18 @@ class Job(Generic[T_co]):
 
     __slots__ = (
         "__weakref__",
+        "_closed_at",
         "_context",
         "_coro",
+        "_id",
         "_lends",
         "_name",
+        "_origin",
         "_outcome",
         "_scheduler",
         "_source_traceback",
+        "_spawned_at",
+        "_started_at",
         "_state",
         "_task",
         "_timeout",
@@ -100,12 +110,20 @@ class Job(Generic[T_co]):
         scheduler: Scheduler,
         name: str | None,
         timeout: float | None,
+        origin: str | None = None,
     ) -> None:
         self._coro = coro
         # None from the end on, so that a job that is kept keeps no scheduler.
         self._scheduler: Scheduler | None = scheduler
         self._name = name
         self._timeout = timeout
+        self._origin = origin
+        # Of all jobs of the process; given when it is asked for.
+        self._id: int | None = None
+        # None until it has come to that. Pending from the first to the second.
+        self._spawned_at: float | None = None
+        self._started_at: float | None = None
+        self._closed_at: float | None = None
         self._state = PENDING
         # The context to run in, while pending; None there means a copy at the start.
         self._context: contextvars.Context | None = None
@@ -145,16 +163,80 @@ class Job(Generic[T_co]):
     def get_name(self) -> str | None:
         """Return the name given to :meth:`Scheduler.spawn` or :meth:`set_name`.
 
-        A job without one is called as its :class:`asyncio.Task` while it is active, and
-        after it has failed or was cancelled; else None.
+        A job without one is called as its :class:`asyncio.Task` while it is active and
+        when its end is reported; else None. :attr:`label` is never None.
         """
-        return self._name if self._task is None else self._task.get_name()
+        if self._name is not None or self._task is None:
+            return self._name
+        return self._task.get_name()
 
     def set_name(self, name: str) -> None:
         """Name the job, and its task if there is one."""
         self._name = name
         if self._task is not None:
             self._task.set_name(name)
+
+    @property
+    def id(self) -> int:
+        """A number that no other job of the process has, given when first asked for."""
+        if self._id is None:
+            self._id = next(_ids)
+        return self._id
+
+    @property
+    def state(self) -> JobState:
+        """Pending, active or stopping, or how it has ended."""
+        return self._state
+
+    @property
+    def coro_name(self) -> str:
+        """The qualified name of its coroutine."""
+        return str(getattr(self._coro, "__qualname__", self._coro))
+
+    @property
+    def label(self) -> str:
+        """How messages call the job, which is its name or else that of its coroutine."""
+        return self._name or self.coro_name
+
+    @property
+    def origin(self) -> str | None:
+        """Where it comes from; for a job of a request its HTTP method and route."""
+        return self._origin
+
+    @property
+    def spawned_at(self) -> float | None:
+        """When it was accepted, in seconds of :func:`time.monotonic`."""
+        return self._spawned_at
+
+    @property
+    def started_at(self) -> float | None:
+        """When it became active, likewise; None if it did not."""
+        return self._started_at
+
+    @property
+    def closed_at(self) -> float | None:
+        """When it ended or was let go, likewise; None before that."""
+        return self._closed_at
+
+    def exception(self) -> BaseException | None:
+        """Return what the job has failed with; None if it has not failed.
+
+        To look at it is not to receive it: whoever waits for the job, or the exception
+        handler, is told all the same.
+        """
+        if self._state is not FAILED:
+            return None
+        exception: BaseException
+        exception, when_raised = self._outcome
+        return exception.with_traceback(when_raised)
+
+    def stack(self) -> traceback.StackSummary:
+        """Return where an active job is suspended, the innermost frame last.
+
+        It goes through everything that the job awaits down to the future that it waits
+        for, as far as coroutines and generators lead. Empty if the job is not active.
+        """
+        return stack_of(self._coro) if self.active else traceback.StackSummary()
 
     def __await__(self) -> Generator[Any, None, T_co]:
         return self.wait().__await__()
@@ -225,11 +307,6 @@ class Job(Generic[T_co]):
             raise TimeoutError(f"Job {self.label} did not end in time when it was closed")
         if self._state is FAILED:
             self._result()
-
-    @property
-    def label(self) -> str:
-        """How messages call the job, which is its name or else that of its coroutine."""
-        return self._name or str(getattr(self._coro, "__qualname__", self._coro))
 
     def _move(self, state: JobState) -> None:
         if state not in _NEXT[self._state]:

@@ -42,6 +42,13 @@ class PendingJobs:
         yield from (job for job in self.queue if job.pending)
         yield from self.held
 
+    def first(self) -> Job[Any] | None:
+        """The one in the queue that has waited longest."""
+        while self.queue and not self.queue[0].pending:
+            self.queue.popleft()
+            self._dropped -= 1
+        return self.queue[0] if self.queue else None
+
     def is_full(self) -> bool:
         """Is there no room for one more?"""
         return bool(self.limit) and len(self) >= self.limit  # type: ignore[operator]
@@ -56,17 +63,19 @@ class PendingJobs:
             self._dropped -= 1
         return None
 
-    def admit(self) -> None:
-        """Give the first caller that waits for room its place, and wake it.
+    def admit(self) -> Job[Any] | None:
+        """Give the first caller that waits for room its place, wake it; return its job.
 
         The place is given here and not when the caller runs again: nobody who comes in
         between overtakes it.
         """
         job, woken = self.callers.popitem(last=False)
-        if not woken.done():  # else it was cancelled in this turn, and clears up itself
-            self.queue.append(job)
-            self.unconfirmed.add(job)
-            woken.set_result(None)
+        if woken.done():  # it was cancelled in this turn, and clears up itself
+            return None
+        self.queue.append(job)
+        self.unconfirmed.add(job)
+        woken.set_result(None)
+        return job
 
     def drop(self, job: Job[Any]) -> None:
         """Forget a pending job; its place is free at once."""

@@ -12,17 +12,28 @@ import math
 import sys
 import traceback
 import warnings
-from collections.abc import Awaitable, Collection, Coroutine, Iterator
+from collections.abc import Awaitable, Collection, Coroutine, Iterable, Iterator
 from functools import partial
+from time import monotonic
 from types import CoroutineType, FrameType, TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from .checks import check_count, check_handler, check_seconds, no_coroutine
 from .closing import Closing, logger
 from .errors import SchedulerClosed, SchedulerFull
-from .job import STOPPING, ExceptionHandler, Job
+from .job import (
+    CANCELLED,
+    FAILED,
+    LET_GO,
+    STOPPING,
+    SUCCEEDED,
+    ExceptionHandler,
+    Job,
+)
+from .observers import Observers
 from .shield import Shields
 from .slots import CLOSED, CLOSING, DRAINING, SchedulerState, Slots
+from .statistics import Statistics
 
 __all__ = ("ExceptionHandler", "Scheduler", "SchedulerState")
 
@@ -52,6 +63,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
             keys ``message``, ``exception`` and ``job`` (``future`` for a shielded
             awaitable), for each failure that nobody waits for. None for the event
             loop's own handler.
+        observers: objects that are told of jobs, see :meth:`add_observer`.
 
     Raises:
         TypeError, ValueError: an argument is out of range; the sentence names it.
@@ -65,6 +77,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
         limit: int | None = 100,
         pending_limit: int | None = 10000,
         exception_handler: ExceptionHandler | None = None,
+        observers: Iterable[object] = (),
     ) -> None:
         check_seconds("close_timeout", close_timeout)
         check_seconds("wait_timeout", wait_timeout)
@@ -78,6 +91,8 @@ class Scheduler(Slots, Collection[Job[Any]]):
         self._shields = Shields()
         # What goes on cancelling, from a close until all have been cancelled.
         self._closing: Closing | None = None
+        for observer in observers:
+            self.add_observer(observer)
 
     # -- looking at it ------------------------------------------------------------------
 
@@ -143,6 +158,55 @@ class Scheduler(Slots, Collection[Job[Any]]):
         """Open, draining, closing or closed."""
         return self._state
 
+    def statistics(self) -> Statistics:
+        """Return the figures of this moment; what it costs does not grow with the jobs
+        that are pending."""
+        now = monotonic()
+        waiting = [job for job in (self._pending.first(), *self._pending.held) if job]
+        return Statistics(
+            active=len(self._active),
+            pending=len(self._pending),
+            shielded=len(self._shields),
+            limit=self._limit,
+            pending_limit=self._pending.limit,
+            succeeded=self._ended[SUCCEEDED],
+            failed=self._ended[FAILED],
+            cancelled=self._ended[CANCELLED],
+            let_go=self._ended[LET_GO],
+            longest_waiting=max(
+                (now - (job.spawned_at or now) for job in waiting), default=0.0
+            ),
+            longest_running=max(
+                (now - (job.started_at or now) for job in self._active), default=0.0
+            ),
+        )
+
+    def add_observer(self, observer: object) -> None:
+        """Call an object's methods when something happens to a job.
+
+        It may have any of ``job_spawned(job)``, ``job_started(job)`` and
+        ``job_closed(job)``; every job calls them in this order, but one that never starts
+        leaves out the second. They are plain functions, are called in the middle of the
+        scheduler's work, and so have to be quick. One that raises is logged, and its
+        observer is told no more.
+
+        Args:
+            observer: the object. Adding it twice is adding it once.
+
+        Raises:
+            TypeError: it has none of the methods, or one is a coroutine function.
+        """
+        if self._observers is None:
+            self._observers = Observers()
+        self._observers.add(observer)
+
+    def remove_observer(self, observer: object) -> None:
+        """Call this observer no more; one that is not there is ignored."""
+        if self._observers is not None:
+            self._observers.remove(observer)
+            if not self._observers:
+                self._observers = None
+
     # -- taking jobs in -----------------------------------------------------------------
 
     async def spawn(
@@ -152,6 +216,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
         *,
         timeout: float | None = None,
         context: contextvars.Context | None = None,
+        origin: str | None = None,
     ) -> Job[T]:
         """Accept a job; wait for room first if as many are pending as may be.
 
@@ -164,6 +229,8 @@ class Scheduler(Slots, Collection[Job[Any]]):
             timeout: seconds that the job may run, from its start. Then it is cancelled
                 and fails with :exc:`TimeoutError`.
             context: the context to run in, instead of a copy, taken now, of the caller's.
+            origin: where the job comes from, a route for example, for those who look at
+                it. :func:`spawn` gives the one of the request.
 
         Returns:
             The job, active at once if a slot is free and nobody waits before it, else
@@ -179,7 +246,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
             If the caller is cancelled while it waits for room, the coroutine is closed
             without having run.
         """
-        job = self._make(coro, name, timeout, context)
+        job = self._make(coro, name, timeout, context, origin)
         if not self._accept(job, context):
             await self._wait_for_room(job, context)
         return job
@@ -191,6 +258,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
         *,
         timeout: float | None = None,
         context: contextvars.Context | None = None,
+        origin: str | None = None,
     ) -> Job[T]:
         """Accept a job or refuse it, without waiting: :meth:`spawn` for plain functions.
 
@@ -200,14 +268,18 @@ class Scheduler(Slots, Collection[Job[Any]]):
             SchedulerFull: as many jobs are pending as may be, or callers of
                 :meth:`spawn` wait for room.
         """
-        job = self._make(coro, name, timeout, context)
+        job = self._make(coro, name, timeout, context, origin)
         if not self._accept(job, context):
             coro.close()
             raise SchedulerFull(len(self._pending))
         return job
 
     def spawn_at_once(
-        self, coro: Coroutine[Any, Any, T], name: str | None = None
+        self,
+        coro: Coroutine[Any, Any, T],
+        name: str | None = None,
+        *,
+        origin: str | None = None,
     ) -> Job[T]:
         """Start a job outside of ``limit``: it takes no slot and never waits for one.
 
@@ -215,13 +287,12 @@ class Scheduler(Slots, Collection[Job[Any]]):
         counted, listed, drained and closed like any other job.
 
         Args:
-            coro: the coroutine to run. It is closed if the job is not accepted.
-            name: how the job and its task are called.
+            coro, name, origin: as for :meth:`spawn`.
 
         Raises:
             SchedulerClosed, TypeError, RuntimeError: as :meth:`spawn`.
         """
-        job = self._make(coro, name, None, None)
+        job = self._make(coro, name, None, None, origin)
         job._lends = 1
         self._at_once.add(job)
         self._start(job, None)
@@ -235,6 +306,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
         *,
         timeout: float | None = None,
         context: contextvars.Context | None = None,
+        origin: str | None = None,
     ) -> Job[T]:
         """Accept a job that is held back until `future` is done, whatever its outcome.
 
@@ -243,19 +315,20 @@ class Scheduler(Slots, Collection[Job[Any]]):
 
         Args:
             future: what to hold the job back for, a task for example.
-            coro, name, timeout, context: as for :meth:`spawn`.
+            coro, name, timeout, context, origin: as for :meth:`spawn`.
 
         Raises:
             SchedulerFull: as many jobs are pending as may be.
             SchedulerClosed, TypeError, ValueError, RuntimeError: as :meth:`spawn`.
         """
-        job = self._make(coro, name, timeout, context)
+        job = self._make(coro, name, timeout, context, origin)
         pending = self._pending
         if pending.callers or pending.is_full():
             coro.close()
             raise SchedulerFull(len(pending))
         job._context = contextvars.copy_context() if context is None else context
         pending.held.add(job)
+        self._accepted(job)
         future.add_done_callback(partial(self._release, job))
         return job
 
@@ -271,6 +344,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
         name: str | None,
         timeout: float | None,
         context: contextvars.Context | None,
+        origin: str | None,
     ) -> Job[T]:
         """Check everything that can be refused at once; the coroutine is closed if so."""
         # The first test is the quick one, for nearly all.
@@ -281,6 +355,8 @@ class Scheduler(Slots, Collection[Job[Any]]):
                 raise TypeError(f"name takes a str or None, not {name!r}")
             if timeout is not None:
                 check_seconds("timeout", timeout)
+            if origin is not None and not isinstance(origin, str):
+                raise TypeError(f"origin takes a str or None, not {origin!r}")
             if context is not None and not isinstance(context, contextvars.Context):
                 raise TypeError(
                     f"context takes a contextvars.Context or None, not {context!r}"
@@ -293,7 +369,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
                 loop = self._check_loop()
             if self._state >= CLOSING:
                 raise SchedulerClosed
-            job: Job[T] = Job(coro, self, name, timeout)  # pyright: ignore[reportUnknownArgumentType]
+            job: Job[T] = Job(coro, self, name, timeout, origin)  # pyright: ignore[reportUnknownArgumentType]
             if loop.get_debug():
                 job._source_traceback = _stack(sys._getframe(2))
         except BaseException:
@@ -313,6 +389,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
             return False
         job._context = contextvars.copy_context() if context is None else context
         pending.queue.append(job)
+        self._accepted(job)
         return True
 
     async def _wait_for_room(

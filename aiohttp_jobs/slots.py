@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import contextvars
 import enum
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from .closing import BATCH
@@ -23,6 +24,7 @@ from .job import (
     ACTIVE,
     CANCELLED,
     FAILED,
+    LET_GO,
     PENDING,
     SUCCEEDED,
     ExceptionHandler,
@@ -30,6 +32,7 @@ from .job import (
     JobState,
     current_job,
 )
+from .observers import Observers
 from .pending import PendingJobs
 
 if TYPE_CHECKING:
@@ -88,6 +91,12 @@ class Slots:
         self._filling = False
         # Jobs that did not end in time and still run: held so as not to be collected.
         self._strays: set[Job[Any]] = set()
+        # How many jobs have ended so far, by the state that they ended in.
+        self._ended: dict[JobState, int] = dict.fromkeys(
+            (SUCCEEDED, FAILED, CANCELLED, LET_GO), 0
+        )
+        # None unless somebody observes, which then costs nothing.
+        self._observers: Observers | None = None
         # Those who wait for the jobs to end.
         self._drainers = Drainers(self._whole())
 
@@ -136,7 +145,8 @@ class Slots:
                 if pending.callers and (
                     not pending.is_full() or (self._free > 0 and not pending.queue)
                 ):
-                    pending.admit()
+                    if (job := pending.admit()) is not None:
+                        self._accepted(job)
                 elif self._free > 0 and (job := pending.pop()) is not None:
                     self._start(job, job._context)
                 else:
@@ -169,23 +179,39 @@ class Slots:
     def _drop(self, job: Job[Any]) -> None:
         """Close a pending job: it never starts."""
         self._pending.drop(job)
-        self._refuse(job)
+        self._over(job, CANCELLED)
+        job._coro.close()
         self._fill()
 
     def _refuse(self, job: Job[Any]) -> None:
-        """Close a job that is in no list (any more) and has not started."""
-        self._over(job, CANCELLED)
+        """Close a job that was never accepted."""
+        job._move(CANCELLED)
+        job._context = job._scheduler = None
         job._coro.close()
+
+    def _accepted(self, job: Job[Any]) -> None:
+        """Note that a job is pending from now on."""
+        job._spawned_at = monotonic()
+        if self._observers is not None:
+            self._observers.tell("job_spawned", job)
 
     def _start(self, job: Job[Any], context: contextvars.Context | None) -> None:
         """Give the job a slot (unless it takes none) and a task."""
         assert self._loop is not None
+        now = monotonic()
+        if job._spawned_at is None:
+            job._spawned_at = now
+            if self._observers is not None:
+                self._observers.tell("job_spawned", job)
+        job._started_at = now
         job._move(ACTIVE)
         if not job._lends:
             self._free -= 1
         self._active.add(job)
         if job._timeout is not None:
             job._timer = self._loop.call_later(job._timeout, job._time_is_up)
+        if self._observers is not None:
+            self._observers.tell("job_started", job)
         runner = job._run()
         runner.send(None)  # into its try, where a cancellation before the start finds it
         try:
@@ -215,11 +241,9 @@ class Slots:
                 self._free += 1
             elif self._at_once:
                 self._at_once.discard(job)
-            if state is not SUCCEEDED and job._name is None and job._task is not None:
-                # For the report. Else not: asyncio makes the name when it is asked.
-                job._name = job._task.get_name()
-            job._task = None
         job._move(state)
+        job._closed_at = monotonic()
+        self._ended[state] += 1
         job._outcome = outcome
         job._context = None
         job._scheduler = None
@@ -227,11 +251,14 @@ class Slots:
             job._timer.cancel()
             job._timer = None
         told = job._waiters is not None and job._wake()
+        if self._observers is not None:
+            self._observers.tell("job_closed", job)
         pending = self._pending
         if pending.queue or pending.callers:
             self._fill()
         if state is FAILED and not told:
             self._report(job, outcome[0])
+        job._task = None  # not before: whoever is told may ask for its name
         # Is this nearly the last? (Nobody waits for it with more than these active.)
         if len(self._active) - len(self._at_once) <= len(self._drainers.waiting):
             self._check_idle()

@@ -20,9 +20,11 @@ CORE = {
     "test_cancellation",
     "test_closing",
     "test_job",
+    "test_observers",
     "test_drainers",
     "test_scheduler",
     "test_slots",
+    "test_stack",
     "test_shield",
 }
 

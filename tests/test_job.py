@@ -709,7 +709,7 @@ async def test_close_without_a_bound_waits_as_long_as_it_takes() -> None:
 
 async def test_state_as_its_owner_sees_it() -> None:
     """Compatibility: active, pending, closed, names and reprs as the peer's."""
-    go, failing = asyncio.Event(), asyncio.Event()
+    go = asyncio.Event()
     async with Scheduler(limit=1) as scheduler:
         first = await scheduler.spawn(wait_for(go))
         second = await scheduler.spawn(wait_for(go), name="second")
@@ -730,14 +730,23 @@ async def test_state_as_its_owner_sees_it() -> None:
         assert repr(second).startswith("<Job closed coro=<<coroutine object wait_for")
         assert first.get_name() == "first"
         assert second.get_name() == "renamed"
-        third = await scheduler.spawn(wait_for(go))
-        await third
-        assert third.get_name() is None
-        fourth = await scheduler.spawn(fail(failing))
-        failing.set()
-        with pytest.raises(Boom):
-            await fourth
-        assert fourth.get_name() is not None
+
+
+async def test_unnamed_job_is_called_as_its_task_until_its_end_is_told() -> None:
+    """Compatibility: an exception handler may ask for the name; the label stays."""
+    go, told = asyncio.Event(), list[tuple[str | None, str]]()
+
+    def handler(scheduler: Scheduler, context: dict[str, Any]) -> None:
+        told.append((context["job"].get_name(), context["job"].label))
+
+    async with Scheduler(exception_handler=handler) as scheduler:
+        job = await scheduler.spawn(fail(go))
+        named = job.get_name()
+        assert named is not None
+        go.set()
+        await settle()
+        assert told == [(named, "fail")]
+        assert (job.get_name(), job.label) == (None, "fail")
 
 
 async def test_illegal_move_is_refused() -> None:

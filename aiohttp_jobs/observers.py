@@ -1,0 +1,85 @@
+"""Observers: who is told when a job is spawned, started and closed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from .closing import logger
+
+if TYPE_CHECKING:
+    from .job import Job
+
+__all__ = ("EVENTS", "Observers")
+
+# The methods that an observer may have, in the order in which a job calls them.
+EVENTS: Final = ("job_spawned", "job_started", "job_closed")
+
+_Call: TypeAlias = "tuple[object, Callable[[Job[Any]], object]]"
+
+
+class Observers:
+    """Calls the methods that its observers have; one that raises is dropped.
+
+    Args:
+        observers: objects with any of the methods of `EVENTS`, each of which takes the
+            job.
+    """
+
+    __slots__ = ("_calls", "_observers")
+
+    def __init__(self, observers: Iterable[object] = ()) -> None:
+        self._observers: list[object] = []
+        self._calls: dict[str, tuple[_Call, ...]] = dict.fromkeys(EVENTS, ())
+        for observer in observers:
+            self.add(observer)
+
+    def __len__(self) -> int:
+        return len(self._observers)
+
+    def add(self, observer: object) -> None:
+        """Tell this one, too, from now on; once, however often it is added."""
+        methods = {event: _method(observer, event) for event in EVENTS}
+        if not any(methods.values()):
+            raise TypeError(
+                f"observer takes an object with one of the methods {', '.join(EVENTS)}, "
+                f"and {observer!r} has none"
+            )
+        if any(other is observer for other in self._observers):
+            return
+        self._observers.append(observer)
+        for event, method in methods.items():
+            if method is not None:
+                self._calls[event] += ((observer, method),)
+
+    def remove(self, observer: object) -> None:
+        """Tell this one no more; one that was not added, or was dropped, is ignored."""
+        self._observers = [other for other in self._observers if other is not observer]
+        for event, calls in self._calls.items():
+            self._calls[event] = tuple(c for c in calls if c[0] is not observer)
+
+    def tell(self, event: str, job: Job[Any]) -> None:
+        """Call what the observers have for this event."""
+        for observer, method in self._calls[event]:
+            try:
+                method(job)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:
+                self.remove(observer)
+                logger.exception(
+                    "The observer %r failed in %s() and is told no more", observer, event
+                )
+
+
+def _method(observer: object, event: str) -> Callable[[Job[Any]], object] | None:
+    method: Any = getattr(observer, event, None)
+    if method is None:
+        return None
+    if not callable(method) or inspect.iscoroutinefunction(method):
+        raise TypeError(
+            f"observer takes plain methods, and {event} of {observer!r} is none: spawn a "
+            "job in it for what has to be awaited"
+        )
+    return method  # type: ignore[no-any-return]

@@ -1,0 +1,269 @@
+"""Observers, and what a job and a scheduler know of themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+
+from aiohttp_jobs import Job, JobState, Scheduler, SchedulerClosed, Statistics
+from tests.loops import settle
+from tests.work import Boom, Reports, fail, give, nothing, stubborn, wait_for
+
+Events = list[tuple[str, str | None]]
+
+
+class Recorder:
+    """Writes down what it is told, with the job's name."""
+
+    def __init__(self) -> None:
+        self.events: Events = []
+
+    def job_spawned(self, job: Job[Any]) -> None:
+        assert job.spawned_at is not None
+        assert job.started_at is job.closed_at is None
+        self.events.append(("spawned", job.get_name()))
+
+    def job_started(self, job: Job[Any]) -> None:
+        assert job.active
+        self.events.append(("started", job.get_name()))
+
+    def job_closed(self, job: Job[Any]) -> None:
+        assert job.closed
+        self.events.append((job.state.name.lower(), job.get_name()))
+
+
+# -- who is told -------------------------------------------------------------------------
+
+
+async def test_observer_is_told_of_each_event_in_its_order() -> None:
+    """A job that starts at once, and one that was pending first."""
+    go, recorder = asyncio.Event(), Recorder()
+    async with Scheduler(limit=1, observers=[recorder]) as scheduler:
+        await scheduler.spawn(wait_for(go), "a")
+        await scheduler.spawn(wait_for(go), "b")
+        assert recorder.events == [("spawned", "a"), ("started", "a"), ("spawned", "b")]
+        go.set()
+    assert recorder.events[3:] == [
+        ("succeeded", "a"),
+        ("started", "b"),
+        ("succeeded", "b"),
+    ]
+
+
+async def test_each_outcome_has_its_state() -> None:
+    """Succeeded, failed, cancelled, and let go; a job's TimeoutError is a failure."""
+    go, recorder = asyncio.Event(), Recorder()
+    scheduler = Scheduler(
+        close_timeout=1, observers=[recorder], exception_handler=Reports()
+    )
+    await scheduler.spawn(give(1), "result")
+    await scheduler.spawn(fail(), "error")
+    await scheduler.spawn(wait_for(go), "time", timeout=0.5)
+    await scheduler.spawn(wait_for(go), "closed")
+    await scheduler.spawn(stubborn(go), "stubborn")
+    await scheduler.wait_and_close(timeout=1)
+    ends = {name: event for event, name in recorder.events}
+    assert ends == {
+        "result": "succeeded",
+        "error": "failed",
+        "time": "failed",
+        "closed": "cancelled",
+        "stubborn": "let_go",
+    }
+    go.set()
+    await settle()
+
+
+async def test_job_that_never_starts_is_spawned_and_closed() -> None:
+    """A pending job that is closed leaves out the start."""
+    go, recorder = asyncio.Event(), Recorder()
+    async with Scheduler(limit=1, observers=[recorder]) as scheduler:
+        await scheduler.spawn(wait_for(go), "active")
+        pending = await scheduler.spawn(nothing(), "pending")
+        await pending.close()
+        assert pending.started_at is None
+        assert recorder.events[-2:] == [("spawned", "pending"), ("cancelled", "pending")]
+        go.set()
+
+
+async def test_what_was_never_accepted_is_not_told() -> None:
+    """A caller that waits for room has no job yet; it is told when it has."""
+    go, recorder = asyncio.Event(), Recorder()
+    scheduler = Scheduler(limit=1, pending_limit=1, observers=[recorder])
+    await scheduler.spawn(wait_for(go), "active")
+    pending = await scheduler.spawn(nothing(), "pending")
+    cancelled = asyncio.create_task(scheduler.spawn(nothing(), "cancelled"))
+    admitted = asyncio.create_task(scheduler.spawn(nothing(), "admitted"))
+    refused = asyncio.create_task(scheduler.spawn(nothing(), "refused"))
+    await settle()
+    cancelled.cancel()
+    await settle()
+    await pending.close()
+    await settle()
+    await scheduler.close()
+    with pytest.raises(SchedulerClosed):
+        await refused
+    await admitted
+    assert scheduler.statistics().closed == 3
+    names = [name for _, name in recorder.events]
+    assert names.count("admitted") == 2
+    assert "cancelled" not in names
+    assert "refused" not in names
+
+
+@pytest.mark.parametrize("event", ["job_spawned", "job_started", "job_closed"])
+async def test_observer_needs_one_method_only(event: str) -> None:
+    """A missing method is not called."""
+    told = list[str]()
+    observer = type("Observer", (), {event: lambda self, job: told.append(event)})()
+    async with Scheduler(observers=[observer]) as scheduler:
+        await scheduler.spawn(nothing())
+    assert told == [event]
+
+
+async def test_observer_is_added_and_removed_while_jobs_run() -> None:
+    """After the fact, too; twice is once."""
+    go, recorder = asyncio.Event(), Recorder()
+    async with Scheduler() as scheduler:
+        await scheduler.spawn(wait_for(go), "early")
+        scheduler.add_observer(recorder)
+        scheduler.add_observer(recorder)
+        await scheduler.spawn(wait_for(go), "late")
+        assert recorder.events == [("spawned", "late"), ("started", "late")]
+        scheduler.remove_observer(recorder)
+        scheduler.remove_observer(recorder)
+        go.set()
+    assert len(recorder.events) == 2
+
+
+async def test_observer_that_raises_is_logged_and_dropped(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Others are still told, and no job is harmed."""
+    recorder, calls = Recorder(), list[int]()
+
+    class Broken:
+        def job_started(self, job: Job[Any]) -> None:
+            calls.append(1)
+            raise Boom("broken observer")
+
+    async with Scheduler(observers=[Broken(), recorder]) as scheduler:
+        assert await (await scheduler.spawn(give(1), "a")) == 1
+        assert await (await scheduler.spawn(give(2), "b")) == 2
+    assert calls == [1]
+    assert len(recorder.events) == 6
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "job_started() and is told no more" in record.getMessage()
+
+
+class Waits:
+    async def job_closed(self, job: Job[Any]) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("observer", "says"),
+    [(object(), "has none"), (Waits(), "plain methods"), (None, "has none")],
+)
+def test_bad_observer_is_refused(observer: object, says: str) -> None:
+    """A7: the error names the argument and says what it takes."""
+    with pytest.raises(TypeError, match=f"observer takes .*{says}"):
+        Scheduler(observers=[observer])
+    with pytest.raises(TypeError, match=says):
+        Scheduler().add_observer(observer)
+
+
+# -- what a job knows of itself ----------------------------------------------------------
+
+
+async def test_job_knows_where_and_when() -> None:
+    """Numbers that are its own, names, states and times in their order."""
+    go = asyncio.Event()
+    async with Scheduler(limit=1) as scheduler:
+        first = await scheduler.spawn(wait_for(go), origin="GET /")
+        second = await scheduler.spawn(give(1), "second")
+        assert first.id != second.id
+        assert first.id == first.id
+        assert first.origin == "GET /"
+        assert second.origin is None
+        assert (first.label, first.coro_name) == ("wait_for", "wait_for")
+        assert (second.label, second.coro_name) == ("second", "give")
+        assert (first.state, second.state) == (JobState.ACTIVE, JobState.PENDING)
+        go.set()
+        await second
+        assert second.state is JobState.SUCCEEDED
+        times = (second.spawned_at, second.started_at, second.closed_at)
+        assert None not in times
+        assert list(times) == sorted(times)  # type: ignore[type-var]
+
+
+async def test_origin_of_the_wrong_type_is_refused() -> None:
+    """A5, A7: by name, and the coroutine is closed."""
+    async with Scheduler() as scheduler:
+        with pytest.raises(TypeError, match="origin"):
+            await scheduler.spawn(nothing(), origin=3)  # type: ignore[arg-type]
+
+
+async def test_exception_can_be_looked_at_without_receiving_it() -> None:
+    """R2: the exception handler is told all the same."""
+    go, reports = asyncio.Event(), Reports()
+    async with Scheduler(exception_handler=reports) as scheduler:
+        good, bad = await scheduler.spawn(give(1)), await scheduler.spawn(fail(go))
+        assert bad.exception() is None
+        go.set()
+        await settle()
+        assert isinstance(bad.exception(), Boom)
+        assert good.exception() is None
+    assert len(reports.contexts) == 1
+
+
+# -- statistics --------------------------------------------------------------------------
+
+
+async def test_statistics_count_everything_once() -> None:
+    """A frozen snapshot: counts, totals by outcome, the longest times."""
+    go = asyncio.Event()
+    scheduler = Scheduler(
+        limit=2, pending_limit=9, close_timeout=1, exception_handler=Reports()
+    )
+    before = scheduler.statistics()
+    assert before.active == before.pending == before.closed == 0
+    assert before.longest_waiting == before.longest_running == 0
+    await scheduler.spawn(give(1))
+    await scheduler.spawn(fail())
+    await settle()
+    await scheduler.spawn(stubborn(go))
+    await scheduler.spawn(wait_for(go))
+    dropped = await scheduler.spawn(nothing())
+    await scheduler.spawn(nothing())
+    shielded = scheduler.shield(asyncio.create_task(wait_for(go)))
+    await dropped.close()
+    await settle()
+    now = scheduler.statistics()
+    assert (now.active, now.pending, now.shielded) == (2, 1, 1)
+    assert (now.limit, now.pending_limit) == (2, 9)
+    assert (now.succeeded, now.failed, now.cancelled, now.let_go) == (1, 1, 1, 0)
+    assert now.longest_running >= now.longest_waiting > 0
+    await scheduler.close()
+    end = scheduler.statistics()
+    assert (end.succeeded, end.failed, end.cancelled, end.let_go) == (1, 1, 3, 1)
+    assert end.closed == 6
+    with pytest.raises(FrozenInstanceError):
+        end.active = 3  # type: ignore[misc]
+    assert isinstance(end, Statistics)
+    go.set()
+    await asyncio.wait([shielded])
+
+
+async def test_held_job_may_be_the_one_that_has_waited_longest() -> None:
+    """Jobs that wait for something else than a slot count as pending."""
+    async with Scheduler() as scheduler:
+        future = asyncio.get_running_loop().create_future()
+        scheduler.spawn_after(future, nothing())
+        assert scheduler.statistics().longest_waiting > 0
+        future.cancel()

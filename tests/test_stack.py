@@ -1,0 +1,120 @@
+"""Where an active job is suspended."""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import AsyncIterator, Generator
+
+from aiohttp_jobs import Scheduler
+from tests.loops import settle
+
+
+async def innermost(go: asyncio.Event) -> None:
+    await go.wait()
+
+
+async def by_await(go: asyncio.Event) -> None:
+    await innermost(go)
+
+
+class Lazy:
+    def __init__(self, go: asyncio.Event) -> None:
+        self._go = go
+
+    def __await__(self) -> Generator[None, None, None]:
+        return innermost(self._go).__await__()
+
+
+async def by_object(go: asyncio.Event) -> None:
+    await Lazy(go)
+
+
+@types.coroutine
+def generator(go: asyncio.Event) -> Generator[None, None, None]:
+    yield from innermost(go).__await__()
+
+
+async def by_generator(go: asyncio.Event) -> None:
+    await generator(go)
+
+
+async def numbers(go: asyncio.Event) -> AsyncIterator[int]:
+    await innermost(go)
+    yield 1
+
+
+async def by_iteration(go: asyncio.Event) -> None:
+    async for _ in numbers(go):
+        pass
+
+
+async def names(job_of: types.FunctionType) -> list[str]:
+    go = asyncio.Event()
+    async with Scheduler() as scheduler:
+        job = await scheduler.spawn(job_of(go))
+        await settle()
+        found = [frame.name for frame in job.stack()]
+        go.set()
+        await job
+        assert job.stack() == []
+    return found
+
+
+async def test_stack_goes_through_nested_awaits() -> None:
+    """The innermost frame is the last one."""
+    assert await names(by_await) == ["by_await", "innermost", "wait"]  # type: ignore[arg-type]
+
+
+async def test_stack_goes_through_everything_that_can_be_awaited() -> None:
+    """Objects with __await__, generators, asynchronous generators."""
+    assert await names(by_object) == ["by_object", "innermost", "wait"]  # type: ignore[arg-type]
+    assert await names(by_generator) == [  # type: ignore[arg-type]
+        "by_generator",
+        "generator",
+        "innermost",
+        "wait",
+    ]
+    assert await names(by_iteration) == [  # type: ignore[arg-type]
+        "by_iteration",
+        "numbers",
+        "innermost",
+        "wait",
+    ]
+
+
+async def test_stack_of_a_job_that_waits_for_another() -> None:
+    """It ends where the job waits for what is not its own."""
+    go = asyncio.Event()
+    async with Scheduler() as scheduler:
+        child = await scheduler.spawn(innermost(go))
+
+        async def parent() -> None:
+            await child
+
+        job = await scheduler.spawn(parent())
+        await settle()
+        assert [frame.name for frame in job.stack()] == ["parent", "wait", "_end"]
+        go.set()
+
+
+async def test_pending_job_has_no_stack() -> None:
+    """It stands nowhere yet."""
+    go = asyncio.Event()
+    async with Scheduler(limit=1) as scheduler:
+        await scheduler.spawn(innermost(go))
+        pending = await scheduler.spawn(innermost(go))
+        assert pending.stack() == []
+        go.set()
+
+
+async def test_job_that_looks_at_itself_sees_its_own_frame() -> None:
+    """Running, and not suspended."""
+
+    async def look() -> list[str]:
+        await asyncio.sleep(0)
+        (job,) = scheduler
+        return [frame.name for frame in job.stack()]
+
+    async with Scheduler() as scheduler:
+        assert await (await scheduler.spawn(look())) == ["look"]
