@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -273,6 +274,8 @@ async def open_shop(path: Path) -> AsyncIterator[Shop]:
     Raises:
         sqlite3.Error: it cannot be opened, or is no database.
     """
+    # aiosqlite leaves its thread behind if it cannot connect: see first whether it can.
+    sqlite3.connect(path).close()
     async with aiosqlite.connect(path, isolation_level=None) as database:
         await database.executescript(SCHEMA)
         yield Shop(database)
