@@ -47,12 +47,12 @@ async def experiment(clients: int, seed: int | None, database: Path) -> int:
     async with open_shop(database) as shop:
         await trial.count(shop)
     print_table(trial)
-    _plain, atomic = trial.rows()
+    _, atomic = trial.rows()
+    sentence = verdict(atomic.tally)
     if server.interrupted:
-        print(f"Interrupted after {trial.done} of {trial.total} orders.", end=" ")
-    print(verdict(atomic.tally))
-    if server.interrupted:
+        print(f"Interrupted after {trial.done} of {trial.total} orders. {sentence}")
         return INTERRUPTED
+    print(sentence)
     return 1 if atomic.tally.half_done else 0
 
 

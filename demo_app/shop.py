@@ -82,8 +82,8 @@ class Article:
 ARTICLES: Final[Mapping[str, Article]] = {
     article.key: article
     for article in (
-        Article("notebook", "Notebook, dotted", 640),
-        Article("pencil", "Pencil, 2B", 130),
+        Article("notebook", "Notebook", 640),
+        Article("pencil", "Pencil", 130),
         Article("lamp", "Desk lamp", 4900),
         Article("clock", "Wall clock", 2750),
     )
@@ -177,7 +177,7 @@ class Shop:
                 tallies[Route(route)] = Tally(charged, recorded)
         return tallies
 
-    async def entries(self, *, half_done: bool = False, limit: int = 50) -> list[Entry]:
+    async def entries(self, *, half_done: bool = False, limit: int = 10) -> list[Entry]:
         """Return the latest orders, newest first; or the latest half-done ones."""
         condition = "WHERE orders.id IS NULL" if half_done else ""
         async with self._database.execute(

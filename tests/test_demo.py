@@ -31,7 +31,7 @@ from demo_app.app import make_app
 from demo_app.experiment import LABORATORY, Experiment, State
 from demo_app.mail import OUTBOX, Outbox
 from demo_app.serving import serving
-from demo_app.shop import SHOP, Order, Route, Shop, Tally, open_shop
+from demo_app.shop import ARTICLES, SHOP, Order, Route, Shop, Tally, open_shop
 
 ROOT = Path(__file__).parent.parent
 ORDER = {"customer": "ann@example.org", "article": "lamp", "quantity": "2"}
@@ -183,7 +183,7 @@ async def test_hanging_up_on_the_plain_handler_leaves_half_an_order(
     await app[SHOP].settled()
     assert (await app[SHOP].tally())[Route.PLAIN].half_done == 1
     page = await get(client, "/orders")
-    assert "The latest half-done orders" in page
+    assert "Half-done, the latest" in page
     assert "ann@example.org" in page
 
 
@@ -197,13 +197,21 @@ async def test_hanging_up_on_the_atomic_handler_loses_nothing(
     await app[SHOP].settled()
     tally = (await app[SHOP].tally())[Route.ATOMIC]
     assert (tally.charged, tally.recorded) == (1, 1)
-    assert "The latest half-done orders" not in await get(client, "/orders")
+    assert "Half-done, the latest" not in await get(client, "/orders")
 
 
-def test_half_done_atomic_orders_are_explained() -> None:
-    """No job survives its process: what was left behind is owned up to."""
-    sentence = verdict(Tally(charged=3, recorded=2))
-    assert sentence.startswith("Atomic orders that are half-done: 1. ")
+async def test_atomic_order_of_a_killed_server_is_explained(
+    client: Client, app: web.Application, bank: Bank
+) -> None:
+    """No job survives its process: what `kill -9` has left behind is owned up to."""
+    order = Order("ann@example.org", ARTICLES["lamp"])
+    killed = asyncio.create_task(app[SHOP].take_order(Route.ATOMIC, order))
+    await bank.charged.wait()
+    killed.cancel()
+    await app[SHOP].settled()
+    assert "where the server itself was killed" in await get(client, "/orders")
+    tally = (await app[SHOP].tally())[Route.ATOMIC]
+    assert verdict(tally).startswith("Atomic orders that are half-done: 1. ")
 
 
 async def test_sign_up_is_answered_and_a_job_sends_the_mail(
@@ -342,7 +350,7 @@ async def test_experiment_runs_as_a_job_of_the_page(
         assert await response.json() == {"over": True, "done": 60, "total": 60}
     for path in ("/experiment", "/"):
         page = await get(client, path)
-        assert "30 clients, each by both routes, seed 7" in page
+        assert "30 clients, each by both routes; seed 7" in page
         assert re.search(r'<td class="number bad">[1-9]', page)
         assert '<td class="number good">0</td>' in page
         assert "http-equiv" not in page
