@@ -454,7 +454,8 @@ def count_half_done(database: Path) -> dict[str, int]:
 
 
 def test_experiment_command_prints_the_table() -> None:
-    """The seed, plain lines where there is no terminal, the table, and the verdict."""
+    """The seed, plain lines where there is no terminal, the table, and the verdict. The
+    README shows what it looks like."""
     with demo("experiment", "--clients", "60", "--seed", "7") as command:
         status, stderr = command.end()
     assert (status, stderr) == (0, "")
@@ -462,6 +463,8 @@ def test_experiment_command_prints_the_table() -> None:
     assert "--seed 7" in output
     assert "\r" not in output
     assert "120 of 120" in command.lines
+    (heads,) = (line for line in command.lines if line.startswith("Route "))
+    assert heads in (ROOT / "README.rst").read_text()
     plain = re.search(r"^plain +60 .* (\d+)$", output, re.MULTILINE)
     assert plain is not None
     assert int(plain[1]) > 0
