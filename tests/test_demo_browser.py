@@ -46,7 +46,8 @@ Visit = Callable[..., Awaitable[Page]]
 
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
-    path = shutil.which("chromium")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
         reason = "Chromium is not installed"
         if os.environ.get("CI") == "true":

@@ -438,7 +438,9 @@ async def several(page: Page) -> None:
 async def sub_application(page: Page) -> None:
     client = await page.serve()
     async with page.held_up("rebuild_index") as begun:
-        assert (await client.post("/admin/rebuild")).status == 202
+        # aiohttp 3.9 and a recent yarl do not route a Host with a port to what is below.
+        response = await client.post("/admin/rebuild", headers={"Host": "test"})
+        assert response.status == 202
         await begun.acquire()
         assert page.names["admin"][SCHEDULER].active_count == 1
         assert client.app[SCHEDULER].active_count == 0
