@@ -15,7 +15,7 @@ from yarl import URL
 
 from .experiment import Experiment
 from .serving import CannotServe, serving
-from .shop import Route, open_shop
+from .shop import Route, Tally, open_shop
 
 # What a shell reports for a program that Ctrl-C has ended.
 INTERRUPTED = 130
@@ -27,8 +27,9 @@ async def serve(host: str, port: int, database: Path) -> int:
     async with serving(database, host, port) as server:
         print(URL.build(scheme="http", host=host, port=server.port, path="/"), flush=True)
         await asyncio.Event().wait()
-    _, verdict = await judge(database)
-    print(f"Stopped. {verdict}", flush=True)
+    async with open_shop(database) as shop:
+        tallies = await shop.tally()
+    print(f"Stopped. {verdict(tallies[Route.ATOMIC])}", flush=True)
     return 0
 
 
@@ -46,21 +47,23 @@ async def experiment(clients: int, seed: int | None, database: Path) -> int:
     async with open_shop(database) as shop:
         await trial.count(shop)
     print_table(trial)
-    good, verdict = await judge(database)
+    _, atomic = trial.rows()
+    sentence = verdict(atomic.tally)
     if server.interrupted:
-        print(f"Interrupted after {trial.done} of {trial.total} orders. {verdict}")
+        print(f"Interrupted after {trial.done} of {trial.total} orders. {sentence}")
         return INTERRUPTED
-    print(verdict)
-    return 0 if good else 1
+    print(sentence)
+    return 1 if atomic.tally.half_done else 0
 
 
-async def judge(database: Path) -> tuple[bool, str]:
-    """Say whether the atomic orders are whole, as the database has them."""
-    async with open_shop(database) as shop:
-        half_done = (await shop.tally())[Route.ATOMIC].half_done
-    if not half_done:
-        return True, "No atomic order is half-done."
-    return False, f"Atomic orders that are half-done: {half_done}."
+def verdict(atomic: Tally) -> str:
+    """Say whether the atomic orders are whole."""
+    if not atomic.half_done:
+        return "No atomic order is half-done."
+    return (
+        f"Atomic orders that are half-done: {atomic.half_done}. "
+        "They were cancelled by a second Ctrl-C, or their process was killed."
+    )
 
 
 def show_progress(trial: Experiment) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import signal
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,7 @@ class CannotServe(Exception):
 
 @dataclass
 class Server:
-    """The running server.
-
-    `interrupted` turns true when Ctrl-C or SIGTERM has ended it.
-    """
+    """The running server; `interrupted` once Ctrl-C or SIGTERM has come."""
 
     host: str
     port: int
@@ -49,23 +47,25 @@ async def serving(database: Path, host: str, port: int) -> AsyncIterator[Server]
     app = make_app(database)
     scheduler = app[SCHEDULER]
     # aiohttp lets a handler run on when its client has gone, unless it is told to stop
-    # handlers that work for nobody; some older releases always stopped them. Told so, it
-    # stops them in the middle of an order. A proxy in between helps little: most hang up
-    # on the server when their client hangs up. And without the option the same befalls
-    # orders that a shutdown or a time-out cancels, only less often.
+    # what works for nobody; then it stops an order in the middle, too. Some older
+    # releases always did so. A proxy in between helps little: most hang up on the server
+    # when their client hangs up. And without the option the same befalls orders that a
+    # shutdown or a time-out cancels, only less often.
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=15)
 
+    server = Server(host, port)
+    ending = False
     task = asyncio.current_task()
     assert task is not None
-    ending = False
     closing: list[asyncio.Task[None]] = []
 
     def interrupt() -> None:
-        nonlocal ending
-        if ending:
+        if server.interrupted:
             closing.append(asyncio.create_task(scheduler.close()))
-        else:
-            ending = True
+            return
+        server.interrupted = True
+        print(_last_words(len(scheduler)), flush=True)
+        if not ending:
             task.cancel()
 
     with _on_signals(interrupt):
@@ -73,23 +73,25 @@ async def serving(database: Path, host: str, port: int) -> AsyncIterator[Server]
             with _explained(database, host, port):
                 await runner.setup()
                 await web.TCPSite(runner, host, port).start()
-            server = Server(*runner.addresses[0][:2])
+            server.host, server.port = runner.addresses[0][:2]
             try:
                 yield server
             except asyncio.CancelledError:
-                server.interrupted = True
+                if not server.interrupted:
+                    raise
                 task.uncancel()  # what follows is not to be cancelled
-                print(_last_words(len(scheduler)), flush=True)
         finally:
             ending = True
             await runner.cleanup()
 
 
 def _last_words(left: int) -> str:
+    # In a terminal the cursor stands behind "^C", or behind a progress bar.
+    new_line = "\n" if sys.stdout.isatty() else ""
     if not left:
-        return "Stopping: no jobs are left."
+        return f"{new_line}Stopping: no jobs are left."
     jobs = "1 job is" if left == 1 else f"{left} jobs are"
-    return f"Stopping: {jobs} left, and may end. Ctrl-C again cancels them."
+    return f"{new_line}Stopping: {jobs} left, and may end. Ctrl-C again cancels them."
 
 
 @contextlib.contextmanager
@@ -100,10 +102,13 @@ def _explained(database: Path, host: str, port: int) -> Iterator[None]:
     except sqlite3.Error as error:
         raise CannotServe(f"The database {database} cannot be used: {error}.") from error
     except OverflowError as error:
-        raise CannotServe(f"There is no port {port}: choose one by --port.") from error
+        raise CannotServe(f"There is no port {port}: the last one is 65535.") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            why = f"Port {port} of {host} is taken: choose another one by --port."
+            why = (
+                f"Port {port} of {host} is taken: choose another one by --port, "
+                "or by 'make demo PORT=9000'."
+            )
         else:
             why = f"Port {port} of {host} cannot be used: {error.strerror or error}."
         raise CannotServe(why) from error

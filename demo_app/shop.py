@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -81,8 +82,8 @@ class Article:
 ARTICLES: Final[Mapping[str, Article]] = {
     article.key: article
     for article in (
-        Article("notebook", "Notebook, dotted", 640),
-        Article("pencil", "Pencil, 2B", 130),
+        Article("notebook", "Notebook", 640),
+        Article("pencil", "Pencil", 130),
         Article("lamp", "Desk lamp", 4900),
         Article("clock", "Wall clock", 2750),
     )
@@ -176,7 +177,7 @@ class Shop:
                 tallies[Route(route)] = Tally(charged, recorded)
         return tallies
 
-    async def entries(self, *, half_done: bool = False, limit: int = 50) -> list[Entry]:
+    async def entries(self, *, half_done: bool = False, limit: int = 10) -> list[Entry]:
         """Return the latest orders, newest first; or the latest half-done ones."""
         condition = "WHERE orders.id IS NULL" if half_done else ""
         async with self._database.execute(
@@ -273,6 +274,8 @@ async def open_shop(path: Path) -> AsyncIterator[Shop]:
     Raises:
         sqlite3.Error: it cannot be opened, or is no database.
     """
+    # aiosqlite leaves its thread behind if it cannot connect: see first whether it can.
+    sqlite3.connect(path).close()
     async with aiosqlite.connect(path, isolation_level=None) as database:
         await database.executescript(SCHEMA)
         yield Shop(database)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import html
+import os
 import re
 import signal
 import socket
@@ -12,9 +13,9 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import pytest
@@ -23,11 +24,14 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from aiohttp_jobs import SCHEDULER
 from demo_app import experiment as experiment_module
+from demo_app import serving as serving_module
 from demo_app import shop as shop_module
+from demo_app.__main__ import verdict
 from demo_app.app import make_app
 from demo_app.experiment import LABORATORY, Experiment, State
 from demo_app.mail import OUTBOX, Outbox
-from demo_app.shop import SHOP, Order, Route, Shop, open_shop
+from demo_app.serving import serving
+from demo_app.shop import ARTICLES, SHOP, Order, Route, Shop, Tally, open_shop
 
 ROOT = Path(__file__).parent.parent
 ORDER = {"customer": "ann@example.org", "article": "lamp", "quantity": "2"}
@@ -179,7 +183,7 @@ async def test_hanging_up_on_the_plain_handler_leaves_half_an_order(
     await app[SHOP].settled()
     assert (await app[SHOP].tally())[Route.PLAIN].half_done == 1
     page = await get(client, "/orders")
-    assert "The latest half-done orders" in page
+    assert "Half-done, the latest" in page
     assert "ann@example.org" in page
 
 
@@ -193,7 +197,21 @@ async def test_hanging_up_on_the_atomic_handler_loses_nothing(
     await app[SHOP].settled()
     tally = (await app[SHOP].tally())[Route.ATOMIC]
     assert (tally.charged, tally.recorded) == (1, 1)
-    assert "The latest half-done orders" not in await get(client, "/orders")
+    assert "Half-done, the latest" not in await get(client, "/orders")
+
+
+async def test_atomic_order_of_a_killed_server_is_explained(
+    client: Client, app: web.Application, bank: Bank
+) -> None:
+    """No job survives its process: what `kill -9` has left behind is owned up to."""
+    order = Order("ann@example.org", ARTICLES["lamp"])
+    killed = asyncio.create_task(app[SHOP].take_order(Route.ATOMIC, order))
+    await bank.charged.wait()
+    killed.cancel()
+    await app[SHOP].settled()
+    assert "where the server itself was killed" in await get(client, "/orders")
+    tally = (await app[SHOP].tally())[Route.ATOMIC]
+    assert verdict(tally).startswith("Atomic orders that are half-done: 1. ")
 
 
 async def test_sign_up_is_answered_and_a_job_sends_the_mail(
@@ -332,7 +350,7 @@ async def test_experiment_runs_as_a_job_of_the_page(
         assert await response.json() == {"over": True, "done": 60, "total": 60}
     for path in ("/experiment", "/"):
         page = await get(client, path)
-        assert "30 clients, each by both routes, seed 7" in page
+        assert "30 clients, each by both routes; seed 7" in page
         assert re.search(r'<td class="number bad">[1-9]', page)
         assert '<td class="number good">0</td>' in page
         assert "http-equiv" not in page
@@ -378,12 +396,11 @@ class Command:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        assert process.stdout is not None
-        self._stdout: IO[str] = process.stdout
         self.lines: list[str] = []
 
     def read_until(self, found: Callable[[str], object]) -> str:
-        for line in self._stdout:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
             self.lines.append(line.rstrip("\n"))
             if found(line):
                 return self.lines[-1]
@@ -395,17 +412,17 @@ class Command:
     def end(self) -> tuple[int, str]:
         """Wait for its end; return the exit status and what is on stderr."""
         stdout, stderr = self._process.communicate()
-        self.lines += stdout.splitlines()
+        self.lines += (stdout or "").splitlines()
         return self._process.returncode, stderr
 
 
 @contextlib.contextmanager
-def demo(*arguments: str) -> Iterator[Command]:
+def demo(*arguments: str, stdout: int = subprocess.PIPE) -> Iterator[Command]:
     process = subprocess.Popen(
         [sys.executable, "-m", "demo_app", *arguments],
         cwd=ROOT,
         text=True,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
     )
     watchdog = threading.Timer(60, process.kill)
@@ -437,7 +454,8 @@ def count_half_done(database: Path) -> dict[str, int]:
 
 
 def test_experiment_command_prints_the_table() -> None:
-    """The seed, plain lines where there is no terminal, the table, and the verdict."""
+    """The seed, plain lines where there is no terminal, the table, and the verdict. The
+    README shows what it looks like."""
     with demo("experiment", "--clients", "60", "--seed", "7") as command:
         status, stderr = command.end()
     assert (status, stderr) == (0, "")
@@ -445,6 +463,8 @@ def test_experiment_command_prints_the_table() -> None:
     assert "--seed 7" in output
     assert "\r" not in output
     assert "120 of 120" in command.lines
+    (heads,) = (line for line in command.lines if line.startswith("Route "))
+    assert heads in (ROOT / "README.rst").read_text()
     plain = re.search(r"^plain +60 .* (\d+)$", output, re.MULTILINE)
     assert plain is not None
     assert int(plain[1]) > 0
@@ -514,15 +534,73 @@ def test_taken_port_is_one_sentence() -> None:
         port = server.getsockname()[1]
         with demo("--port", str(port)) as command:
             status, stderr = command.end()
-    sentence = f"Port {port} of 127.0.0.1 is taken: choose another one by --port.\n"
-    assert (status, stderr) == (1, sentence)
+    assert status == 1
+    assert re.fullmatch(rf"Port {port} of 127\.0\.0\.1 is taken: .*\.\n", stderr)
 
 
-def test_file_that_is_no_database_is_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["letter.txt", "no-such-folder/shop.sqlite3"])
+def test_database_that_cannot_be_used_is_one_sentence(tmp_path: Path, name: str) -> None:
     """The same for what is given as the database."""
-    path = tmp_path / "letter.txt"
-    path.write_text("Dear reader, this is no database at all.\n" * 20)
-    with demo("--port", "0", "--database", str(path)) as command:
+    (tmp_path / "letter.txt").write_text(
+        "Dear reader, this is no database at all.\n" * 20
+    )
+    with demo("--port", "0", "--database", str(tmp_path / name)) as command:
         status, stderr = command.end()
     assert status == 1
-    assert re.fullmatch(r"The database .* cannot be used: file is not a .*\.\n", stderr)
+    assert re.fullmatch(r"The database .* cannot be used: .*\.\n", stderr)
+
+
+@needs_signals
+async def test_first_ctrl_c_cancels_nothing_when_the_server_ends_already(
+    app: web.Application,
+    database: Path,
+    bank: Bank,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An experiment that is over still lets its last orders end; only a second Ctrl-C
+    cancels them."""
+    monkeypatch.setattr(serving_module, "make_app", lambda database: app)
+
+    async def press_ctrl_c(app: web.Application) -> None:
+        signal.raise_signal(signal.SIGINT)
+        while not server.interrupted:  # noqa: ASYNC110 (the loop has yet to see it)
+            await asyncio.sleep(0)
+        bank.confirms.set()
+
+    app.on_shutdown.append(press_ctrl_c)
+    async with asyncio.timeout(10), serving(database, "127.0.0.1", 0) as server:
+        _, writer = await asyncio.open_connection(server.host, server.port)
+        writer.write(order_request("/orders/atomic"))
+        await bank.charged.wait()
+        writer.close()
+    async with open_shop(database) as shop:
+        assert (await shop.tally())[Route.ATOMIC] == Tally(charged=1, recorded=1)
+
+
+@needs_signals
+def test_progress_bar_on_a_terminal() -> None:
+    """One line that is drawn again and again, and left by the end or by Ctrl-C."""
+    arguments = ("experiment", "--clients", "20", "--seed", "7")
+    whole = in_terminal(arguments)
+    assert re.search(r"\r\[=* *\] 39 of 40\r\[={30}\] 40 of 40\r?\n", whole)
+    broken_off = in_terminal(arguments, ctrl_c_at="20 of 40")
+    assert re.search(r"20 of 40(\^C)?\r\n(.*\r)?Stopping: ", broken_off)
+
+
+def in_terminal(arguments: Sequence[str], ctrl_c_at: str = "") -> str:
+    """Run the demo in a terminal of its own; return all that it shows there."""
+    import pty  # not on Windows
+
+    shown = ""
+    ours, its = pty.openpty()
+    with demo(*arguments, stdout=its) as command:
+        os.close(its)
+        with contextlib.suppress(OSError):  # how Linux says that this is the end
+            while chunk := os.read(ours, 1024):
+                shown += chunk.decode()
+                if ctrl_c_at and ctrl_c_at in shown:
+                    command.send(signal.SIGINT)
+                    ctrl_c_at = ""
+        command.end()
+    os.close(ours)
+    return shown

@@ -11,7 +11,7 @@ import asyncio
 import re
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,15 @@ import pytest
 from aiohttp import web
 
 import aiohttp_jobs
-from aiohttp_jobs import SCHEDULER
+from aiohttp_jobs import SCHEDULER, Scheduler
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.rst", "docs/tutorial.rst", "docs/cancellation.rst")
+PAGES = (
+    "README.rst",
+    "docs/tutorial.rst",
+    "docs/howto.rst",
+    "docs/cancellation.rst",
+)
 BLOCK = re.compile(
     r"^\.\. code-block:: python\n(?P<options>(?:   :.*\n)*)\n"
     r"(?P<code>(?:(?:   .*)?\n)+)",
@@ -64,6 +69,17 @@ class Page:
         with mock.patch.dict(self.names, {name: call}):
             yield begun
             go_on.set()
+
+
+@contextmanager
+def failing(page: Page, name: str) -> Iterator[None]:
+    """Let calls of this function fail, until the block ends."""
+
+    async def fail(*args: Any) -> None:
+        raise ConnectionError("down")
+
+    with mock.patch.dict(page.names, {name: fail}):
+        yield
 
 
 async def post_and_leave(client: Any, path: str, begun: asyncio.Semaphore) -> None:
@@ -296,6 +312,14 @@ async def standalone(page: Page) -> None:
     assert page.printed().splitlines() == [f"page {n}" for n in range(20)]
 
 
+# -- docs/howto.rst ---------------------------------------------------------------------
+
+
+@check("how-to")
+async def how_to(page: Page) -> None:
+    assert page.printed() == ""
+
+
 @check("testing")
 async def example_test(page: Page) -> None:
     await page.names["test_subscribe_delivers_a_mail"](page.start)
@@ -309,6 +333,119 @@ async def example_test_after_response(page: Page) -> None:
 @check("testing-without-a-server")
 async def example_test_without_a_server(page: Page) -> None:
     await page.names["test_welcome_delivers_a_mail"]()
+
+
+@check("testing-failures")
+async def example_test_of_failures(page: Page) -> None:
+    await page.names["test_no_job_fails"](page.start)
+    with failing(page, "deliver"), pytest.raises(AssertionError):
+        await page.names["test_no_job_fails"](page.start)
+
+
+@check("bounded")
+async def bounded(page: Page) -> None:
+    client = await page.serve()
+    async with page.held_up("make_thumbnail"):
+        answers = [await client.post("/pictures", data=b"picture") for _ in range(55)]
+        health = await client.get("/health")
+        assert health.status == 503
+        assert await health.json() == {"active": 4, "pending": 50}
+    assert [answer.status for answer in answers] == [202] * 54 + [503]
+    await client.app[SCHEDULER].drain()
+    assert (await client.get("/health")).status == 200
+
+
+@check("retries")
+async def retries(page: Page) -> None:
+    client = await page.serve()
+    await client.post("/publish")
+    await client.app[SCHEDULER].drain()
+    assert page.printed() == "Called example.org\n"
+    no_pauses = mock.patch.dict(page.names, {"PAUSES": (0, 0)})
+    with no_pauses, failing(page, "call_hook"), pytest.raises(ConnectionError):
+        await page.names["call_hook_until_it_answers"]("example.org")
+    assert page.printed().count("will be tried again: ConnectionError('down')") == 2
+
+
+@check("reporting")
+async def reporting(page: Page) -> None:
+    client = await page.serve()
+    await client.post("/remind")
+    await client.close()
+    assert page.printed() == (
+        "ConnectionError('the mail server is down') "
+        "{'message': 'Job processing failed', 'job': 'reminder'}\n"
+    )
+
+
+@check("reporting-by-a-job")
+async def reporting_by_a_job(page: Page) -> None:
+    client = await page.serve()
+    await client.post("/remind")
+    await client.close()
+    assert page.printed() == "Reported: ConnectionError('the mail server is down')\n"
+    # Neither a tracker that is down nor a scheduler that is closed makes it run wild.
+    report = page.names["report_later"]
+    async with Scheduler(exception_handler=report) as scheduler:
+        with failing(page, "tell_the_tracker"):
+            await scheduler.spawn(page.names["send_reminder"]())
+            await scheduler.drain()
+    report(scheduler, {"exception": ConnectionError("down")})
+    assert page.printed() == ""
+
+
+@check("periodic")
+async def periodic(page: Page) -> None:
+    ran = asyncio.Semaphore(0)
+
+    async def run() -> None:
+        ran.release()
+        raise ConnectionError("the database is down")
+
+    app = page.names["app"]
+    page.names["add_periodic"](app, 0, run)
+    client = await page.serve()
+    for _ in range(3):
+        await ran.acquire()
+    await client.close()
+    assert page.printed() == "Removed\n"
+
+
+@check("closing")
+async def closing(page: Page) -> None:
+    client = await page.serve()
+    assert (await client.delete("/imports/rows")).status == 404
+    async with page.held_up("import_file") as begun:
+        await client.put("/imports/rows")
+        await begun.acquire()
+        assert await (await client.delete("/imports/rows")).text() == "stopped"
+    assert (await client.delete("/imports/rows")).status == 404
+
+
+@check("several")
+async def several(page: Page) -> None:
+    client = await page.serve()
+    async with page.held_up("make_report") as begun:
+        assert (await client.post("/reports")).status == 202
+        await begun.acquire()
+        assert client.app[page.names["REPORTS"]].active_count == 1
+        assert client.app[SCHEDULER].active_count == 0
+    await client.close()
+    assert page.printed() == "Here is the report\n"
+
+
+@check("sub-application")
+async def sub_application(page: Page) -> None:
+    client = await page.serve()
+    async with page.held_up("rebuild_index") as begun:
+        # aiohttp 3.9 and a recent yarl do not route a Host with a port to what is below.
+        response = await client.post("/admin/rebuild", headers={"Host": "test"})
+        assert response.status == 202
+        await begun.acquire()
+        assert page.names["admin"][SCHEDULER].active_count == 1
+        assert client.app[SCHEDULER].active_count == 0
+    await client.close()
+    assert page.printed() == "Rebuilt\n"
 
 
 # -- docs/cancellation.rst --------------------------------------------------------------

@@ -10,6 +10,12 @@ function say(words) {
   if (status.textContent !== words) status.textContent = words;
 }
 
+// For all to see, not only to be read aloud.
+function complain() {
+  document.getElementById("status").classList.replace("hidden", "toast");
+  say("The server does not answer any more. Is it still running?");
+}
+
 async function show(response) {
   const text = await response.text();
   const page = new DOMParser().parseFromString(text, "text/html");
@@ -39,10 +45,6 @@ async function follow() {
   }
 }
 
-function followOrSay() {
-  follow().catch(() => say("The server does not answer any more."));
-}
-
 document.addEventListener("submit", async (event) => {
   const form = event.target;
   if (!form.matches("[data-experiment]")) return;
@@ -50,12 +52,11 @@ document.addEventListener("submit", async (event) => {
   try {
     const body = new URLSearchParams(new FormData(form));
     await show(await fetch(form.action, { method: "POST", body }));
+    say(section().hasAttribute("data-running") ? "The experiment has begun." : "");
+    await follow();
   } catch {
-    say("The server does not answer.");
-    return;
+    complain();
   }
-  say(section().hasAttribute("data-running") ? "The experiment has begun." : "");
-  followOrSay();
 });
 
-followOrSay();
+follow().catch(complain);
