@@ -43,7 +43,8 @@ def setup(
         The scheduler.
 
     Raises:
-        RuntimeError: the application was set up before, or runs already.
+        RuntimeError: the application was set up before, or is frozen: it runs already,
+            or was added to its parent.
         TypeError, ValueError: an option is out of range; the sentence names it.
     """
     if not isinstance(app, web.Application):
@@ -53,10 +54,11 @@ def setup(
             "setup() was called before for this application: call it once, and find the "
             "scheduler at app[SCHEDULER]"
         )
-    if app.frozen or app.pre_frozen:
+    # The first that aiohttp freezes, at the start or when a parent takes it in.
+    if app.on_startup.frozen:
         raise RuntimeError(
-            "setup() was called for an application that runs already: call it before "
-            "run_app() or AppRunner.setup()"
+            "setup() was called for an application that is frozen: call it before "
+            "add_subapp(), run_app() or AppRunner.setup()"
         )
     methods = _check_methods(atomic_methods)
     app[SCHEDULER] = scheduler = Scheduler(
@@ -141,9 +143,18 @@ def _lives_below(app: web.Application) -> Iterator[_Life]:
 
 
 def _check_methods(methods: Collection[str]) -> frozenset[str]:
-    if isinstance(methods, str) or not all(isinstance(name, str) for name in methods):
+    if (
+        isinstance(methods, str)
+        or not isinstance(methods, Collection)
+        or not all(isinstance(name, str) for name in methods)
+    ):
         raise TypeError(
             f"atomic_methods takes a collection of HTTP methods, as {{'POST'}}, "
             f"not {methods!r}"
         )
+    for name in methods:
+        if not name.replace("-", "").isalpha():
+            raise ValueError(
+                f"atomic_methods takes HTTP methods, each by its name, not {name!r}"
+            )
     return frozenset(name.upper() for name in methods)
