@@ -70,11 +70,14 @@ def setup(
     )
     app.middlewares.append(make_middleware(scheduler, methods))
     app[_LIFE] = life = _Life(scheduler)
-    app.on_startup.append(life.start)
     app.on_shutdown.append(life.shut_down)
     # Before the clean-up contexts, whenever those are added: they are one entry of this
     # list, which is there from the start.
     app.on_cleanup.insert(0, life.clean_up)
+    # If the start-up fails, aiohttp calls neither, and only leaves those contexts that it
+    # had entered, the last one first. So one before all, which is entered for certain,
+    # and one here, to close the jobs before what they may use.
+    app.cleanup_ctx.insert(0, life.context)
     app.cleanup_ctx.append(life.context)
     return scheduler
 
@@ -84,19 +87,26 @@ class _Life:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        # The schedulers of the sub-applications below.
-        self._below: list[Scheduler] = []
+        self._is_below = False
         # Does a parent that was set up see to it that it ends before the parent's own?
         self._has_parent = False
-        self._is_below = False
 
-    async def start(self, app: web.Application) -> None:
+    async def context(self, app: web.Application) -> AsyncIterator[None]:
+        if self._scheduler.closed:
+            raise RuntimeError(
+                "The scheduler of the application is closed: an application cannot run "
+                "again after its end, make another one"
+            )
+        self._scheduler._check_loop()
         # A sub-application is frozen when it is added to its parent, the application
-        # that runs only after its start-up. Parents start before those below them.
+        # that runs only after its start-up.
         self._is_below = app.pre_frozen
         for life in _lives_below(app):
-            self._below.append(life._scheduler)
             life._has_parent = True
+        yield
+        # Closed long ago, but for a start-up that failed.
+        for scheduler in self._schedulers(app):
+            await scheduler.close()
 
     async def shut_down(self, app: web.Application) -> None:
         """Let the jobs of a sub-application end while its parent's resources are there.
@@ -109,28 +119,15 @@ class _Life:
 
     async def clean_up(self, app: web.Application) -> None:
         async with asyncio.TaskGroup() as group:
-            for scheduler in (self._scheduler, *self._below):
-                group.create_task(_end(scheduler))
+            for scheduler in self._schedulers(app):
+                group.create_task(scheduler.wait_and_close())
 
-    async def context(self, app: web.Application) -> AsyncIterator[None]:
-        yield
-        # Closed long ago, unless another part of the application failed to start: then
-        # the clean-up contexts are all that aiohttp ends.
-        for scheduler in (self._scheduler, *self._below):
-            await scheduler.close()
+    def _schedulers(self, app: web.Application) -> list[Scheduler]:
+        """The application's own, and those of the sub-applications below it."""
+        return [self._scheduler, *(life._scheduler for life in _lives_below(app))]
 
 
 _LIFE: Final = web.AppKey("_LIFE", _Life)
-
-
-async def _end(scheduler: Scheduler) -> None:
-    try:
-        await scheduler.wait_and_close()
-    except RuntimeError as error:
-        # It was used in another loop. The application's other clean-up has to go on.
-        asyncio.get_running_loop().call_exception_handler(
-            {"message": "The scheduler could not be closed", "exception": error}
-        )
 
 
 def _lives_below(app: web.Application) -> Iterator[_Life]:
