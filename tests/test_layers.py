@@ -29,6 +29,8 @@ CORE = (
     "pending",
     "shield",
     "closing",
+    "drainers",
+    "slots",
     "scheduler",
 )
 AIOHTTP_LAYER = (
