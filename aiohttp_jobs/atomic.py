@@ -107,12 +107,13 @@ async def run_atomic(
     # The job is called as the handler, also where its coroutine is shown.
     handler = _handler_of(request)
     coro.__qualname__ = getattr(handler, "__qualname__", coro.__qualname__)
-    job = scheduler.spawn_at_once(coro)
-    answer: _Answer[R] = await job.wait()
-    error, response = answer
-    if error is not None:
-        raise error
-    return cast(R, response)
+    error, response = await scheduler.spawn_at_once(coro).wait()
+    try:
+        if error is not None:
+            raise error
+        return cast(R, response)
+    finally:
+        del error  # its traceback shows this frame: break the cycle
 
 
 async def _answer(request: web.Request, call: Callable[[], Awaitable[R]]) -> _Answer[R]:

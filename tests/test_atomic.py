@@ -7,6 +7,7 @@ import contextvars
 import functools
 import gc
 import logging
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -764,6 +765,43 @@ async def test_errors_are_told_apart_by_a_middleware_as_without_atomic() -> None
     async with serving(app) as server:
         assert (await server.get()).status == 404
     assert caught == [error]
+
+
+@pytest.mark.parametrize("answer", [give_text, raise_error])
+async def test_request_is_over_nothing_waits_for_the_garbage_collector(
+    answer: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """L4: an atomic request, also one that failed, is freed with its end, as without
+    @atomic: no cycle of references is left for the garbage collector."""
+    caplog.set_level(logging.CRITICAL, "aiohttp.server")  # a record keeps the traceback
+    alive = {"plain": 0, "atomic": 0}
+
+    async def plain(request: web.Request) -> web.StreamResponse:
+        weakref.finalize(request, freed, request.path.strip("/"))
+        return await answer(request)
+
+    def freed(kind: str) -> None:
+        alive[kind] -= 1
+
+    app = web.Application()
+    setup(app)
+    app.router.add_get("/plain", plain)
+    app.router.add_get("/atomic", atomic(plain))
+    async with serving(app) as server:
+        gc.collect()
+        gc.disable()
+        try:
+            for kind in alive:
+                for _ in range(5):
+                    alive[kind] += 1
+                    client = await server.send("GET", f"/{kind}")
+                    await client.receive()
+                    client.close()
+            await turns()
+            assert alive["atomic"] == alive["plain"]
+        finally:
+            gc.enable()
 
 
 # -- shutting down ----------------------------------------------------------------------
