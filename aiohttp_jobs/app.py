@@ -43,7 +43,8 @@ def setup(
         The scheduler.
 
     Raises:
-        RuntimeError: the application was set up before, or runs already.
+        RuntimeError: the application was set up before, or is frozen: it runs already,
+            or was added to its parent.
         TypeError, ValueError: an option is out of range; the sentence names it.
     """
     if not isinstance(app, web.Application):
@@ -53,10 +54,11 @@ def setup(
             "setup() was called before for this application: call it once, and find the "
             "scheduler at app[SCHEDULER]"
         )
-    if app.frozen or app.pre_frozen:
+    # The first that aiohttp freezes, at the start or when a parent takes it in.
+    if app.on_startup.frozen:
         raise RuntimeError(
-            "setup() was called for an application that runs already: call it before "
-            "run_app() or AppRunner.setup()"
+            "setup() was called for an application that is frozen: call it before "
+            "add_subapp(), run_app() or AppRunner.setup()"
         )
     methods = _check_methods(atomic_methods)
     app[SCHEDULER] = scheduler = Scheduler(
@@ -68,11 +70,14 @@ def setup(
     )
     app.middlewares.append(make_middleware(scheduler, methods))
     app[_LIFE] = life = _Life(scheduler)
-    app.on_startup.append(life.start)
     app.on_shutdown.append(life.shut_down)
     # Before the clean-up contexts, whenever those are added: they are one entry of this
     # list, which is there from the start.
     app.on_cleanup.insert(0, life.clean_up)
+    # If the start-up fails, aiohttp calls neither, and only leaves those contexts that it
+    # had entered, the last one first. So one before all, which is entered for certain,
+    # and one here, to close the jobs before what they may use.
+    app.cleanup_ctx.insert(0, life.context)
     app.cleanup_ctx.append(life.context)
     return scheduler
 
@@ -82,19 +87,26 @@ class _Life:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        # The schedulers of the sub-applications below.
-        self._below: list[Scheduler] = []
+        self._is_below = False
         # Does a parent that was set up see to it that it ends before the parent's own?
         self._has_parent = False
-        self._is_below = False
 
-    async def start(self, app: web.Application) -> None:
+    async def context(self, app: web.Application) -> AsyncIterator[None]:
+        if self._scheduler.closed:
+            raise RuntimeError(
+                "The scheduler of the application is closed: an application cannot run "
+                "again after its end, make another one"
+            )
+        self._scheduler._check_loop()
         # A sub-application is frozen when it is added to its parent, the application
-        # that runs only after its start-up. Parents start before those below them.
+        # that runs only after its start-up.
         self._is_below = app.pre_frozen
         for life in _lives_below(app):
-            self._below.append(life._scheduler)
             life._has_parent = True
+        yield
+        # Closed long ago, but for a start-up that failed.
+        for scheduler in self._schedulers(app):
+            await scheduler.close()
 
     async def shut_down(self, app: web.Application) -> None:
         """Let the jobs of a sub-application end while its parent's resources are there.
@@ -107,28 +119,15 @@ class _Life:
 
     async def clean_up(self, app: web.Application) -> None:
         async with asyncio.TaskGroup() as group:
-            for scheduler in (self._scheduler, *self._below):
-                group.create_task(_end(scheduler))
+            for scheduler in self._schedulers(app):
+                group.create_task(scheduler.wait_and_close())
 
-    async def context(self, app: web.Application) -> AsyncIterator[None]:
-        yield
-        # Closed long ago, unless another part of the application failed to start: then
-        # the clean-up contexts are all that aiohttp ends.
-        for scheduler in (self._scheduler, *self._below):
-            await scheduler.close()
+    def _schedulers(self, app: web.Application) -> list[Scheduler]:
+        """The application's own, and those of the sub-applications below it."""
+        return [self._scheduler, *(life._scheduler for life in _lives_below(app))]
 
 
 _LIFE: Final = web.AppKey("_LIFE", _Life)
-
-
-async def _end(scheduler: Scheduler) -> None:
-    try:
-        await scheduler.wait_and_close()
-    except RuntimeError as error:
-        # It was used in another loop. The application's other clean-up has to go on.
-        asyncio.get_running_loop().call_exception_handler(
-            {"message": "The scheduler could not be closed", "exception": error}
-        )
 
 
 def _lives_below(app: web.Application) -> Iterator[_Life]:
@@ -141,9 +140,18 @@ def _lives_below(app: web.Application) -> Iterator[_Life]:
 
 
 def _check_methods(methods: Collection[str]) -> frozenset[str]:
-    if isinstance(methods, str) or not all(isinstance(name, str) for name in methods):
+    if (
+        isinstance(methods, str)
+        or not isinstance(methods, Collection)
+        or not all(isinstance(name, str) for name in methods)
+    ):
         raise TypeError(
             f"atomic_methods takes a collection of HTTP methods, as {{'POST'}}, "
             f"not {methods!r}"
         )
+    for name in methods:
+        if not name.replace("-", "").isalpha():
+            raise ValueError(
+                f"atomic_methods takes HTTP methods, each by its name, not {name!r}"
+            )
     return frozenset(name.upper() for name in methods)

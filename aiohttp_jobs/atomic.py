@@ -6,18 +6,10 @@ middlewares included, as one job. Where there is no middleware the handler makes
 
 from __future__ import annotations
 
+import contextvars
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Final,
-    ParamSpec,
-    TypeAlias,
-    TypeVar,
-    cast,
-    overload,
-)
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from aiohttp import hdrs, web
 
@@ -34,10 +26,12 @@ _Answer: TypeAlias = tuple[web.HTTPException | None, R | None]
 
 _MARK: Final = "__aiohttp_jobs_atomic__"
 
-if TYPE_CHECKING or hasattr(web, "RequestKey"):
-    _ATOMIC = web.RequestKey("aiohttp_jobs.atomic", bool)
-else:  # aiohttp before 3.14
-    _ATOMIC = "aiohttp_jobs.atomic"
+# What the running code answers as part of an atomic job, by its routing: a request and
+# its clones share that. Not a mark on the request, which a middleware may handle twice at
+# the same time: once more after a timeout, say, while the first job goes on.
+_answering: Final = contextvars.ContextVar[web.UrlMappingMatchInfo | None](
+    "aiohttp_jobs.answering", default=None
+)
 
 
 @overload
@@ -90,16 +84,13 @@ def atomic(handler: Any) -> Any:
 
 
 def is_atomic(request: web.Request) -> bool:
-    """Is the request part of an atomic job already?"""
-    return _ATOMIC in request
+    """Is the running code part of a job that answers the request?"""
+    return _answering.get() is request.match_info
 
 
 def is_marked(request: web.Request) -> bool:
     """Is the handler that the request was routed to an atomic one?"""
-    handler: object = request.match_info.handler
-    if isinstance(handler, type):
-        handler = getattr(handler, request.method.lower(), None)  # a View
-    return hasattr(handler, _MARK)
+    return hasattr(_handler_of(request), _MARK)
 
 
 async def run_atomic(
@@ -114,26 +105,34 @@ async def run_atomic(
     """
     coro: Any = _answer(request, call)
     # The job is called as the handler, also where its coroutine is shown.
-    handler = request.match_info.handler
+    handler = _handler_of(request)
     coro.__qualname__ = getattr(handler, "__qualname__", coro.__qualname__)
-    job = scheduler.spawn_at_once(coro)
-    answer: _Answer[R] = await job.wait()
-    error, response = answer
-    if error is not None:
-        raise error
-    return cast(R, response)
+    error, response = await scheduler.spawn_at_once(coro).wait()
+    try:
+        if error is not None:
+            raise error
+        return cast(R, response)
+    finally:
+        del error  # its traceback shows this frame: break the cycle
 
 
 async def _answer(request: web.Request, call: Callable[[], Awaitable[R]]) -> _Answer[R]:
-    # The mark stands while the job runs: a middleware may handle the request again.
-    request[_ATOMIC] = True
+    _answering.set(request.match_info)  # in the context of the job alone
     try:
         return None, await call()
     except web.HTTPException as error:
         # An answer like others, and no failure of the job if the client has gone.
         return error, None
-    finally:
-        del request[_ATOMIC]
+
+
+def _handler_of(request: web.Request) -> object:
+    """The function that the request was routed to."""
+    handler: object = request.match_info.handler
+    if isinstance(handler, type):
+        return getattr(handler, request.method.lower(), None)  # a View
+    while isinstance(handler, functools.partial):
+        handler = cast("functools.partial[object]", handler).func
+    return handler
 
 
 def _http_methods(view: type[web.View]) -> list[str]:

@@ -32,6 +32,8 @@ def make_middleware(scheduler: Scheduler, atomic_methods: Collection[str]) -> Mi
         request: web.Request, handler: Handler
     ) -> web.StreamResponse:
         remember_task(request)
+        # With an older aiohttp not 0 after "100 Continue".
+        sent = request.writer.output_size
         try:
             if (
                 request.method in atomic_methods
@@ -40,7 +42,7 @@ def make_middleware(scheduler: Scheduler, atomic_methods: Collection[str]) -> Mi
                 return await run_atomic(scheduler, request, partial(handler, request))
             return await handler(request)
         except (SchedulerFull, SchedulerClosed) as error:
-            if request.writer.output_size > 0:
+            if request.writer.output_size > sent:
                 raise  # the response has begun: too late for another one
             raise web.HTTPServiceUnavailable(
                 headers={hdrs.RETRY_AFTER: str(RETRY_AFTER)},

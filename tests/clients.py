@@ -93,12 +93,30 @@ class Client:
         self._reader = reader
         self._writer = writer
 
-    async def send(self, method: str, path: str, body: str = "") -> None:
-        """Send a request, without waiting for its answer."""
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: str = "",
+        *,
+        length: int | None = None,
+        headers: str = "",
+    ) -> None:
+        """Send a request, without waiting for its answer.
+
+        Args:
+            length: that of the body, if the rest of it is sent later or never.
+            headers: more of them, each with its line's end.
+        """
+        length = len(body) if length is None else length
         self._writer.write(
-            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}"
+            f"Content-Length: {length}\r\n\r\n{body}".encode()
         )
+        await self._writer.drain()
+
+    async def send_more(self, body: str) -> None:
+        self._writer.write(body.encode())
         await self._writer.drain()
 
     async def receive(self) -> Answer:

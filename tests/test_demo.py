@@ -11,9 +11,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -32,13 +30,9 @@ from demo_app.experiment import LABORATORY, Experiment, State
 from demo_app.mail import OUTBOX, Outbox
 from demo_app.serving import serving
 from demo_app.shop import ARTICLES, SHOP, Order, Route, Shop, Tally, open_shop
+from tests.processes import ROOT, Command, needs_signals, running, send
 
-ROOT = Path(__file__).parent.parent
 ORDER = {"customer": "ann@example.org", "article": "lamp", "quantity": "2"}
-
-needs_signals = pytest.mark.skipif(
-    sys.platform == "win32", reason="processes cannot be sent these signals"
-)
 
 if TYPE_CHECKING:
     Client = TestClient[web.Request, web.Application]
@@ -391,56 +385,14 @@ async def test_progress_without_an_experiment_is_not_found(client: Client) -> No
 # -- the command line -------------------------------------------------------------------
 
 
-class Command:
-    """``python -m demo_app`` in a process of its own, ended if it takes too long."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self.lines: list[str] = []
-
-    def read_until(self, found: Callable[[str], object]) -> str:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.lines.append(line.rstrip("\n"))
-            if found(line):
-                return self.lines[-1]
-        raise AssertionError(f"it has ended after {self.lines}")
-
-    def send(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    def end(self) -> tuple[int, str]:
-        """Wait for its end; return the exit status and what is on stderr."""
-        stdout, stderr = self._process.communicate()
-        self.lines += (stdout or "").splitlines()
-        return self._process.returncode, stderr
-
-
-@contextlib.contextmanager
-def demo(*arguments: str, stdout: int = subprocess.PIPE) -> Iterator[Command]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "demo_app", *arguments],
-        cwd=ROOT,
-        text=True,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-    )
-    watchdog = threading.Timer(60, process.kill)
-    watchdog.start()
-    try:
-        with process:
-            try:
-                yield Command(process)
-            finally:
-                process.kill()
-    finally:
-        watchdog.cancel()
-        watchdog.join()
+def demo(
+    *arguments: str, stdout: int = subprocess.PIPE
+) -> contextlib.AbstractContextManager[Command]:
+    return running("demo_app", *arguments, stdout=stdout)
 
 
 def look_at(path: str, port: int) -> None:
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n".encode())
+    with send(path, port) as connection:
         assert connection.recv(15, socket.MSG_WAITALL) == b"HTTP/1.1 200 OK"
 
 

@@ -273,6 +273,67 @@ async def test_response_has_begun_a_refusal_does_not_replace_it(
     assert ("the first part" in received) is written
 
 
+@kinds_of_handlers
+async def test_client_was_told_to_continue_a_refusal_is_503_all_the_same(
+    kind: str,
+) -> None:
+    """W7: "100 Continue", for which big uploads wait, is not yet the response."""
+
+    async def handler(request: web.Request) -> web.Response:
+        await request.read()
+        raise SchedulerFull(1)
+
+    app = one_route(as_kind(kind, handler))
+    setup(app)
+    async with serving(app) as server:
+        client = await server.connect()
+        await client.send("POST", "/", length=4, headers="Expect: 100-continue\r\n")
+        assert (await client.receive()).status == 100
+        await client.send_more("body")
+        assert is_overload(await client.receive())
+
+
+@kinds_of_handlers
+async def test_client_was_refused_it_may_try_again_on_the_same_connection(
+    kind: str,
+) -> None:
+    """W7: the 503 is an answer like others: the connection stays."""
+    refusals = [SchedulerFull(1), SchedulerClosed()]
+
+    async def handler(request: web.Request) -> web.Response:
+        if refusals:
+            raise refusals.pop()
+        return web.Response()
+
+    app = one_route(as_kind(kind, handler))
+    setup(app)
+    async with serving(app) as server:
+        client = await server.connect()
+        for expected in (503, 503, 200):
+            await client.send("GET", "/")
+            assert (await client.receive()).status == expected
+
+
+async def test_subapp_is_full_its_parent_is_not_each_refuses_for_itself() -> None:
+    """W7, W3: it is the scheduler of the nearest application that has to have room."""
+    slot = Gate()
+
+    async def handler(request: web.Request) -> web.Response:
+        spawn_nowait(request, nothing())
+        return web.Response()
+
+    app, below = one_route(handler), one_route(handler)
+    setup(app)
+    full = setup(below, limit=1, pending_limit=1)
+    app.add_subapp("/below", below)
+    async with serving(app) as server:
+        await full.spawn(slot.pass_through())
+        await full.spawn(slot.pass_through())
+        assert is_overload(await server.get("/below/"))
+        assert (await server.get("/")).status == 200
+        slot.open()
+
+
 async def test_websocket_is_open_a_refusal_breaks_it_off() -> None:
     """W7: a web socket cannot become a 503."""
 

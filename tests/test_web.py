@@ -28,7 +28,7 @@ from aiohttp_jobs import (
     spawn,
     spawn_nowait,
 )
-from tests.clients import Failures, Gate, both_cancellations, serving, turns
+from tests.clients import Failures, Gate, Handler, both_cancellations, serving, turns
 
 who: contextvars.ContextVar[str] = contextvars.ContextVar("who")
 
@@ -341,10 +341,7 @@ async def test_queued_job_sees_the_context_variables_of_its_own_request() -> Non
         seen.append(who.get())
 
     @web.middleware
-    async def identify(
-        request: web.Request,
-        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
-    ) -> web.StreamResponse:
+    async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
         who.set(request.query["user"])
         return await handler(request)
 
@@ -371,10 +368,7 @@ async def test_atomic_handler_sees_the_context_variables_of_its_request() -> Non
     setup's have set."""
 
     @web.middleware
-    async def identify(
-        request: web.Request,
-        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
-    ) -> web.StreamResponse:
+    async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
         who.set(request.query["user"])
         return await handler(request)
 
@@ -613,10 +607,7 @@ async def test_middleware_spawns_after_the_response_job_waits_for_it(
         return await late.answer(request)
 
     @web.middleware
-    async def audit(
-        request: web.Request,
-        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
-    ) -> web.StreamResponse:
+    async def audit(request: web.Request, handler: Handler) -> web.StreamResponse:
         await late.spawn(request)
         return await handler(request)
 
@@ -663,13 +654,140 @@ async def test_middleware_uses_another_task_job_waits_for_the_response(
     late = Late(atomic_handler=atomic_handler)
 
     @web.middleware
-    async def in_a_task(
-        request: web.Request,
-        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
-    ) -> web.StreamResponse:
+    async def in_a_task(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await asyncio.ensure_future(handler(request))
 
     late.app.middlewares.append(in_a_task)
+    async with serving(late.app) as server:
+        client = await server.send("GET", "/")
+        await late.gate.reached.wait()
+        await turns()
+        assert late.job.pending
+        late.gate.open()
+        await client.receive()
+        await late.job
+        assert late.log == ["sent", "job"]
+
+
+async def test_requests_are_pipelined_each_job_waits_for_its_own_response() -> None:
+    """W8: what counts is the response to this request, and not the connection."""
+    gates = {"first": Gate(), "second": Gate()}
+    log: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        name = request.path.strip("/")
+        await spawn(request, late_note(log, f"job of the {name}"), after_response=True)
+        await gates[name].pass_through()
+        log.append(f"{name} answered")
+        return web.Response(text=name)
+
+    app = web.Application()
+    app.router.add_get("/{name}", handler)
+    setup(app)
+    async with serving(app) as server:
+        client = await server.connect()
+        for name in gates:
+            await client.send("GET", f"/{name}")
+        gates["first"].open()
+        await gates["second"].reached.wait()
+        await turns()
+        assert log == ["first answered", "job of the first"]
+        gates["second"].open()
+        assert [(await client.receive()).text for _ in gates] == list(gates)
+        await turns()
+        assert log[2:] == ["second answered", "job of the second"]
+
+
+async def test_handler_ends_the_response_itself_job_waits_for_the_request() -> None:
+    """W8: a handler that has sent its response in full, and goes on, has not ended yet:
+    its job comes after it."""
+
+    class Early(Late):
+        async def answer(self, request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await response.write(b"all")
+            await response.write_eof()
+            await self.gate.pass_through()
+            self.log.append("handler ends")
+            return response
+
+    late = Early()
+    async with serving(late.app) as server:
+        client = await server.send("GET", "/")
+        await late.gate.reached.wait()
+        assert (await client.receive()).text == "all"
+        assert late.job.pending
+        late.gate.open()
+        await late.job
+        assert late.log == ["handler ends", "job"]
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/"], ids=["404", "405"])
+async def test_no_handler_is_found_job_of_a_middleware_waits_for_the_answer(
+    path: str,
+) -> None:
+    """W8: a middleware may spawn for requests that have no handler, too."""
+    late = Late()
+
+    @web.middleware
+    async def audit(request: web.Request, handler: Handler) -> web.StreamResponse:
+        await late.spawn(request)
+        try:
+            return await handler(request)
+        except web.HTTPException:
+            late.log.append("refused")
+            return SlowlySent(late.gate, late.log)
+
+    app = web.Application()
+    app.router.add_post("/", late.handler)
+    setup(app)
+    app.middlewares.append(audit)
+    async with serving(app) as server:
+        client = await server.send("GET", path)
+        await late.gate.reached.wait()
+        await turns()
+        assert late.job.pending
+        late.gate.open()
+        assert (await client.receive()).text == "in full"
+        await late.job
+    assert late.log == ["refused", "sent", "job"]
+
+
+@kinds_of_handlers
+async def test_signal_before_the_response_spawns_its_job_waits_too(
+    atomic_handler: bool,
+) -> None:
+    """W8: a handler of on_response_prepare may ask for it as well."""
+    late = Late()
+
+    async def spawn_late(request: web.Request, response: web.StreamResponse) -> None:
+        await late.spawn(request)
+
+    answer = atomic(late.answer) if atomic_handler else late.answer
+    app = one_route(answer)
+    app.on_response_prepare.append(spawn_late)
+    setup(app)
+    async with serving(app) as server:
+        client = await server.send("GET", "/")
+        await late.gate.reached.wait()
+        await turns()
+        assert late.job.pending
+        late.gate.open()
+        await client.receive()
+        await late.job
+        assert late.log == ["sent", "job"]
+
+
+async def test_middleware_clones_the_request_job_waits_for_the_response() -> None:
+    """W8: a clone of the request has the same response."""
+    late = Late()
+
+    @web.middleware
+    async def clone(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await asyncio.ensure_future(handler(request.clone()))
+
+    late.app.middlewares.append(clone)
     async with serving(late.app) as server:
         client = await server.send("GET", "/")
         await late.gate.reached.wait()
@@ -722,7 +840,7 @@ async def test_response_is_sent_job_joins_the_end_of_the_queue() -> None:
         await late.scheduler.spawn(slot.pass_through())
         client = await server.send("GET", "/")
         await late.gate.reached.wait()
-        second = await late.scheduler.spawn(late_note(late.log))
+        second = await late.scheduler.spawn(late_note(late.log, "queued before"))
         late.gate.open()
         await client.receive()
         await turns()
@@ -733,8 +851,8 @@ async def test_response_is_sent_job_joins_the_end_of_the_queue() -> None:
         assert late.log == ["sent", "queued before", "job"]
 
 
-async def late_note(log: list[str]) -> None:
-    log.append("queued before")
+async def late_note(log: list[str], text: str) -> None:
+    log.append(text)
 
 
 async def test_scheduler_closes_held_job_is_dropped_without_a_warning(

@@ -1,0 +1,50 @@
+"""Every rule of the contract has a test of its own, whose docstring names it.
+
+A accepting a job, L limits and progress, R results and failures, E ending, W in an
+aiohttp application. A rule is named by its letter and number.
+"""
+
+import ast
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+RULES = (
+    "A1 A2 A3 A4 A5 A6 A7 A8 A9",
+    "L1 L2 L3 L4 L5",
+    "R1 R2 R3 R4 R5 R6 R7 R8",
+    "E0 E1 E2 E3 E4 E5 E6 E7",
+    "W1 W2 W3 W4 W5 W6 W7 W8",
+)
+ALL = [rule for line in RULES for rule in line.split()]
+
+
+@functools.cache
+def docstrings() -> dict[str, str]:
+    """Those of the tests, by how pytest calls these."""
+    return {
+        f"{path.name}::{node.name}": ast.get_docstring(node) or ""
+        for path in sorted(Path(__file__).parent.glob("test_*.py"))
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if node.name.startswith("test_")
+    }
+
+
+@pytest.mark.parametrize("rule", ALL)
+def test_rule_has_a_test_whose_docstring_begins_with_it(rule: str) -> None:
+    """For each rule there is a test that is first of all its own."""
+    assert [name for name, text in docstrings().items() if text.startswith(rule)]
+
+
+def test_docstrings_name_no_rule_that_there_is_not() -> None:
+    """A rule that was renumbered, or a slip of the pen."""
+    text = "\n".join(docstrings().values())
+    assert set(re.findall(r"\b[A-Z]\d\b", text)) <= set(ALL)
+
+
+def test_every_test_has_its_sentence() -> None:
+    """What it holds the package to stands in its docstring."""
+    assert [name for name, text in docstrings().items() if not text] == []

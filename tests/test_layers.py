@@ -1,0 +1,173 @@
+"""The layers of the package: arrows point down, and the core knows nothing of aiohttp.
+
+The imports are read, not run. What is imported for type checkers only may point up, as
+jobs and their scheduler know of each other; but not out of the core.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+import aiohttp_jobs
+
+PACKAGE = Path(aiohttp_jobs.__file__).parent
+
+# From the bottom to the top; a module imports from lower lines only.
+CORE = (
+    "errors",
+    "checks",
+    "stack",
+    "job",
+    "pending",
+    "shield",
+    "closing",
+    "drainers",
+    "observers",
+    "slots",
+    "statistics",
+    "scheduler",
+)
+AIOHTTP_LAYER = (
+    "web",
+    "atomic",
+    "middleware",
+    "app",
+)
+LAYERS = (*CORE, *AIOHTTP_LAYER, "__init__")
+
+# Where aiohttp keeps what everybody may use.
+PUBLIC_MODULES = {"aiohttp", "aiohttp.hdrs", "aiohttp.typedefs", "aiohttp.web"}
+
+modules = pytest.mark.parametrize("module", LAYERS)
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module; those of the package by their own name, with a dot before."""
+
+    module: str
+    names: tuple[str, ...]
+    for_types_only: bool
+
+
+@functools.cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{module}.py").read_text())
+
+
+def imports(module: str) -> list[Import]:
+    return list(_imports(tree_of(module), False))
+
+
+def _imports(node: ast.AST, for_types_only: bool) -> Iterator[Import]:
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield Import(alias.name, (), for_types_only)
+    elif isinstance(node, ast.ImportFrom):
+        names = tuple(alias.name for alias in node.names)
+        if node.level and node.module is None:
+            for name in names:
+                yield Import(f".{name}", (), for_types_only)
+        else:
+            yield Import("." * node.level + (node.module or ""), names, for_types_only)
+    elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        for statement in node.body:
+            yield from _imports(statement, True)
+        for statement in node.orelse:
+            yield from _imports(statement, for_types_only)
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from _imports(child, for_types_only)
+
+
+def test_every_module_has_its_layer() -> None:
+    """A new module has to be given its place in the table above, and an old one stays in
+    it no longer than it is there."""
+    assert sorted(path.stem for path in PACKAGE.glob("*.py")) == sorted(LAYERS)
+    assert [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE] == []
+
+
+def test_map_of_the_package_names_the_modules_in_this_order() -> None:
+    """The comment at the top of the package is the map for newcomers."""
+    text = (PACKAGE / "__init__.py").read_text()
+    assert tuple(re.findall(r"(?m)^#   (\w+)\.py  ", text)) == LAYERS[:-1]
+
+
+@modules
+def test_imports_from_the_package_point_down(module: str) -> None:
+    """No module imports one that is above it, nor one by an absolute name."""
+    lower = {f".{name}" for name in LAYERS[: LAYERS.index(module)]}
+    inside = {each for each in imports(module) if each.module.startswith(".")}
+    assert {each.module for each in inside if not each.for_types_only} <= lower
+    assert {each.module for each in inside} <= {f".{name}" for name in LAYERS}
+    assert "aiohttp_jobs" not in {each.module for each in imports(module)}
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_core_imports_the_standard_library_and_itself(module: str) -> None:
+    """The core knows nothing of aiohttp, not even for type checkers."""
+    allowed = {f".{name}" for name in CORE} | sys.stdlib_module_names
+    needed = {each.module for each in imports(module)}
+    assert {name if name[0] == "." else name.partition(".")[0] for name in needed} <= (
+        allowed
+    )
+
+
+@pytest.mark.parametrize("module", AIOHTTP_LAYER)
+def test_aiohttp_layer_imports_aiohttp_and_the_standard_library(module: str) -> None:
+    """The package needs aiohttp and nothing else."""
+    outside = {each.module for each in imports(module) if each.module[0] != "."}
+    top_level = {name.partition(".")[0] for name in outside}
+    assert top_level <= {"aiohttp"} | sys.stdlib_module_names
+    assert {name for name in outside if name.startswith("aiohttp")} <= PUBLIC_MODULES
+
+
+# -- nothing private of aiohttp ---------------------------------------------------------
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+def private_names(module: str) -> set[str]:
+    """The private attributes that a module asks for, also by getattr() and the like."""
+    names = set()
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Attribute):
+            names.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.add(node.value)
+    return {name for name in names if is_private(name) and name.isidentifier()}
+
+
+@functools.cache
+def words_of_aiohttp() -> set[str]:
+    root = Path(aiohttp.__file__).parent
+    code = "\n".join(path.read_text() for path in sorted(root.rglob("*.py")))
+    return set(re.findall(r"\w+", code))
+
+
+@modules
+def test_nothing_private_of_aiohttp_is_imported(module: str) -> None:
+    """Neither a private module nor a private name."""
+    for each in imports(module):
+        if each.module.startswith("aiohttp"):
+            private = [n for n in (*each.module.split("."), *each.names) if is_private(n)]
+            assert private == []
+
+
+@pytest.mark.parametrize("module", AIOHTTP_LAYER)
+def test_no_private_attribute_of_aiohttp_is_used(module: str) -> None:
+    """Where aiohttp's objects are at hand, no private attribute is called as one of
+    theirs; so what is private is the package's own."""
+    assert words_of_aiohttp() >= {"_state", "_task_handler", "_match_info"}
+    assert private_names(module) & words_of_aiohttp() == set()
