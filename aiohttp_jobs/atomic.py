@@ -14,7 +14,7 @@ from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, cast, overload
 from aiohttp import hdrs, web
 
 from .scheduler import Scheduler
-from .web import get_scheduler, remember_task
+from .web import get_scheduler, origin_of, remember_task
 
 __all__ = ("atomic", "is_atomic", "is_marked", "run_atomic")
 
@@ -107,7 +107,8 @@ async def run_atomic(
     # The job is called as the handler, also where its coroutine is shown.
     handler = _handler_of(request)
     coro.__qualname__ = getattr(handler, "__qualname__", coro.__qualname__)
-    error, response = await scheduler.spawn_at_once(coro).wait()
+    origin = origin_of(request)
+    error, response = await scheduler.spawn_at_once(coro, origin=origin).wait()
     try:
         if error is not None:
             raise error

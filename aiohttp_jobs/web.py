@@ -17,6 +17,7 @@ __all__ = (
     "get_scheduler",
     "get_scheduler_from_app",
     "get_scheduler_from_request",
+    "origin_of",
     "remember_task",
     "shield",
     "spawn",
@@ -74,6 +75,12 @@ def remember_task(request: web.Request) -> None:
         request[_TASK] = task
 
 
+def origin_of(request: web.Request) -> str:
+    """The HTTP method and the route of the request; nothing that the client has sent."""
+    resource = request.match_info.route.resource
+    return f"{request.method} {'(no route)' if resource is None else resource.canonical}"
+
+
 async def spawn(
     request: web.Request,
     coro: Coroutine[Any, Any, T],
@@ -111,11 +118,15 @@ async def spawn(
         without having run.
     """
     scheduler = _scheduler_for(request, coro)
+    origin = origin_of(request)
     if after_response:
+        task = _task_of(request)
         return scheduler.spawn_after(
-            _task_of(request), coro, name, timeout=timeout, context=context
+            task, coro, name, timeout=timeout, context=context, origin=origin
         )
-    return await scheduler.spawn(coro, name, timeout=timeout, context=context)
+    return await scheduler.spawn(
+        coro, name, timeout=timeout, context=context, origin=origin
+    )
 
 
 def spawn_nowait(
@@ -136,11 +147,15 @@ def spawn_nowait(
             the client gets 503.
     """
     scheduler = _scheduler_for(request, coro)
+    origin = origin_of(request)
     if after_response:
+        task = _task_of(request)
         return scheduler.spawn_after(
-            _task_of(request), coro, name, timeout=timeout, context=context
+            task, coro, name, timeout=timeout, context=context, origin=origin
         )
-    return scheduler.spawn_nowait(coro, name, timeout=timeout, context=context)
+    return scheduler.spawn_nowait(
+        coro, name, timeout=timeout, context=context, origin=origin
+    )
 
 
 def shield(request: web.Request, arg: Awaitable[T]) -> asyncio.Future[T]:

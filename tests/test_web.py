@@ -328,6 +328,55 @@ async def test_context_and_timeout_and_name_are_passed_on() -> None:
     assert told == [f"{name} for somebody else" for name in "abcd"]
 
 
+async def test_job_knows_the_method_and_route_that_it_comes_from() -> None:
+    """Neither the address that the client has sent nor its query; W3: in a
+    sub-application, too."""
+    origins: list[str | None] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        for after_response in (True, False):
+            job = await spawn(request, nothing(), after_response=after_response)
+            origins.append(job.origin)
+            job = spawn_nowait(request, nothing(), after_response=after_response)
+            origins.append(job.origin)
+        return web.Response()
+
+    @atomic
+    async def atomic_handler(request: web.Request) -> web.Response:
+        origins.extend(job.origin for job in get_scheduler(request))
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/bills/{number}", handler)
+    app.router.add_post("/bills/{number}", atomic_handler)
+    root = web.Application()
+    setup(root)
+    root.add_subapp("/shop", app)
+    async with serving(root) as server:
+        await server.get("/shop/bills/3?password=4")
+        await turns()
+        assert origins == ["GET /shop/bills/{number}"] * 4
+        origins.clear()
+        await server.request("POST", "/shop/bills/3")
+        assert origins == ["POST /shop/bills/{number}"]
+
+
+async def test_job_of_a_request_without_a_route_says_so() -> None:
+    """A middleware spawns for 404, too; what was asked for is not shown."""
+    origins: list[str | None] = []
+
+    @web.middleware
+    async def audit(request: web.Request, handler: Handler) -> web.StreamResponse:
+        origins.append((await spawn(request, nothing())).origin)
+        return await handler(request)
+
+    app = web.Application(middlewares=[audit])
+    setup(app)
+    async with serving(app) as server:
+        assert (await server.get("/secret")).status == 404
+    assert origins == ["GET (no route)"]
+
+
 async def test_queued_job_sees_the_context_variables_of_its_own_request() -> None:
     """A6: a job runs in a copy of the variables of the request that spawned it, also
     when it starts much later out of the queue."""
