@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from typing import Final
 
 from aiohttp import web
@@ -24,6 +24,7 @@ def setup(
     limit: int | None = 100,
     pending_limit: int | None = 10000,
     exception_handler: ExceptionHandler | None = None,
+    observers: Iterable[object] = (),
     atomic_methods: Collection[str] = (),
 ) -> Scheduler:
     """Give the application a scheduler, ``app[SCHEDULER]``, and install the middleware.
@@ -34,8 +35,8 @@ def setup(
 
     Args:
         app: the application, or sub-application.
-        close_timeout, wait_timeout, limit, pending_limit, exception_handler: as for
-            :class:`Scheduler`.
+        close_timeout, wait_timeout, limit, pending_limit, exception_handler, observers: as
+            for :class:`Scheduler`.
         atomic_methods: HTTP methods whose handlers are all atomic, ``{"POST", "PUT"}``
             for example.
 
@@ -67,6 +68,7 @@ def setup(
         limit=limit,
         pending_limit=pending_limit,
         exception_handler=exception_handler,
+        observers=observers,
     )
     app.middlewares.append(make_middleware(scheduler, methods))
     app[_LIFE] = life = _Life(scheduler)

@@ -97,6 +97,11 @@ def records(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]
 # -- setup ------------------------------------------------------------------------------
 
 
+class Observer:
+    def job_closed(self, job: Job[Any]) -> None:
+        pass
+
+
 def test_setup_returns_the_scheduler_and_stores_it() -> None:
     """W1: setup makes the scheduler at once, stores it under SCHEDULER, installs the
     middleware, and returns the scheduler."""
@@ -109,6 +114,7 @@ def test_setup_returns_the_scheduler_and_stores_it() -> None:
         limit=3,
         pending_limit=4,
         exception_handler=failures,
+        observers=[Observer()],
     )
     assert isinstance(scheduler, Scheduler)
     assert app[SCHEDULER] is scheduler
@@ -123,6 +129,7 @@ def test_setup_returns_the_scheduler_and_stores_it() -> None:
     [
         ({"limits": 5}, TypeError, r"unexpected .* 'limits'"),
         ({"limit": 0}, ValueError, "limit takes at least 1"),
+        ({"observers": [3]}, TypeError, "observer takes an object"),
         ({"wait_timeout": -1}, ValueError, "wait_timeout takes at least 0"),
         ({"exception_handler": nothing}, TypeError, "exception_handler takes a plain"),
         ({"atomic_methods": "POST"}, TypeError, r"as \{'POST'\}, not 'POST'"),
