@@ -12,7 +12,7 @@ import pytest
 
 from aiohttp_jobs import Scheduler, SchedulerClosed
 from tests.loops import later, settle
-from tests.work import Boom, Reports, fail, give, nothing, wait_for
+from tests.work import Boom, Reports, fail, give, nothing, stubborn, wait_for
 
 LOST = "Shielded awaitable failed after its caller had gone"
 
@@ -171,6 +171,22 @@ async def test_close_cancels_what_is_shielded_once_and_its_caller_is_told() -> N
     with pytest.raises(asyncio.CancelledError):
         await outer
     assert cancelled == [1]
+
+
+async def test_close_without_a_bound_cancels_what_is_shielded_once() -> None:
+    """E1: also with a close_timeout of None, and however often it is closed."""
+    go, cancelled = asyncio.Event(), list[float]()
+    scheduler = Scheduler(close_timeout=None)
+    outer = scheduler.shield(stubborn(go, cancelled))
+    await settle()
+    first = asyncio.create_task(scheduler.close())
+    await settle()
+    second = asyncio.create_task(scheduler.close())
+    await settle()
+    assert len(cancelled) == 1
+    go.set()
+    await asyncio.gather(first, second)
+    assert await outer == "late"
 
 
 async def test_clean_up_may_shield_while_it_closes_and_is_bounded() -> None:
