@@ -215,6 +215,22 @@ async def test_wait_that_was_cancelled_does_nothing_later() -> None:
         assert await job == "done"
 
 
+async def test_wait_that_is_cancelled_in_the_turn_of_its_deadline() -> None:
+    """R3: its caller was cancelled before: then the job is left alone."""
+    loop = asyncio.get_running_loop()
+    go = asyncio.Event()
+    async with Scheduler() as scheduler:
+        job = await scheduler.spawn(wait_for(go))
+        # Both timers are due in one turn; the caller gets no turn in between.
+        loop.call_later(1 - 1e-10, lambda: waiter.cancel())
+        waiter = loop.create_task(job.wait(timeout=1))
+        await asyncio.wait([waiter])
+        assert waiter.cancelled()
+        assert job.active
+        go.set()
+        assert await job == "done"
+
+
 async def test_expired_wait_carries_the_failure_of_the_clean_up(
     reports: Reports,
 ) -> None:
