@@ -20,7 +20,7 @@ from typing import Any, Final, Self, TypeVar
 from .checks import check_count, check_handler, check_seconds, no_coroutine
 from .closing import Closing, logger
 from .errors import SchedulerClosed, SchedulerFull
-from .job import STOPPING, ExceptionHandler, Job
+from .job import ExceptionHandler, Job
 from .shield import Shields
 from .slots import CLOSED, CLOSING, DRAINING, SchedulerState, Slots
 
@@ -481,7 +481,8 @@ class Scheduler(Slots, Collection[Job[Any]]):
             self._refuse(job)
             if not woken.done():
                 woken.set_result(None)
-        victims = [job for job in self if job is not me and job._state < STOPPING]
+        # Also those that are cancelled already: they may have been given more time.
+        victims = [job for job in self if job is not me]
         shields = [inner for inner in self._shields if inner is not me]
         if victims or shields:
             first = self._closing is None

@@ -328,6 +328,26 @@ async def test_close_with_an_earlier_deadline_of_one_job() -> None:
     await settle()
 
 
+async def test_close_bounds_a_job_that_was_closed_with_more_time() -> None:
+    """E0: it returns on time, and cancels that job no second time (E1)."""
+    loop = asyncio.get_running_loop()
+    go, cancelled, reports = asyncio.Event(), list[float](), Reports()
+    scheduler = Scheduler(close_timeout=2, exception_handler=reports)
+    job = await scheduler.spawn(stubborn(go, cancelled))
+    await settle()
+    close = asyncio.create_task(job.close(timeout=100))
+    await settle()
+    start = loop.time()
+    await scheduler.close()
+    assert loop.time() - start == pytest.approx(2, abs=0.1)
+    assert reports.messages == ["Job closing timed out"]
+    with pytest.raises(TimeoutError):
+        await close
+    assert len(cancelled) == 1
+    go.set()
+    await settle()
+
+
 async def test_very_many_pending_jobs_are_closed_in_turns() -> None:
     """L3, E7: closing very many holds the loop for no longer than a batch."""
     go, turns = asyncio.Event(), 0
