@@ -127,12 +127,14 @@ class Slots:
         Called by whatever makes a slot or room. Under an eager task factory a job may
         end, and so call this again, before its start returns: the outer call goes on.
         """
-        if self._filling or self._state >= CLOSING:
+        if self._filling:
             return
         self._filling = True
         pending = self._pending
         try:
             for _ in range(BATCH):
+                if self._state >= CLOSING:
+                    return  # looked at anew: an eager job may have closed it just now
                 if pending.callers and (
                     not pending.is_full() or (self._free > 0 and not pending.queue)
                 ):
