@@ -143,10 +143,10 @@ class Slots:
                     self._start(job, job._context)
                 else:
                     return
-        except BaseException:
-            # A KeyboardInterrupt out of an eager start: the others shall start too.
-            self._loop_in_use().call_soon(self._fill)
-            raise
+        except BaseException as error:
+            # A KeyboardInterrupt out of an eager start. It leaves through the loop, and
+            # not through whatever made the slot, whose books are half-way closed.
+            self._loop_in_use().call_soon(_leave, error)
         finally:
             self._filling = False
         self._loop_in_use().call_soon(self._fill)
@@ -232,11 +232,12 @@ class Slots:
         pending = self._pending
         if pending.queue or pending.callers:
             self._fill()
-        if state is FAILED and not told:
-            self._report(job, outcome[0])
         # Is this nearly the last? (Nobody waits for it with more than these active.)
         if len(self._active) - len(self._at_once) <= len(self._drainers.waiting):
             self._check_idle()
+        # Last of all: the exception handler may raise SystemExit.
+        if state is FAILED and not told:
+            self._report(job, outcome[0])
 
     def _check_idle(self) -> None:
         """Wake those for whom nothing is left. Called when something has ended."""
@@ -282,3 +283,8 @@ class Slots:
                     "context": context,
                 }
             )
+
+
+def _leave(error: BaseException) -> None:
+    """Called by the loop: what it lets through leaves it."""
+    raise error
