@@ -425,7 +425,7 @@ class Job(Generic[T_co]):
         told = {waiter for waiter in self._waiters if not waiter.done()}
         for waiter in told:
             waiter.set_result(None)
-        self._waiters = told or None
+        self._waiters = told if told and self._state is FAILED else None
         return bool(told)
 
 
