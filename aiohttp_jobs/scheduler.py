@@ -78,6 +78,8 @@ class Scheduler(Slots, Collection[Job[Any]]):
         self._shields = Shields()
         # What goes on cancelling, from a close until all have been cancelled.
         self._closing: Closing | None = None
+        # When the close that is under way has to return.
+        self._close_by = -math.inf
 
     # -- looking at it ------------------------------------------------------------------
 
@@ -356,7 +358,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
 
         Raises:
             SchedulerClosed: the scheduler is closed. While it is still closing, clean-up
-                code may shield, and is given ``close_timeout`` to end.
+                code may shield, and has to end when the close has to.
             TypeError: it is not an awaitable.
             RuntimeError: another event loop is running than the scheduler's, or the
                 future belongs to another one.
@@ -382,8 +384,10 @@ class Scheduler(Slots, Collection[Job[Any]]):
         if inner.done():
             return inner
         outer = self._shields.add(self, inner)
-        if self._state is CLOSING:
-            self._shields.bound(self, inner, self._close_timeout)
+        if self._state is CLOSING and self._close_timeout is not None:
+            left = self._close_by - loop.time()
+            # Below 0 nobody but a job that its own close has spared keeps it closing.
+            self._shields.bound(self, inner, self._close_timeout if left < 0 else left)
         return outer
 
     # -- ending -------------------------------------------------------------------------
@@ -473,9 +477,11 @@ class Scheduler(Slots, Collection[Job[Any]]):
         Cancellation:
             The caller's cancellation gets through; closing goes on without it.
         """
-        self._check_loop()
+        loop = self._check_loop()
         me = self._drainers.caller()
         self._move(CLOSING)
+        if self._close_timeout is not None and self._close_by <= loop.time():
+            self._close_by = loop.time() + self._close_timeout
         while self._pending.callers:
             job, woken = self._pending.callers.popitem(last=False)
             self._refuse(job)

@@ -217,6 +217,53 @@ async def test_clean_up_may_shield_while_it_closes_and_is_bounded() -> None:
     assert log == ["1 s", "99 s"]
 
 
+async def test_what_clean_up_shields_late_does_not_hold_the_close_up() -> None:
+    """E0: the close is a hard deadline, also for what is shielded just before it."""
+    loop = asyncio.get_running_loop()
+    log, reports = list[str](), Reports()
+
+    async def clean_up() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for n in range(2):
+                await scheduler.shield(later(2))
+                log.append(f"part {n}")
+            with pytest.raises(SchedulerClosed):
+                scheduler.shield(nothing())
+
+    scheduler = Scheduler(close_timeout=3, exception_handler=reports)
+    await scheduler.spawn(clean_up())
+    await settle()
+    start = loop.time()
+    await scheduler.close()
+    assert loop.time() - start == pytest.approx(3, abs=0.1)
+    assert sorted(reports.messages) == [
+        "Job closing timed out",
+        "Shielded awaitable closing timed out",
+    ]
+    await later(9)
+    assert log == ["part 0", "part 1"]
+    assert len(reports.messages) == 2
+
+
+async def test_job_that_closes_may_shield_afterwards() -> None:
+    """E3: the job that a close spares may protect what it does, for close_timeout."""
+    log, reports = list[str](), Reports()
+
+    async def closer() -> None:
+        await asyncio.sleep(0)  # an eager job would be alone, and its close over at once
+        await scheduler.close()
+        await later(9)
+        await scheduler.shield(later(2))
+        log.append("ended")
+
+    scheduler = Scheduler(close_timeout=3, exception_handler=reports)
+    await (await scheduler.spawn(closer()))
+    assert log == ["ended"]
+    assert reports.contexts == []
+
+
 async def test_closed_scheduler_refuses_to_shield_and_closes_the_coroutine() -> None:
     """A4, A5: nobody would wait for it."""
     scheduler = Scheduler()
