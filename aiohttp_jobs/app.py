@@ -35,8 +35,8 @@ def setup(
 
     Args:
         app: the application, or sub-application.
-        close_timeout, wait_timeout, limit, pending_limit, exception_handler, observers: as
-            for :class:`Scheduler`.
+        close_timeout, wait_timeout, limit, pending_limit: as for :class:`Scheduler`.
+        exception_handler, observers: likewise.
         atomic_methods: HTTP methods whose handlers are all atomic, ``{"POST", "PUT"}``
             for example.
 

@@ -320,13 +320,16 @@ class Job(Generic[T_co]):
                 "Return from the coroutine, or do it from another task"
             )
 
-    async def _end(self, scheduler: Scheduler) -> None:
+    async def _end(
+        self, scheduler: Scheduler, waiter: asyncio.Future[None] | None = None
+    ) -> None:
         """Return when the job is over: the one place where its end is waited for.
 
         The future is ours alone and never cancelled by the job's end, so a
         CancelledError here is always the caller's own.
         """
-        waiter = scheduler._loop_in_use().create_future()
+        if waiter is None:
+            waiter = scheduler._loop_in_use().create_future()
         if self._waiters is None:
             self._waiters = set()
         self._waiters.add(waiter)
@@ -347,17 +350,21 @@ class Job(Generic[T_co]):
                 scheduler._reclaim(lender)
 
     async def _end_within(self, scheduler: Scheduler, timeout: float) -> None:
+        loop = scheduler._loop_in_use()
+        waiter = loop.create_future()
         expired = False
 
         def expire() -> None:
             nonlocal expired
-            if self._scheduler is not None:  # else it ended in this very turn: it counts
+            # Else in this very turn the job has ended, which counts, or the caller was
+            # cancelled, who has no business with the job any more.
+            if not waiter.done():
                 expired = True
                 self._stop(scheduler.close_timeout)
 
-        timer = scheduler._loop_in_use().call_later(timeout, expire)
+        timer = loop.call_later(timeout, expire)
         try:
-            await self._end(scheduler)
+            await self._end(scheduler, waiter)
         finally:
             timer.cancel()
         if expired:
@@ -495,7 +502,7 @@ class Job(Generic[T_co]):
         told = {waiter for waiter in self._waiters if not waiter.done()}
         for waiter in told:
             waiter.set_result(None)
-        self._waiters = told or None
+        self._waiters = told if told and self._state is FAILED else None
         return bool(told)
 
 

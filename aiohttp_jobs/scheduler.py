@@ -21,15 +21,7 @@ from typing import Any, Final, Self, TypeVar
 from .checks import check_count, check_handler, check_seconds, no_coroutine
 from .closing import Closing, logger
 from .errors import SchedulerClosed, SchedulerFull
-from .job import (
-    CANCELLED,
-    FAILED,
-    LET_GO,
-    STOPPING,
-    SUCCEEDED,
-    ExceptionHandler,
-    Job,
-)
+from .job import CANCELLED, FAILED, LET_GO, SUCCEEDED, ExceptionHandler, Job
 from .observers import Observers
 from .shield import Shields
 from .slots import CLOSED, CLOSING, DRAINING, SchedulerState, Slots
@@ -91,6 +83,8 @@ class Scheduler(Slots, Collection[Job[Any]]):
         self._shields = Shields()
         # What goes on cancelling, from a close until all have been cancelled.
         self._closing: Closing | None = None
+        # When the close that is under way has to return.
+        self._close_by = -math.inf
         for observer in observers:
             self.add_observer(observer)
 
@@ -433,7 +427,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
 
         Raises:
             SchedulerClosed: the scheduler is closed. While it is still closing, clean-up
-                code may shield, and is given ``close_timeout`` to end.
+                code may shield, and has to end when the close has to.
             TypeError: it is not an awaitable.
             RuntimeError: another event loop is running than the scheduler's, or the
                 future belongs to another one.
@@ -459,8 +453,10 @@ class Scheduler(Slots, Collection[Job[Any]]):
         if inner.done():
             return inner
         outer = self._shields.add(self, inner)
-        if self._state is CLOSING:
-            self._shields.bound(self, inner, self._close_timeout)
+        if self._state is CLOSING and self._close_timeout is not None:
+            left = self._close_by - loop.time()
+            # Below 0 nobody but a job that its own close has spared keeps it closing.
+            self._shields.bound(self, inner, self._close_timeout if left < 0 else left)
         return outer
 
     # -- ending -------------------------------------------------------------------------
@@ -550,15 +546,18 @@ class Scheduler(Slots, Collection[Job[Any]]):
         Cancellation:
             The caller's cancellation gets through; closing goes on without it.
         """
-        self._check_loop()
+        loop = self._check_loop()
         me = self._drainers.caller()
         self._move(CLOSING)
+        if self._close_timeout is not None and self._close_by <= loop.time():
+            self._close_by = loop.time() + self._close_timeout
         while self._pending.callers:
             job, woken = self._pending.callers.popitem(last=False)
             self._refuse(job)
             if not woken.done():
                 woken.set_result(None)
-        victims = [job for job in self if job is not me and job._state < STOPPING]
+        # Also those that are cancelled already: they may have been given more time.
+        victims = [job for job in self if job is not me]
         shields = [inner for inner in self._shields if inner is not me]
         if victims or shields:
             first = self._closing is None

@@ -22,11 +22,13 @@ T = TypeVar("T")
 class Shields:
     """The inner futures that are not done, and those that closing has let go."""
 
-    __slots__ = ("_deadlines", "_strays")
+    __slots__ = ("_cancelled", "_deadlines", "_strays")
 
     def __init__(self) -> None:
-        # None for those that have not been cancelled.
+        # None for those that may take any time to end.
         self._deadlines: dict[asyncio.Future[Any], asyncio.TimerHandle | None] = {}
+        # Those of them that closing has cancelled, with or without a deadline.
+        self._cancelled: set[asyncio.Future[Any]] = set()
         # Held so that they are not collected while they run.
         self._strays: set[asyncio.Future[Any]] = set()
 
@@ -61,13 +63,17 @@ class Shields:
         self, scheduler: Scheduler, inner: asyncio.Future[Any], grace: float | None
     ) -> bool:
         """Cancel `inner` if that has not been done; was it done now?"""
-        if inner not in self._deadlines or self._deadlines[inner] is not None:
+        if inner not in self._deadlines or inner in self._cancelled:
             return False
+        if self._deadlines[inner] is not None:
+            return False  # shielded while it closes: it has its time
+        self._cancelled.add(inner)
         self.bound(scheduler, inner, grace)
         return inner.cancel()
 
     def _discard(self, scheduler: Scheduler, inner: asyncio.Future[Any]) -> None:
         self._strays.discard(inner)
+        self._cancelled.discard(inner)
         timer = self._deadlines.pop(inner, None)
         if timer is not None:
             timer.cancel()
@@ -75,6 +81,7 @@ class Shields:
 
     def _let_go(self, scheduler: Scheduler, inner: asyncio.Future[Any]) -> None:
         del self._deadlines[inner]
+        self._cancelled.discard(inner)
         self._strays.add(inner)
         scheduler.call_exception_handler(
             {

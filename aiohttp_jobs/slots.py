@@ -136,12 +136,14 @@ class Slots:
         Called by whatever makes a slot or room. Under an eager task factory a job may
         end, and so call this again, before its start returns: the outer call goes on.
         """
-        if self._filling or self._state >= CLOSING:
+        if self._filling:
             return
         self._filling = True
         pending = self._pending
         try:
             for _ in range(BATCH):
+                if self._state >= CLOSING:
+                    return  # looked at anew: an eager job may have closed it just now
                 if pending.callers and (
                     not pending.is_full() or (self._free > 0 and not pending.queue)
                 ):
@@ -151,10 +153,10 @@ class Slots:
                     self._start(job, job._context)
                 else:
                     return
-        except BaseException:
-            # A KeyboardInterrupt out of an eager start: the others shall start too.
-            self._loop_in_use().call_soon(self._fill)
-            raise
+        except BaseException as error:
+            # A KeyboardInterrupt out of an eager start. It leaves through the loop, and
+            # not through whatever made the slot, whose books are half-way closed.
+            self._loop_in_use().call_soon(_leave, error)
         finally:
             self._filling = False
         self._loop_in_use().call_soon(self._fill)
@@ -256,12 +258,15 @@ class Slots:
         pending = self._pending
         if pending.queue or pending.callers:
             self._fill()
-        if state is FAILED and not told:
-            self._report(job, outcome[0])
-        job._task = None  # not before: whoever is told may ask for its name
         # Is this nearly the last? (Nobody waits for it with more than these active.)
         if len(self._active) - len(self._at_once) <= len(self._drainers.waiting):
             self._check_idle()
+        # Last of all: the exception handler may raise SystemExit.
+        try:
+            if state is FAILED and not told:
+                self._report(job, outcome[0])
+        finally:
+            job._task = None  # not before: whoever is told may ask for its name
 
     def _check_idle(self) -> None:
         """Wake those for whom nothing is left. Called when something has ended."""
@@ -307,3 +312,8 @@ class Slots:
                     "context": context,
                 }
             )
+
+
+def _leave(error: BaseException) -> None:
+    """Called by the loop: what it lets through leaves it."""
+    raise error

@@ -22,7 +22,7 @@ try:
 except ImportError:  # pragma: no branch
     uvloop = None  # type: ignore[assignment]
 
-__all__ = ("KINDS", "Deadlock", "later", "make_loop", "run", "settle")
+__all__ = ("KINDS", "Deadlock", "is_missing", "later", "make_loop", "run", "settle")
 
 KINDS = ("asyncio", "debug", "uvloop", "eager")
 

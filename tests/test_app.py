@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from aiohttp_jobs import SCHEDULER, Scheduler, SchedulerClosed, atomic, setup, spawn
+from aiohttp_jobs import SCHEDULER, Job, Scheduler, SchedulerClosed, atomic, setup, spawn
 from aiohttp_jobs.scheduler import SchedulerState
 from tests.clients import (
     Failures,

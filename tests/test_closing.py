@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aiohttp_jobs import JobCancelled, Scheduler, SchedulerClosed
+from aiohttp_jobs.closing import BATCH
 from aiohttp_jobs.scheduler import SchedulerState
 from tests.loops import later, settle
 from tests.work import Boom, Reports, fail, give, nothing, stubborn, wait_for
@@ -62,6 +63,25 @@ async def test_job_that_ends_because_of_the_close_starts_no_pending_one() -> Non
     go.set()
     await closing
     assert log == [0]
+
+
+async def test_job_that_closes_in_its_first_step_starts_no_pending_one() -> None:
+    """E3, A9: an eager job closes while pending jobs are being started, more of them
+    than one turn closes."""
+    go, log = asyncio.Event(), list[int]()
+    scheduler = Scheduler(limit=1, pending_limit=0)
+
+    async def closer() -> None:
+        await scheduler.close()
+
+    await scheduler.spawn(wait_for(go))
+    await scheduler.spawn(closer())
+    for n in range(BATCH + 1):
+        await scheduler.spawn(wait_for(asyncio.Event(), log, n))
+    go.set()
+    await settle()
+    await scheduler.close()
+    assert log == []
 
 
 async def test_second_close_returns_when_the_first_is_done() -> None:
@@ -324,6 +344,26 @@ async def test_close_with_an_earlier_deadline_of_one_job() -> None:
     assert loop.time() - start == pytest.approx(2, abs=0.1)
     await closing
     assert loop.time() - start == pytest.approx(2, abs=0.1)
+    go.set()
+    await settle()
+
+
+async def test_close_bounds_a_job_that_was_closed_with_more_time() -> None:
+    """E0: it returns on time, and cancels that job no second time (E1)."""
+    loop = asyncio.get_running_loop()
+    go, cancelled, reports = asyncio.Event(), list[float](), Reports()
+    scheduler = Scheduler(close_timeout=2, exception_handler=reports)
+    job = await scheduler.spawn(stubborn(go, cancelled))
+    await settle()
+    close = asyncio.create_task(job.close(timeout=100))
+    await settle()
+    start = loop.time()
+    await scheduler.close()
+    assert loop.time() - start == pytest.approx(2, abs=0.1)
+    assert reports.messages == ["Job closing timed out"]
+    with pytest.raises(TimeoutError):
+        await close
+    assert len(cancelled) == 1
     go.set()
     await settle()
 

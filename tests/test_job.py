@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
 
 from aiohttp_jobs import Job, JobCancelled, Scheduler
 from aiohttp_jobs.job import JobState
-from tests.loops import later, settle
+from tests.loops import is_missing, later, make_loop, settle
 from tests.work import Boom, Reports, fail, give, stubborn, wait_for
 
 
@@ -215,6 +216,23 @@ async def test_wait_that_was_cancelled_does_nothing_later() -> None:
         assert await job == "done"
 
 
+async def test_wait_that_is_cancelled_in_the_turn_of_its_deadline() -> None:
+    """R3: its caller was cancelled before: then the job is left alone."""
+    loop = asyncio.get_running_loop()
+    go = asyncio.Event()
+    async with Scheduler() as scheduler:
+        job = await scheduler.spawn(wait_for(go))
+        # Both timers are due in one turn; the caller gets no turn in between.
+        waiter: asyncio.Task[str]
+        loop.call_later(1 - 1e-10, lambda: waiter.cancel())
+        waiter = loop.create_task(job.wait(timeout=1))
+        await asyncio.wait([waiter])
+        assert waiter.cancelled()
+        assert job.active
+        go.set()
+        assert await job == "done"
+
+
 async def test_expired_wait_carries_the_failure_of_the_clean_up(
     reports: Reports,
 ) -> None:
@@ -396,6 +414,57 @@ def test_keyboard_interrupt_leaves_through_the_loop(
     assert len(scheduler) == 0
     assert scheduler._free == 1
     assert reports.contexts == []
+
+
+def test_exception_handler_that_exits_keeps_nobody_waiting() -> None:
+    """R6, E7: SystemExit leaves through the loop; who waits for the end is told of it."""
+
+    def handler(scheduler: Scheduler, context: dict[str, Any]) -> None:
+        raise SystemExit("stop")
+
+    async def bad_clean_up() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await later(1)
+            raise Boom
+
+    async def main() -> None:
+        await scheduler.spawn(bad_clean_up())
+        await settle()
+        await scheduler.close()
+
+    scheduler = Scheduler(exception_handler=handler, close_timeout=None)
+    with contextlib.closing(make_loop("asyncio")) as loop:
+        task = loop.create_task(main())
+        with pytest.raises(SystemExit):
+            loop.run_until_complete(task)
+        loop.run_until_complete(task)
+
+
+@pytest.mark.skipif(bool(is_missing("eager")), reason="needs an eager task factory")
+def test_keyboard_interrupt_out_of_an_eager_start_harms_no_other_job(
+    reports: Reports,
+) -> None:
+    """R6, A9: the failure of the job whose slot it took is reported, a drain ends."""
+    go = asyncio.Event()
+
+    async def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        await scheduler.spawn(fail(go))
+        await scheduler.spawn(interrupt())
+        go.set()
+        await scheduler.wait_and_close()
+
+    scheduler = Scheduler(exception_handler=reports, limit=1, wait_timeout=None)
+    with contextlib.closing(make_loop("eager")) as loop:
+        task = loop.create_task(main())
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(task)
+        loop.run_until_complete(task)
+    assert reports.messages == ["Job processing failed"]
 
 
 async def test_other_base_exception_is_a_failure_like_others(reports: Reports) -> None:

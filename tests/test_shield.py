@@ -12,7 +12,7 @@ import pytest
 
 from aiohttp_jobs import Scheduler, SchedulerClosed
 from tests.loops import later, settle
-from tests.work import Boom, Reports, fail, give, nothing, wait_for
+from tests.work import Boom, Reports, fail, give, nothing, stubborn, wait_for
 
 LOST = "Shielded awaitable failed after its caller had gone"
 
@@ -173,6 +173,22 @@ async def test_close_cancels_what_is_shielded_once_and_its_caller_is_told() -> N
     assert cancelled == [1]
 
 
+async def test_close_without_a_bound_cancels_what_is_shielded_once() -> None:
+    """E1: also with a close_timeout of None, and however often it is closed."""
+    go, cancelled = asyncio.Event(), list[float]()
+    scheduler = Scheduler(close_timeout=None)
+    outer = scheduler.shield(stubborn(go, cancelled))
+    await settle()
+    first = asyncio.create_task(scheduler.close())
+    await settle()
+    second = asyncio.create_task(scheduler.close())
+    await settle()
+    assert len(cancelled) == 1
+    go.set()
+    await asyncio.gather(first, second)
+    assert await outer == "late"
+
+
 async def test_clean_up_may_shield_while_it_closes_and_is_bounded() -> None:
     """E0, E3: clean-up code may protect itself; it gets close_timeout and no more."""
     loop = asyncio.get_running_loop()
@@ -199,6 +215,53 @@ async def test_clean_up_may_shield_while_it_closes_and_is_bounded() -> None:
     ]
     await later(200)
     assert log == ["1 s", "99 s"]
+
+
+async def test_what_clean_up_shields_late_does_not_hold_the_close_up() -> None:
+    """E0: the close is a hard deadline, also for what is shielded just before it."""
+    loop = asyncio.get_running_loop()
+    log, reports = list[str](), Reports()
+
+    async def clean_up() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for n in range(2):
+                await scheduler.shield(later(2))
+                log.append(f"part {n}")
+            with pytest.raises(SchedulerClosed):
+                scheduler.shield(nothing())
+
+    scheduler = Scheduler(close_timeout=3, exception_handler=reports)
+    await scheduler.spawn(clean_up())
+    await settle()
+    start = loop.time()
+    await scheduler.close()
+    assert loop.time() - start == pytest.approx(3, abs=0.1)
+    assert sorted(reports.messages) == [
+        "Job closing timed out",
+        "Shielded awaitable closing timed out",
+    ]
+    await later(9)
+    assert log == ["part 0", "part 1"]
+    assert len(reports.messages) == 2
+
+
+async def test_job_that_closes_may_shield_afterwards() -> None:
+    """E3: the job that a close spares may protect what it does, for close_timeout."""
+    log, reports = list[str](), Reports()
+
+    async def closer() -> None:
+        await asyncio.sleep(0)  # an eager job would be alone, and its close over at once
+        await scheduler.close()
+        await later(9)
+        await scheduler.shield(later(2))
+        log.append("ended")
+
+    scheduler = Scheduler(close_timeout=3, exception_handler=reports)
+    await (await scheduler.spawn(closer()))
+    assert log == ["ended"]
+    assert reports.contexts == []
 
 
 async def test_closed_scheduler_refuses_to_shield_and_closes_the_coroutine() -> None:

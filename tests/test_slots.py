@@ -278,6 +278,7 @@ async def test_finished_job_keeps_only_its_outcome() -> None:
     assert used_ref() is None
     assert scheduler_ref() is None
     assert result_ref() is await job
+    assert job._waiters is None
     job_ref = weakref.ref(job)
     del job
     gc.collect()
