@@ -15,7 +15,7 @@ PINS :=
 # Two installations into one environment at a time would break it.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest lint format docs bench dist clean
+.PHONY: help demo test test-oldest storm lint format docs bench dist clean
 
 help:  ## This list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -31,6 +31,9 @@ test: $(VENV)/.installed-test  ## Run the whole test suite; ARGS go to pytest.
 test-oldest: PYTHON = python3.11
 test-oldest:  ## Run it with the oldest aiohttp that is supported.
 	$(MAKE) test PYTHON='$(PYTHON)' VENV='$(VENV)-oldest' PINS='$(OLDEST)'
+
+storm: $(VENV)/.installed-test  ## Storm real servers with clients that hang up.
+	$(BIN)/python -m tests.storm $(ARGS)
 
 lint: $(VENV)/.installed-lint  ## Check style, format and types.
 	$(BIN)/ruff check .

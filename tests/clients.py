@@ -29,6 +29,7 @@ __all__ = (
     "Server",
     "both_cancellations",
     "draining",
+    "read_answer",
     "resource",
     "serving",
     "turns",
@@ -80,6 +81,28 @@ class Answer:
     text: str
 
 
+async def read_answer(reader: asyncio.StreamReader) -> Answer:
+    """Read the whole answer; EOFError if the server breaks off before its end."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    status, *lines = head.strip().split("\r\n")
+    headers = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        headers[name.lower()] = value.strip()
+    return Answer(int(status.split()[1]), headers, await _read_body(reader, headers))
+
+
+async def _read_body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> str:
+    if headers.get("transfer-encoding") != "chunked":
+        size = int(headers.get("content-length", 0))
+        return (await reader.readexactly(size)).decode()
+    chunks = b""
+    while size := int(await reader.readline(), 16):
+        chunks += (await reader.readexactly(size + 2))[:-2]
+    await reader.readexactly(2)
+    return chunks.decode()
+
+
 class Client:
     """One raw connection: it can be broken off at any moment."""
 
@@ -121,27 +144,11 @@ class Client:
 
     async def receive(self) -> Answer:
         """Wait for the whole answer; EOFError if the server breaks off before it."""
-        head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
-        status, *lines = head.strip().split("\r\n")
-        headers = {}
-        for line in lines:
-            name, _, value = line.partition(":")
-            headers[name.lower()] = value.strip()
-        return Answer(int(status.split()[1]), headers, await self._body(headers))
+        return await read_answer(self._reader)
 
     async def receive_some(self) -> str:
         """Wait for the next bytes, whatever they are."""
         return (await self._reader.read(2**16)).decode()
-
-    async def _body(self, headers: Mapping[str, str]) -> str:
-        if headers.get("transfer-encoding") != "chunked":
-            size = int(headers.get("content-length", 0))
-            return (await self._reader.readexactly(size)).decode()
-        chunks = b""
-        while size := int(await self._reader.readline(), 16):
-            chunks += (await self._reader.readexactly(size + 2))[:-2]
-        await self._reader.readexactly(2)
-        return chunks.decode()
 
     async def hang_up(self) -> None:
         """Break the connection off, and return when the server knows it."""

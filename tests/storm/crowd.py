@@ -1,0 +1,220 @@
+"""The clients: hundreds at once, each with one connection at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import itertools
+import json
+import random
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from tests.clients import Answer, read_answer
+
+from .plan import Manner, Plan
+
+__all__ = ("Crowd", "Fate", "Outcome")
+
+# Seconds after which a client should have had its answer, whatever it is.
+TOO_LONG: Final = 30.0
+# SO_LINGER with no time: to close the connection resets it, instead of ending it.
+RESET: Final = struct.pack("ii", 1, 0)
+# The most characters in a body: it arrives in more than one piece.
+LARGEST_BODY: Final = 100_000
+# The most seconds between two pieces that a client sends.
+PAUSE: Final = 0.02
+
+
+class Fate(enum.StrEnum):
+    """What came of a request, as its client saw it."""
+
+    ANSWERED = "answered"
+    HUNG_UP = "hung up"
+    BROKEN_OFF = "broken off by the server"
+    REFUSED = "no connection"
+    UNANSWERED = "left without an answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one request; `stopping` if the server was about to be stopped."""
+
+    plan: Plan
+    fate: Fate
+    status: int
+    stopping: bool
+
+
+class Crowd:
+    """Clients that send requests until the server takes no more.
+
+    Args:
+        port: the server's, on this machine.
+        seed: of the plans.
+        connections: how many clients there are.
+        requests: when so many have begun, `enough` is set. The clients go on.
+    """
+
+    def __init__(self, port: int, seed: int, connections: int, requests: int) -> None:
+        self._port = port
+        self._seed = seed
+        self._connections = connections
+        self._requests = requests
+        self._numbers = itertools.count(1)
+        self.enough = asyncio.Event()
+        # Set by whoever is about to stop the server.
+        self.stopping = False
+        self.outcomes: list[Outcome] = []
+
+    async def visit(self, path: str) -> None:
+        """Return when the server has answered a request of no plan."""
+        connection = await _Connection.open(self._port)
+        connection.send(f"GET {path} HTTP/1.1\r\nHost: storm\r\n\r\n".encode())
+        await connection.receive()
+        connection.close()
+
+    async def run(self) -> None:
+        """Let all clients in, and return when the last one has gone."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._connections):
+                group.create_task(self._be_client())
+
+    async def _be_client(self) -> None:
+        connection: _Connection | None = None
+        while True:
+            plan = Plan.of(self._seed, next(self._numbers))
+            if plan.number == self._requests:
+                self.enough.set()
+            try:
+                if connection is None:
+                    connection = await _Connection.open(self._port)
+            except OSError:
+                self._note(plan, Fate.REFUSED)
+                return
+            try:
+                # One whose handler never ends waits until the server stops.
+                async with asyncio.timeout(TOO_LONG if plan.ends else None):
+                    answer = await _perform(plan, connection)
+                fate = Fate.HUNG_UP if answer is None else Fate.ANSWERED
+            except TimeoutError:
+                answer, fate = None, Fate.UNANSWERED
+            except (OSError, EOFError):
+                answer, fate = None, Fate.BROKEN_OFF
+            self._note(plan, fate, answer.status if answer else 0)
+            if (
+                answer is None
+                or answer.headers.get("connection") == "close"
+                or plan.manner is Manner.BREAKS
+            ):
+                connection.close(reset=plan.moment * 100 % 2 < 1)
+                connection = None
+
+    def _note(self, plan: Plan, fate: Fate, status: int = 0) -> None:
+        self.outcomes.append(Outcome(plan, fate, status, self.stopping))
+
+
+class _Connection:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, port: int) -> _Connection:
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    def send(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def send_slowly(self, data: bytes, chance: random.Random) -> None:
+        """Send it in pieces, so that the server sees each on its own."""
+        places = sorted(chance.randrange(len(data)) for _ in range(3))
+        for start, end in itertools.pairwise((0, *places, len(data))):
+            self.send(data[start:end])
+            await asyncio.sleep(chance.uniform(0, PAUSE))
+
+    async def receive(self) -> Answer:
+        return await read_answer(self._reader)
+
+    async def receive_first(self) -> None:
+        """Wait for the begin of an answer."""
+        if not await self._reader.read(1):
+            raise EOFError
+
+    def close(self, *, reset: bool = False) -> None:
+        if reset and not self._writer.transport.is_closing():
+            sock = self._writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self._writer.transport.abort()
+
+
+async def _perform(plan: Plan, connection: _Connection) -> Answer | None:
+    """Do what the plan says; return the answer, or None if the client has hung up."""
+    chance = random.Random(plan.moment)
+    request = _request(plan, chance)
+    match plan.manner:
+        case Manner.PATIENT:
+            connection.send(request)
+            return await connection.receive()
+        case Manner.SLOW:
+            await connection.send_slowly(request, chance)
+            return await connection.receive()
+        case Manner.HANGS_UP:
+            await _hang_up(plan, connection, request, chance)
+            return None
+        case Manner.BREAKS:
+            return await _break(plan, connection, chance)
+
+
+async def _hang_up(
+    plan: Plan, connection: _Connection, request: bytes, chance: random.Random
+) -> None:
+    """Return at a moment of the plan's choice: the caller hangs up then."""
+    if plan.moment < 0.2:  # in the middle of the request
+        connection.send(request[: chance.randrange(len(request))])
+        await asyncio.sleep(chance.uniform(0, PAUSE))
+    elif plan.moment < 0.9:  # while the handler runs, or shortly before or after that
+        connection.send(request)
+        await asyncio.sleep(chance.uniform(0, plan.seconds + PAUSE))
+    else:  # in the middle of the answer
+        connection.send(request)
+        await connection.receive_first()
+
+
+async def _break(
+    plan: Plan, connection: _Connection, chance: random.Random
+) -> Answer | None:
+    """Send a request that is no good."""
+    start = f"{plan.route.method} /{plan.route}/{plan.number} HTTP/1.1\r\nHost: storm\r\n"
+    match int(plan.moment * 5):
+        case 0:  # what it promises it does not send
+            connection.send(f"{start}Content-Length: 1000\r\n\r\n[1, 2,".encode())
+            await asyncio.sleep(chance.uniform(0, 5 * PAUSE))
+            return None
+        case 1:
+            body = b'{"half": '
+            head = f"{start}Content-Length: {len(body)}\r\n\r\n"
+            await connection.send_slowly(head.encode() + body, chance)
+        case 2:  # the handler runs already
+            connection.send(f"{start}Transfer-Encoding: chunked\r\n\r\n".encode())
+            await asyncio.sleep(chance.uniform(0, PAUSE))
+            connection.send(b"2\r\n[1\r\nno number\r\n]\r\n")
+        case 3:
+            connection.send(f"{start}Content-Length: many\r\n\r\n[]".encode())
+        case _:
+            connection.send(b"\x16\x03\x01 no HTTP at all\r\n\r\n")
+    return await connection.receive()
+
+
+def _request(plan: Plan, chance: random.Random) -> bytes:
+    body = b""
+    if plan.route.reads_body:
+        body = json.dumps("x" * chance.randrange(LARGEST_BODY)).encode()
+    return (
+        f"{plan.route.method} /{plan.route}/{plan.number} HTTP/1.1\r\n"
+        f"Host: storm\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body

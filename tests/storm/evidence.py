@@ -1,0 +1,177 @@
+"""The evidence: what ledger, log and clients tell of a storm."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from .crowd import Outcome
+from .ledger import Entry, Event
+
+__all__ = ("ENDS", "Evidence")
+
+ENDS: Final = frozenset(
+    (Event.RETURNED, Event.ANSWERED, Event.RAISED, Event.CANCELLED, Event.BROKE)
+)
+
+# What the exception handler is told.
+FAILED: Final = ("Job processing failed", "Shielded awaitable failed")
+LET_GO: Final = "Job closing timed out"
+AT_THE_END: Final = "At the end: "
+
+
+@dataclass
+class Evidence:
+    """What one storm has left behind.
+
+    Args:
+        ledger: what handlers and jobs have written.
+        stderr: what the server has written there.
+        outcomes: what the clients saw.
+        status: the exit status of the server.
+        took: seconds from SIGTERM to the server's end.
+        deadline: seconds that this may take.
+        leaves_tasks: the server closes its loop after the clean-up without a look at what
+            is left: aiohttp's own tasks, and jobs that were let go.
+    """
+
+    ledger: Sequence[Entry]
+    stderr: str
+    outcomes: Sequence[Outcome]
+    status: int | None
+    took: float
+    deadline: float
+    leaves_tasks: bool
+
+    @cached_property
+    def events(self) -> Mapping[str, list[Entry]]:
+        """What happened to each request and each job, in its order."""
+        events = defaultdict(list)
+        for entry in self.ledger:
+            events[entry.subject].append(entry)
+        return events
+
+    def happened(self, subject: str, *what: Event) -> list[Entry]:
+        """Return those events of a request or job."""
+        return [entry for entry in self.events[subject] if entry.event in what]
+
+    def entries(self, event: Event, *details: str) -> Iterator[Entry]:
+        """Go over the events of this kind with these details, or with any."""
+        for entry in self.ledger:
+            if entry.event is event and (not details or entry.detail in details):
+                yield entry
+
+    @cached_property
+    def log(self) -> list[dict[str, Any]]:
+        """The records that were logged."""
+        return [json.loads(line) for line in self.stderr.splitlines() if _is_record(line)]
+
+    @cached_property
+    def not_logged(self) -> list[str]:
+        """The other lines on stderr."""
+        return [line for line in self.stderr.splitlines() if not _is_record(line)]
+
+    def logged(self, logger: str, *messages: str) -> list[dict[str, Any]]:
+        """Return the records of this logger whose message begins so."""
+        return [
+            record
+            for record in self.log
+            if record["logger"] == logger and record["message"].startswith(messages)
+        ]
+
+    @cached_property
+    def failures(self) -> Counter[str | None]:
+        """How often the failures of jobs and handlers were told to anybody."""
+        told = self.logged("storm.server", *FAILED)
+        for record in self.logged("aiohttp.server", ""):
+            if not _concerns_no_handler(record):
+                told.append(record)
+        received = (entry.subject for entry in self.entries(Event.RECEIVED))
+        return Counter([*(record["subject"] for record in told), *received])
+
+    @cached_property
+    def let_go(self) -> Counter[str]:
+        """How often the jobs were reported as let go."""
+        return Counter(r["subject"] for r in self.logged("storm.server", LET_GO))
+
+    @cached_property
+    def cancelled(self) -> Counter[str]:
+        """How often the shutdown's record names the jobs as cancelled."""
+        return self._named("jobs_cancelled")
+
+    @cached_property
+    def never_started(self) -> Counter[str]:
+        """How often it names them as never started."""
+        return self._named("jobs_never_started")
+
+    def stopped(self, name: str) -> bool:
+        """Did the shutdown keep the job from its end?"""
+        return bool(self.cancelled[name] or self.never_started[name])
+
+    @cached_property
+    def at_the_end(self) -> list[str]:
+        """What the server said of its counts."""
+        return [r["message"] for r in self.logged("storm.server", AT_THE_END)]
+
+    @cached_property
+    def not_expected(self) -> list[dict[str, Any]]:
+        """The records that no storm gives a reason for."""
+        return [record for record in self.log if not self._is_expected(record)]
+
+    def _is_expected(self, record: Mapping[str, Any]) -> bool:
+        match record["logger"]:
+            case "aiohttp_jobs":
+                return True
+            case "storm.server":
+                told: str = record["message"]
+                return told.startswith((*FAILED, LET_GO, AT_THE_END))
+            case "storm.ledger":  # too late
+                # Nobody waits for a plain handler whose client has gone.
+                subject: str = record["subject"]
+                return bool(self.let_go[subject]) or subject in self.plain
+            case "aiohttp.server":
+                return bool(record["subject"]) or _concerns_no_handler(record)
+            case "asyncio":
+                return self.leaves_tasks and self._is_left(record)
+        return False
+
+    def _is_left(self, record: Mapping[str, Any]) -> bool:
+        """Is it told of a connection that is gone, or of a job that was let go?"""
+        left = re.match(
+            r"Task was destroyed but it is pending!\n"
+            r"task: <Task pending name='(?P<name>[^']*)' coro=<(?P<coro>[\w.]+)\(\)",
+            record["message"],
+        )
+        return left is not None and (
+            left["coro"].startswith("RequestHandler.") or bool(self.let_go[left["name"]])
+        )
+
+    @cached_property
+    def plain(self) -> set[str]:
+        """The requests whose handlers are plain ones."""
+        plans = (outcome.plan for outcome in self.outcomes)
+        return {plan.request_name for plan in plans if not plan.route.atomic}
+
+    def _named(self, key: str) -> Counter[str]:
+        records = self.logged("aiohttp_jobs", "")
+        return Counter(name for record in records for name in record.get(key, ()))
+
+
+def _is_record(line: str) -> bool:
+    return line.startswith('{"logger": ')
+
+
+def _concerns_no_handler(record: Mapping[str, Any]) -> bool:
+    """Is it what aiohttp's server logs of something that is no HTTP?
+
+    Or, with 3.9, of a client that had gone before its handler was called.
+    """
+    return (
+        ": 400, message=" in record["error"]
+        or "assert self._request_handler is not None" in record["traceback"]
+    )

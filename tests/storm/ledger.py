@@ -1,0 +1,117 @@
+"""The ledger: what handlers and jobs did, one row after the other, never changed.
+
+It also stands for the database of an application: whoever still writes to it when it has
+been closed is told about in the log, and has to be somebody who was let go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import logging
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from aiohttp import web
+
+from aiohttp_jobs import JobsError
+
+__all__ = ("Entry", "Event", "Ledger", "read_ledger")
+
+logger: Final = logging.getLogger("storm.ledger")
+
+# What has been written outlives the process; that it should outlive the machine is not
+# asked, so there is no need to wait for the disk.
+SCHEMA: Final = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = OFF;
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER PRIMARY KEY,
+    subject TEXT NOT NULL,
+    event TEXT NOT NULL,
+    detail TEXT NOT NULL
+);
+"""
+
+
+class Event(enum.StrEnum):
+    """What can happen to a request, or to a job."""
+
+    BEGAN = "began"
+    RETURNED = "returned"
+    ANSWERED = "answered"  # by an HTTPException, or what becomes one
+    RAISED = "raised"  # what it was planned to raise
+    CANCELLED = "cancelled"
+    BROKE = "broke"  # raised something else
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    WITHDRAWN = "withdrawn"  # its spawn() was cancelled
+    SWALLOWED = "swallowed"  # a cancellation; with the seconds that it still works
+    RECEIVED = "received"  # its failure, by somebody who waited for it
+
+
+class Entry(NamedTuple):
+    """One row."""
+
+    id: int
+    subject: str
+    event: Event
+    detail: str
+
+
+class Ledger:
+    """Writes to the database at `path` at once: no await in which it could be lost."""
+
+    def __init__(self, path: Path) -> None:
+        self._database: sqlite3.Connection | None
+        self._database = sqlite3.connect(path, isolation_level=None)
+        self._database.executescript(SCHEMA)
+
+    def close(self) -> None:
+        """Close the database."""
+        assert self._database is not None
+        self._database.close()
+        self._database = None
+
+    def note(self, subject: str, event: Event, detail: str = "") -> None:
+        """Write that this happened."""
+        if self._database is None:
+            logger.error("Too late for the ledger", extra={"subject": subject})
+            return
+        self._database.execute(
+            "INSERT INTO events (subject, event, detail) VALUES (?, ?, ?)",
+            (subject, event, detail),
+        )
+
+    @contextlib.contextmanager
+    def span(self, subject: str, detail: str = "") -> Iterator[None]:
+        """Write when the block begins, and how it ends."""
+        self.note(subject, Event.BEGAN, detail)
+        try:
+            yield
+        except asyncio.CancelledError:
+            self.note(subject, Event.CANCELLED)
+            raise
+        except (web.HTTPException, JobsError) as error:
+            self.note(subject, Event.ANSWERED, type(error).__name__)
+            raise
+        except BaseException as error:
+            planned = getattr(error, "subject", None) == subject
+            event = Event.RAISED if planned else Event.BROKE
+            self.note(subject, event, repr(error))
+            raise
+        self.note(subject, Event.RETURNED)
+
+
+def read_ledger(path: Path) -> list[Entry]:
+    """Read what was written, in its order."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        rows = database.execute("SELECT * FROM events ORDER BY id")
+        return [
+            Entry(number, subject, Event(event), detail)
+            for number, subject, event, detail in rows
+        ]

@@ -1,0 +1,160 @@
+"""One storm, from the start of the server to the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import math
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from .crowd import Crowd
+from .evidence import Evidence
+from .ledger import read_ledger
+from .server import DEADLINE, Settings
+from .verdict import Verdict, judge
+
+__all__ = ("Server", "Storm")
+
+ROOT: Final = Path(__file__).parent.parent.parent
+# Seconds that a busy machine adds: the process has to be told, and to be noticed.
+SLACK: Final = 5.0
+# gunicorn looks at its signals, and its workers, once a second.
+GUNICORN_TICKS: Final = 2.0
+# Seconds after which a storm has failed, whatever it waits for.
+PATIENCE: Final = 600.0
+
+
+class Server(enum.StrEnum):
+    """What runs the application."""
+
+    AIOHTTP = "aiohttp"
+    CANCELLING = "aiohttp-cancelling"  # handler_cancellation=True
+    UVLOOP = "uvloop-cancelling"
+    GUNICORN = "gunicorn"
+    GUNICORN_CANCELLING = "gunicorn-cancelling"
+
+    @property
+    def cancelling(self) -> bool:
+        return self.endswith("-cancelling")
+
+    @property
+    def gunicorn(self) -> bool:
+        return self.startswith("gunicorn")
+
+
+@dataclass(frozen=True)
+class Storm:
+    """One storm. The same one can be had again by the same arguments.
+
+    Args:
+        server: what runs the application.
+        seed: decides what each request is.
+        requests: how many begin before SIGTERM.
+        connections: how many clients there are at once.
+    """
+
+    server: Server
+    seed: int
+    requests: int
+    connections: int
+
+    @property
+    def command(self) -> str:
+        """What repeats it."""
+        return (
+            f"make storm ARGS='--server {self.server} --seed {self.seed} "
+            f"--requests {self.requests} --connections {self.connections}'"
+        )
+
+    @property
+    def deadline(self) -> float:
+        """Seconds from SIGTERM within which the server has to end."""
+        return DEADLINE + SLACK + GUNICORN_TICKS * self.server.gunicorn
+
+    async def run(self, folder: Path) -> Verdict:
+        """Run it, with its files in this folder, and judge it."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return judge(await self._run(folder / "ledger", folder / "stderr"))
+        except BaseException as error:
+            error.add_note(f"To repeat it: {self.command}")
+            raise
+
+    async def _run(self, database: Path, stderr: Path) -> Evidence:
+        with socket.create_server(("127.0.0.1", 0), backlog=1024) as sock:
+            port = sock.getsockname()[1]
+            process = await self._start(sock.fileno(), database, stderr)
+            # From here on the socket is the server's alone: when it closes it, no client
+            # can connect any more.
+        crowd = Crowd(port, self.seed, self.connections, self.requests)
+        try:
+            took = await self._drive(process, crowd)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return Evidence(
+            ledger=read_ledger(database),
+            stderr=await asyncio.to_thread(stderr.read_text),
+            outcomes=crowd.outcomes,
+            status=process.returncode,
+            took=took,
+            deadline=self.deadline,
+            leaves_tasks=self.server.gunicorn,
+        )
+
+    async def _start(
+        self, sock: int, database: Path, stderr: Path
+    ) -> asyncio.subprocess.Process:
+        settings = Settings(
+            database=str(database),
+            seed=self.seed,
+            socket=sock,
+            handler_cancellation=self.server.cancelling,
+            uvloop=self.server is Server.UVLOOP,
+        )
+        with stderr.open("wb") as file:
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                *self._arguments(sock),
+                cwd=ROOT,
+                env=settings.to_environment(),
+                pass_fds=[sock],
+                stderr=file,
+            )
+
+    async def _drive(self, process: asyncio.subprocess.Process, crowd: Crowd) -> float:
+        """Let the clients in, stop the server in the middle; return how long it took."""
+        await crowd.visit("/")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(crowd.run())
+            await crowd.enough.wait()
+            crowd.stopping = True
+            # SIGTERM finds all slots taken for good, and others waiting.
+            await crowd.visit("/flood")
+            process.send_signal(signal.SIGTERM)
+            start = time.monotonic()
+            try:
+                async with asyncio.timeout(self.deadline + 1):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()  # that it was too late is for the verdict
+            return time.monotonic() - start
+
+    def _arguments(self, sock: int) -> list[str]:
+        if not self.server.gunicorn:
+            return ["-m", "tests.storm.server"]
+        return [
+            *("-m", "gunicorn", "tests.storm.server:make_runner"),
+            *("--worker-class", "aiohttp.GunicornWebWorker"),
+            *("--bind", f"fd://{sock}"),
+            *("--graceful-timeout", str(math.ceil(DEADLINE + SLACK))),
+            *("--log-level", "warning"),
+            "--no-control-socket",
+        ]

@@ -1,0 +1,177 @@
+"""The storm's server, a process of its own: ``python -m tests.storm.server``.
+
+What it is to do it is told by `Settings`, in an environment variable, so that gunicorn
+can start it too, by `make_runner`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import web
+
+from aiohttp_jobs import SCHEDULER, Job, Scheduler, setup
+
+from .handlers import LEDGER, SEED, add_routes
+from .jobs import STUBBORN_FOR
+from .ledger import Ledger
+
+__all__ = ("CLOSE_TIMEOUT", "DEADLINE", "Settings", "make_runner")
+
+VARIABLE: Final = "STORM_SETTINGS"
+
+# Few, so that jobs often wait for a slot, and callers for room.
+LIMIT: Final = 40
+PENDING_LIMIT: Final = 20
+# Seconds. The longest handlers take 0.6, see plan.py.
+SHUTDOWN_TIMEOUT: Final = 1.0
+WAIT_TIMEOUT: Final = 2.0
+CLOSE_TIMEOUT: Final = 0.2
+# How they add up, see docs/cancellation.rst. What swallows its cancellation keeps the
+# process a little longer, but not the clean-up.
+DEADLINE: Final = 2 * SHUTDOWN_TIMEOUT + WAIT_TIMEOUT + CLOSE_TIMEOUT + STUBBORN_FOR
+
+logger: Final = logging.getLogger("storm.server")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the process is told.
+
+    Args:
+        database: the path of the ledger.
+        seed: of the plans.
+        socket: the number of an open file, a socket that listens.
+        handler_cancellation: as for `web.run_app`.
+        uvloop: run on uvloop (without gunicorn).
+    """
+
+    database: str
+    seed: int
+    socket: int
+    handler_cancellation: bool
+    uvloop: bool
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        """Read them from the environment."""
+        return cls(**json.loads(os.environ[VARIABLE]))
+
+    def to_environment(self) -> dict[str, str]:
+        """Return the environment for a process that is to have them."""
+        return {**os.environ, VARIABLE: json.dumps(dataclasses.asdict(self))}
+
+
+def make_app(settings: Settings) -> web.Application:
+    """Make the application. setup() comes before the ledger, which the jobs need."""
+    app = web.Application()
+    app[SEED] = settings.seed
+    setup(
+        app,
+        limit=LIMIT,
+        pending_limit=PENDING_LIMIT,
+        wait_timeout=WAIT_TIMEOUT,
+        close_timeout=CLOSE_TIMEOUT,
+        exception_handler=report,
+        atomic_methods={"PUT"},
+    )
+
+    async def keep_ledger(app: web.Application) -> AsyncIterator[None]:
+        app[LEDGER] = ledger = Ledger(Path(settings.database))
+        yield
+        ledger.close()
+
+    app.cleanup_ctx.append(keep_ledger)
+    app.on_cleanup.append(say_what_is_left)
+    add_routes(app)
+    return app
+
+
+def report(scheduler: Scheduler, context: dict[str, Any]) -> None:
+    """Log what the exception handler is told, for the verdict."""
+    error: BaseException = context["exception"]
+    job: Job[Any] | None = context.get("job")
+    subject = getattr(error, "subject", None) or (job and job.get_name())
+    logger.error(context["message"], extra={"subject": subject}, exc_info=error)
+
+
+async def say_what_is_left(app: web.Application) -> None:
+    """Log the counts, after all other clean-up."""
+    scheduler = app[SCHEDULER]
+    counts = scheduler.active_count, scheduler.pending_count
+    state = "closed" if scheduler.closed else "open"
+    logger.info("At the end: %d active, %d pending, %s", *counts, state)
+
+
+class AsJson(logging.Formatter):
+    """One line for each record; whatever else is on stderr was not logged."""
+
+    EXTRA = ("subject", "jobs_cancelled", "jobs_never_started")
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "logger": record.name,
+            "message": record.getMessage(),
+            "subject": None,
+            **{key: getattr(record, key) for key in self.EXTRA if hasattr(record, key)},
+        }
+        if record.exc_info:
+            entry["subject"] = entry["subject"] or getattr(
+                record.exc_info[1], "subject", None
+            )
+            entry["error"] = repr(record.exc_info[1])
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+def start_logging() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(AsJson())
+    logging.basicConfig(handlers=[handler])
+    logging.captureWarnings(True)
+    for name in ("aiohttp_jobs", "storm"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+async def make_runner() -> web.AppRunner:
+    """What gunicorn calls."""
+    start_logging()
+    settings = Settings.from_environment()
+    return web.AppRunner(
+        make_app(settings),
+        handler_cancellation=settings.handler_cancellation,
+        shutdown_timeout=SHUTDOWN_TIMEOUT,
+        access_log=None,
+    )
+
+
+def main() -> None:
+    start_logging()
+    settings = Settings.from_environment()
+    loop: asyncio.AbstractEventLoop | None = None
+    if settings.uvloop:
+        import uvloop
+
+        loop = uvloop.new_event_loop()
+    web.run_app(
+        make_app(settings),
+        sock=socket.socket(fileno=settings.socket),
+        handler_cancellation=settings.handler_cancellation,
+        shutdown_timeout=SHUTDOWN_TIMEOUT,
+        access_log=None,
+        print=None,
+        loop=loop,
+    )
+
+
+if __name__ == "__main__":
+    main()
