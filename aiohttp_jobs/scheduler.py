@@ -517,7 +517,8 @@ class Scheduler(Slots, Collection[Job[Any]]):
         me = self._drainers.caller()
         self._move(DRAINING)
         report_at = loop.time() + REPORT_EVERY
-        # In turns: for the log, and because whoever saw the last job end may spawn one.
+        # In turns: for the log, and because whoever saw the last job end may spawn one:
+        # that is why it looks again in the next turn of the loop.
         while self._drainers.left(me, background) and (now := loop.time()) < deadline:
             if now >= report_at:
                 report_at = now + REPORT_EVERY
@@ -530,6 +531,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
             await self._drainers.until_none_is_left(
                 me, background, min(report_at, deadline) - now
             )
+            await asyncio.sleep(0)
         return not self._drainers.left(me, background)
 
     async def close(self) -> None:

@@ -29,37 +29,37 @@ CORE = {
 }
 
 
+# On how many shuffled loops each test of the core runs in a run of the whole suite.
+SHUFFLED = 2
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--shuffled",
         type=int,
         default=0,
         metavar="N",
-        help="run each test of the core on N loops that shuffle what is ready, instead",
+        help="run each test of the core on N loops that shuffle what is ready, only",
     )
-    parser.addoption("--seed", type=int, help="the first seed of --shuffled")
+    parser.addoption(
+        "--seed",
+        type=int,
+        default=random.SystemRandom().randrange(10**6),
+        help="the first seed of shuffled loops; the name of a test tells its own",
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "core_loop" in metafunc.fixturenames:
         rounds = metafunc.config.getoption("shuffled")
-        kinds = [(kind, 0) for kind in KINDS]
-        if rounds:
-            first = metafunc.config.getoption("seed")
-            if first is None:
-                first = _first_seed()
-            kinds = [("shuffled", first + n) for n in range(rounds)]
-        metafunc.parametrize(
-            "core_loop",
-            kinds,
-            ids=[f"{kind}-seed{seed}" if rounds else kind for kind, seed in kinds],
-            indirect=True,
-        )
-
-
-@functools.cache
-def _first_seed() -> int:
-    return random.SystemRandom().randrange(10**6)
+        first = metafunc.config.getoption("seed")
+        kinds = [] if rounds else [pytest.param((kind, 0), id=kind) for kind in KINDS]
+        if not metafunc.definition.get_closest_marker("in_order"):
+            kinds += [
+                pytest.param(("shuffled", seed), id=f"shuffled-seed{seed}")
+                for seed in range(first, first + (rounds or SHUFFLED))
+            ]
+        metafunc.parametrize("core_loop", kinds, indirect=True)
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:

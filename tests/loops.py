@@ -8,13 +8,15 @@ that can run has run. A test that waits for what will never come fails instead o
 from __future__ import annotations
 
 import asyncio
+import collections
+import contextlib
 import contextvars
 import gc
 import heapq
 import os
 import random
 import selectors
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 try:
@@ -53,6 +55,9 @@ async def settle() -> None:
 class _JumpingSelector(selectors.DefaultSelector):
     now = 0.0
 
+    def has_events(self) -> bool:
+        return bool(super().select(0))
+
     def select(self, timeout: float | None = None) -> Any:
         events = super().select(0)
         if events or timeout == 0:
@@ -74,20 +79,68 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.now
 
+    # -- for a test that turns the loop by hand, and is not run by it --------------------
+
+    @contextlib.contextmanager
+    def standing(self) -> Iterator[None]:
+        """Between two callbacks: what is done here finds the loop running."""
+        asyncio._set_running_loop(self)
+        try:
+            yield
+        finally:
+            asyncio._set_running_loop(None)
+
+    def turn(self) -> None:
+        """Run what is ready, once. The clock stands."""
+        self.call_soon(self.stop)
+        self.run_forever()
+
+    def is_settled(self) -> bool:
+        """Is nothing ready, and no timer due?"""
+        return not self._ready and not self._is_due()
+
+    def move_clock(self, seconds: float) -> None:
+        """Let time pass in which the loop does nothing."""
+        self._jumping.now += seconds
+
+    _ready: collections.deque[asyncio.Handle]
+    _scheduled: list[asyncio.TimerHandle]
+
+    def _is_due(self) -> bool:
+        return bool(self._scheduled) and self._scheduled[0].when() <= self.time()
+
 
 class ShuffledLoop(VirtualLoop):
-    """Runs what is ready in one turn in any order, as no program may rely on it."""
+    """Runs what is ready in one turn in any order, as no program may rely on it.
+
+    Of timers only those that are set for exactly the same time have no order.
+    """
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         self._random = random.Random(seed)
 
     def _run_once(self) -> None:
-        ready = list(self._ready)  # type: ignore[attr-defined]
+        if self._is_idle():
+            self._jumping.now = max(self.time(), self._scheduled[0].when())
+        timers = list[asyncio.TimerHandle]()
+        while self._is_due():
+            timers.append(heapq.heappop(self._scheduled))
+            timers[-1]._scheduled = False  # type: ignore[attr-defined]
+        timers.sort(key=lambda timer: (timer.when(), self._random.random()))
+        ready: list[asyncio.Handle | None] = [*self._ready, *(None for _ in timers)]
         self._random.shuffle(ready)
-        self._ready.clear()  # type: ignore[attr-defined]
-        self._ready.extend(ready)  # type: ignore[attr-defined]
+        next_timer = iter(timers)
+        self._ready.clear()
+        self._ready.extend(handle or next(next_timer) for handle in ready)
+        del timers, ready, next_timer  # they know what has to be free when it has run
         super()._run_once()  # type: ignore[misc]
+
+    def _is_idle(self) -> bool:
+        """Would the loop wait for a timer, for the first one that is scheduled?"""
+        while self._scheduled and self._scheduled[0].cancelled():
+            heapq.heappop(self._scheduled)._scheduled = False  # type: ignore[attr-defined]
+        return not self._ready and bool(self._scheduled) and not self._jumping.has_events()
 
 
 if uvloop is not None:

@@ -96,6 +96,7 @@ async def test_second_close_returns_when_the_first_is_done() -> None:
 
     scheduler = Scheduler(close_timeout=None)
     await scheduler.spawn(clean_up())
+    await settle()
     closes = [asyncio.create_task(scheduler.close()) for _ in range(2)]
     await settle()
     assert [close.done() for close in closes] == [False, False]

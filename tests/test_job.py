@@ -116,6 +116,7 @@ async def test_of_two_waiters_one_was_cancelled(
     assert reports.contexts == []
 
 
+@pytest.mark.in_order
 async def test_waiter_that_is_cancelled_in_the_turn_of_the_failure(
     reports: Reports,
 ) -> None:
