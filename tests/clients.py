@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ __all__ = (
     "Server",
     "both_cancellations",
     "draining",
+    "one_route",
     "read_answer",
     "resource",
     "serving",
@@ -287,6 +288,15 @@ async def draining(scheduler: Scheduler) -> None:
     async with asyncio.timeout(PATIENCE):
         while scheduler.state is SchedulerState.OPEN:  # noqa: ASYNC110
             await asyncio.sleep(0)
+
+
+def one_route(
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]] | type[web.View],
+) -> web.Application:
+    """Make an application that has this handler, for all methods of "/"."""
+    app = web.Application()
+    app.router.add_route("*", "/", handler)
+    return app
 
 
 def resource(name: str, log: list[str]) -> Callable[[web.Application], Any]:

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, WSMsgType, web
 
-from aiohttp_jobs import SCHEDULER, Job, Scheduler, SchedulerClosed, atomic, setup, spawn
+from aiohttp_jobs import (
+    SCHEDULER,
+    Job,
+    Scheduler,
+    SchedulerClosed,
+    atomic,
+    setup,
+    shield,
+    spawn,
+)
 from aiohttp_jobs.scheduler import SchedulerState
 from tests.clients import (
     Failures,
     Gate,
     draining,
+    one_route,
     resource,
     serving,
     turns,
 )
-
-
-async def nothing() -> None:
-    """A job that ends at once."""
-
-
-def one_route(
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
-) -> web.Application:
-    app = web.Application()
-    app.router.add_route("*", "/", handler)
-    return app
+from tests.work import nothing, stubborn
 
 
 class Work:
@@ -60,23 +59,6 @@ class Work:
             self.log.append(f"{name} closed")
 
         return close
-
-
-class Stubborn:
-    """Swallows every cancellation until it may end, and counts them."""
-
-    def __init__(self) -> None:
-        self.cancellations = 0
-        self.may_end = asyncio.Event()
-        self.ended = asyncio.Event()
-
-    async def job(self) -> None:
-        while not self.may_end.is_set():
-            try:
-                await self.may_end.wait()
-            except asyncio.CancelledError:
-                self.cancellations += 1
-        self.ended.set()
 
 
 @pytest.fixture
@@ -450,13 +432,15 @@ async def test_jobs_swallow_every_cancellation_shutdown_ends_on_time(
     shielded awaitables and atomic handlers that swallow every cancellation; E1: they are
     cancelled once; W2: the other clean-up does take place."""
     log: list[str] = []
-    job, shielded, in_handler = Stubborn(), Stubborn(), Stubborn()
+    may_end = asyncio.Event()
+    cancelled: tuple[list[float], ...] = ([], [], [])
+    job, shielded, in_handler = (stubborn(may_end, each) for each in cancelled)
     begun = asyncio.Event()
 
     @atomic
     async def handler(request: web.Request) -> web.Response:
         begun.set()
-        await in_handler.job()
+        await in_handler
         return web.Response()
 
     app = one_route(handler)
@@ -466,25 +450,21 @@ async def test_jobs_swallow_every_cancellation_shutdown_ends_on_time(
     )
     app.cleanup_ctx.append(resource("database", log))
     async with serving(app, shutdown_timeout=0.01) as server:
-        await scheduler.spawn(job.job())
-        scheduler.shield(shielded.job())
+        await scheduler.spawn(job)
+        scheduler.shield(shielded)
         await server.send("GET", "/")
         await begun.wait()
         await server.close()
         assert log == ["database closed"]
         assert scheduler.state is SchedulerState.CLOSED
-        stubborn = (job, shielded, in_handler)
-        assert [each.cancellations for each in stubborn] == [1, 1, 1]
-        assert sorted(context["message"] for context in failures) == [
-            "Job closing timed out",
-            "Job closing timed out",
-            "Shielded awaitable closing timed out",
-        ]
-        for each in stubborn:
-            each.may_end.set()
-            await each.ended.wait()
+        assert [len(times) for times in cancelled] == [1, 1, 1]
+        may_end.set()
         await turns()
-    assert len(failures) == 3
+    assert sorted(context["message"] for context in failures) == [
+        "Job closing timed out",
+        "Job closing timed out",
+        "Shielded awaitable closing timed out",
+    ]
     (record,) = records()
     assert "2 cancelled" in record
     assert "1 shielded cancelled" in record
@@ -529,6 +509,103 @@ async def test_cleaning_up_is_cancelled_the_scheduler_closes_at_once(
     assert scheduler.state is SchedulerState.CLOSED
     (record,) = records()
     assert "1 cancelled (report)" in record
+
+
+async def await_job(request: web.Request, coro: Coroutine[Any, Any, None]) -> None:
+    await (await spawn(request, coro, "work"))
+
+
+async def await_shield(request: web.Request, coro: Coroutine[Any, Any, None]) -> None:
+    await shield(request, coro)
+
+
+@pytest.mark.parametrize("in_time", [True, False], ids=["in-time", "late"])
+@pytest.mark.parametrize("wait_for", [await_job, await_shield])
+async def test_server_cancels_its_handler_what_that_waits_for_is_drained(
+    wait_for: Callable[..., Awaitable[None]], in_time: bool
+) -> None:
+    """W2: a handler that awaits a job, or what it shields, is cancelled at shutdown when
+    its time is over; the job or shielded awaitable is drained, and cancelled when the
+    scheduler closes."""
+    work = Work()
+
+    async def handler(request: web.Request) -> web.Response:
+        try:
+            await wait_for(request, work.do("work"))
+        except asyncio.CancelledError:
+            work.log.append("handler cancelled")
+            raise
+        return web.Response()
+
+    app = one_route(handler)
+    scheduler = setup(app, wait_timeout=None if in_time else 0.01)
+    app.cleanup_ctx.append(resource("database", work.log))
+    async with serving(app, shutdown_timeout=0.01) as server:
+        await server.send("GET", "/")
+        await work.gate.reached.wait()
+        closing = asyncio.create_task(server.close())
+        await draining(scheduler)
+        assert work.log == ["handler cancelled"]
+        if in_time:
+            work.gate.open()
+        await closing
+    assert work.log[1:] == [
+        "work done" if in_time else "work: CancelledError",
+        "database closed",
+    ]
+
+
+async def test_shutdown_timeout_is_zero_handlers_are_waited_for_without_a_bound() -> None:
+    """W2: to aiohttp a shutdown_timeout of 0 is none; the drain comes after that."""
+    work = Work()
+    app = one_route(work.handler)
+    scheduler = setup(app)
+    app.cleanup_ctx.append(resource("database", work.log))
+    async with serving(app, shutdown_timeout=0) as server:
+        client = await server.send("GET", "/")
+        await work.gate.reached.wait()
+        closing = asyncio.create_task(server.close())
+        await turns(100)
+        assert scheduler.state is SchedulerState.OPEN
+        work.gate.open()
+        assert (await client.receive()).text == "done"
+        await closing
+    assert work.log == ["handler done", "database closed"]
+
+
+async def test_web_sockets_are_closed_in_on_shutdown_their_atomic_handlers_end() -> None:
+    """W2, W6: a handler of on_shutdown closes the web sockets; their atomic handlers end
+    then, and what they do last comes before the clean-up."""
+    log: list[str] = []
+    sockets: set[web.WebSocketResponse] = set()
+
+    @atomic
+    async def chat(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        sockets.add(socket)
+        async for message in socket:
+            await socket.send_str(message.data)
+        await turns()
+        log.append("talk stored")
+        return socket
+
+    async def close_sockets(app: web.Application) -> None:
+        for socket in sockets:
+            await socket.close()
+
+    app = one_route(chat)
+    setup(app)
+    app.on_shutdown.append(close_sockets)
+    app.cleanup_ctx.append(resource("database", log))
+    async with serving(app) as server, ClientSession() as session:
+        async with session.ws_connect(server.make_url("/")) as client:
+            await client.send_str("hello")
+            assert (await client.receive()).data == "hello"
+            closing = asyncio.create_task(server.close())
+            assert (await client.receive()).type is WSMsgType.CLOSE
+        await closing
+    assert log == ["talk stored", "database closed"]
 
 
 # -- sub-applications -------------------------------------------------------------------

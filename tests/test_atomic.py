@@ -24,18 +24,11 @@ from tests.clients import (
     Server,
     both_cancellations,
     draining,
+    one_route,
     resource,
     serving,
     turns,
 )
-
-
-def one_route(
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]] | type[web.View],
-) -> web.Application:
-    app = web.Application()
-    app.router.add_route("*", "/", handler)
-    return app
 
 
 def noting(name: str, log: list[str]) -> Any:

@@ -21,19 +21,17 @@ from aiohttp_jobs import (
     spawn,
     spawn_nowait,
 )
-from tests.clients import Answer, Failures, Gate, Handler, Server, serving, turns
-
-
-async def nothing() -> None:
-    """A job that ends at once."""
-
-
-def one_route(
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]] | type[web.View],
-) -> web.Application:
-    app = web.Application()
-    app.router.add_route("*", "/", handler)
-    return app
+from tests.clients import (
+    Answer,
+    Failures,
+    Gate,
+    Handler,
+    Server,
+    one_route,
+    serving,
+    turns,
+)
+from tests.work import nothing
 
 
 def is_overload(answer: Answer) -> bool:

@@ -28,13 +28,18 @@ from aiohttp_jobs import (
     spawn,
     spawn_nowait,
 )
-from tests.clients import Failures, Gate, Handler, both_cancellations, serving, turns
+from tests.clients import (
+    Failures,
+    Gate,
+    Handler,
+    both_cancellations,
+    one_route,
+    serving,
+    turns,
+)
+from tests.work import nothing
 
 who: contextvars.ContextVar[str] = contextvars.ContextVar("who")
-
-
-async def nothing() -> None:
-    """A job that ends at once."""
 
 
 async def spawn_by_function(request: web.Request, coro: Coroutine[Any, Any, Any]) -> None:
@@ -61,14 +66,6 @@ ways_in = pytest.mark.parametrize(
     ids=["spawn", "spawn_nowait", "shield", "spawn-after", "spawn_nowait-after"],
 )
 WayIn = Callable[[web.Request, Coroutine[Any, Any, Any]], Awaitable[object]]
-
-
-def one_route(
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
-) -> web.Application:
-    app = web.Application()
-    app.router.add_route("*", "/", handler)
-    return app
 
 
 def nested(*, parent: bool, child: bool) -> tuple[web.Application, list[object]]:
