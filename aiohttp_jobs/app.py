@@ -116,13 +116,15 @@ class _Life:
         aiohttp cleans the parent up first. Handlers may still run and spawn; atomic ones
         end by the server's own timeout, so only background jobs are waited for.
         """
-        if self._is_below and not self._has_parent and not await self._scheduler.drain():
-            await self._scheduler.close()
+        if self._is_below and not self._has_parent:
+            await _drain(self._schedulers(app), background=True)
 
     async def clean_up(self, app: web.Application) -> None:
-        async with asyncio.TaskGroup() as group:
-            for scheduler in self._schedulers(app):
-                group.create_task(scheduler.wait_and_close())
+        schedulers = self._schedulers(app)
+        try:
+            await _drain(schedulers)
+        finally:
+            await asyncio.gather(*(scheduler.close() for scheduler in schedulers))
 
     def _schedulers(self, app: web.Application) -> list[Scheduler]:
         """The application's own, and those of the sub-applications below it."""
@@ -130,6 +132,29 @@ class _Life:
 
 
 _LIFE: Final = web.AppKey("_LIFE", _Life)
+
+
+async def _drain(schedulers: list[Scheduler], *, background: bool = False) -> None:
+    """Let the jobs of all end; close those whose `wait_timeout` passes first.
+
+    In rounds: a job of one may have spawned into another that had none left.
+    """
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+
+    async def drain(scheduler: Scheduler) -> None:
+        timeout = scheduler.wait_timeout
+        if timeout is not None:
+            timeout = max(0, start + timeout - loop.time())
+        if not await scheduler._drain(timeout, background):
+            await scheduler.close()
+
+    drained = False
+    while not drained:
+        async with asyncio.TaskGroup() as group:
+            for scheduler in schedulers:
+                group.create_task(drain(scheduler))
+        drained = all([await each._drain(0, background) for each in schedulers])
 
 
 def _lives_below(app: web.Application) -> Iterator[_Life]:

@@ -741,6 +741,74 @@ async def test_three_generations_are_set_up_all_end_before_the_oldest_resources(
     assert family.log == ["job done"] * 3 + closed
 
 
+@pytest.mark.parametrize("parent", ["before", "after"])
+@pytest.mark.parametrize("upwards", [True, False], ids=["upwards", "downwards"])
+async def test_job_spawns_into_another_applications_scheduler_it_is_drained_too(
+    parent: str, upwards: bool
+) -> None:
+    """W2, A4: while one of the schedulers drains, the others, which have nothing left,
+    still take jobs; and these end before the resources, too."""
+    family = Family(parent=parent)
+    assert family.parents is not None
+    one, other = family.scheduler, family.parents
+    if not upwards:
+        one, other = other, one
+
+    async def hand_over() -> None:
+        await family.above.do("first job")
+        await other.spawn(hand_back())
+
+    async def hand_back() -> None:
+        await family.below.do("second job")
+        one.spawn_nowait(turns())
+
+    async with serving(family.app) as server:
+        await one.spawn(hand_over())
+        closing = asyncio.create_task(server.close())
+        await draining(one)
+        await turns()
+        family.above.gate.open()
+        await family.below.gate.reached.wait()
+        await turns()
+        family.below.gate.open()
+        await closing
+    assert family.log == [
+        "first job done",
+        "second job done",
+        "database closed",
+        "cache closed",
+    ]
+
+
+async def test_parent_makes_requests_atomic_they_spawn_into_the_childs_scheduler() -> (
+    None
+):
+    """W2, W4: an atomic request that the parent drains is a handler of the child, and may
+    spawn to its end."""
+    work = Work()
+
+    async def handler(request: web.Request) -> web.Response:
+        await work.do("handler")
+        await spawn(request, nothing())
+        work.log.append("spawned")
+        return web.Response()
+
+    child, app = one_route(handler), web.Application()
+    app.cleanup_ctx.append(resource("database", work.log))
+    below, above = setup(child), setup(app, atomic_methods={"POST"})
+    app.add_subapp("/child", child)
+    async with serving(app, shutdown_timeout=0.01) as server:
+        await server.send("POST", "/child/")
+        await work.gate.reached.wait()
+        closing = asyncio.create_task(server.close())
+        await draining(above)
+        await draining(below)
+        await turns()
+        work.gate.open()
+        await closing
+    assert work.log == ["handler done", "spawned", "database closed"]
+
+
 @depths
 async def test_parent_is_not_set_up_background_jobs_end_before_its_resources(
     depth: int,
@@ -758,6 +826,26 @@ async def test_parent_is_not_set_up_background_jobs_end_before_its_resources(
         await closing
     assert family.log == ["job done", "database closed", "cache closed"]
     assert family.scheduler.state is SchedulerState.CLOSED
+
+
+async def test_oldest_is_not_set_up_jobs_of_all_below_end_before_its_resources() -> None:
+    """W2: a sub-application that was set up, below one that is not, sees to those below
+    itself in on_shutdown too."""
+    family = Family(parent="before")
+    assert family.parents is not None
+    oldest = web.Application()
+    oldest.cleanup_ctx.append(resource("archive", family.log))
+    oldest.add_subapp("/family", family.app)
+    async with serving(oldest) as server:
+        for scheduler in (family.scheduler, family.parents):
+            await scheduler.spawn(family.below.do())
+        closing = asyncio.create_task(server.close())
+        for scheduler in (family.scheduler, family.parents):
+            await draining(scheduler)
+        family.below.gate.open()
+        await closing
+    closed = ["archive closed", "database closed", "cache closed"]
+    assert family.log == ["job done"] * 2 + closed
 
 
 @depths
