@@ -715,6 +715,28 @@ async def test_middleware_uses_another_task_job_waits_for_the_response(
         assert late.log == ["sent", "job"]
 
 
+async def test_outer_middleware_has_a_timeout_job_waits_for_the_response() -> None:
+    """W8: asyncio.timeout() is no task of its own: around setup's middleware it changes
+    nothing."""
+    late = Late()
+
+    @web.middleware
+    async def in_time(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async with asyncio.timeout(3600):
+            return await handler(request)
+
+    late.app.middlewares.insert(0, in_time)
+    async with serving(late.app) as server:
+        client = await server.send("GET", "/")
+        await late.gate.reached.wait()
+        await turns()
+        assert late.job.pending
+        late.gate.open()
+        await client.receive()
+        await late.job
+        assert late.log == ["sent", "job"]
+
+
 async def test_requests_are_pipelined_each_job_waits_for_its_own_response() -> None:
     """W8: what counts is the response to this request, and not the connection."""
     gates = {"first": Gate(), "second": Gate()}
