@@ -6,6 +6,7 @@ middlewares included, as one job. Where there is no middleware the handler makes
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
@@ -103,27 +104,32 @@ async def run_atomic(
     Cancellation:
         The job goes on.
     """
-    coro: Any = _answer(request, call)
+    is_awaited = False
+
+    async def answer() -> _Answer[R]:
+        if not is_awaited:
+            # An eager task factory began with it: nobody is there yet to get an error.
+            await asyncio.sleep(0)
+        _answering.set(request.match_info)  # in the context of the job alone
+        try:
+            return None, await call()
+        except web.HTTPException as error:
+            # An answer like others, and no failure of the job if the client has gone.
+            return error, None
+
+    coro: Any = answer()
     # The job is called as the handler, also where its coroutine is shown.
     handler = _handler_of(request)
     coro.__qualname__ = getattr(handler, "__qualname__", coro.__qualname__)
-    origin = origin_of(request)
-    error, response = await scheduler.spawn_at_once(coro, origin=origin).wait()
+    end = scheduler.spawn_at_once(coro, origin=origin_of(request)).wait()
+    is_awaited = True
+    error, response = await end
     try:
         if error is not None:
             raise error
         return cast(R, response)
     finally:
         del error  # its traceback shows this frame: break the cycle
-
-
-async def _answer(request: web.Request, call: Callable[[], Awaitable[R]]) -> _Answer[R]:
-    _answering.set(request.match_info)  # in the context of the job alone
-    try:
-        return None, await call()
-    except web.HTTPException as error:
-        # An answer like others, and no failure of the job if the client has gone.
-        return error, None
 
 
 def _handler_of(request: web.Request) -> object:

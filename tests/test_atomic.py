@@ -8,7 +8,7 @@ import functools
 import gc
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -1478,31 +1478,50 @@ async def test_one_request_is_handled_twice_each_time_as_a_job() -> None:
         assert runs == [1, 1, -1]
 
 
-@pytest.mark.skipif(
-    not hasattr(asyncio, "eager_task_factory"),
-    reason="eager task factories came with Python 3.12",
-)
+@pytest.fixture
+async def eager_tasks() -> AsyncIterator[None]:
+    """Let tasks start eagerly in this test."""
+    factory = getattr(asyncio, "eager_task_factory", None)
+    if factory is None:
+        pytest.skip("eager task factories came with Python 3.12")
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(factory)
+    yield
+    loop.set_task_factory(None)
+
+
+@pytest.mark.usefixtures("eager_tasks")
 async def test_tasks_start_eagerly_request_is_one_job_all_the_same() -> None:
     """A9, W6: under an eager task factory too the whole chain is one job, once."""
-    loop = asyncio.get_running_loop()
-    loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009
     probe = Probe()
     app = one_route(atomic(probe.__call__))
     scheduler = setup(app)
     app.middlewares.append(probe.middleware)
-    try:
-        async with serving(app, handler_cancellation=True) as server:
-            client = await server.send("GET", "/")
-            await probe.gate.reached.wait()
-            assert scheduler.active_count == 1
-            assert len(set(probe.tasks)) == 1
-            await client.hang_up()
-            probe.gate.open()
-            await turns()
-            assert probe.ended == 2
-            assert (await server.get()).text == "probed"
-    finally:
-        loop.set_task_factory(None)
+    async with serving(app, handler_cancellation=True) as server:
+        client = await server.send("GET", "/")
+        await probe.gate.reached.wait()
+        assert scheduler.active_count == 1
+        assert len(set(probe.tasks)) == 1
+        await client.hang_up()
+        probe.gate.open()
+        await turns()
+        assert probe.ended == 2
+        assert (await server.get()).text == "probed"
+
+
+@pytest.mark.usefixtures("eager_tasks")
+async def test_tasks_start_eagerly_error_at_once_is_received_and_not_reported(
+    server_errors: Callable[[], list[str]],
+) -> None:
+    """A9, W4: under an eager task factory, too, an error that a handler raises before its
+    first await becomes 500, and nobody else is told (R2)."""
+    app = one_route(atomic(raise_error))
+    failures = Failures()
+    setup(app, exception_handler=failures)
+    async with serving(app) as server:
+        assert (await server.get()).status == 500
+    assert failures == []
+    assert server_errors() == ["ValueError('boom')"]
 
 
 # -- what is refused --------------------------------------------------------------------
