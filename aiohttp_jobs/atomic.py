@@ -62,6 +62,9 @@ def atomic(handler: Any) -> Any:
         for name in _http_methods(handler):
             setattr(handler, name, atomic(getattr(handler, name)))
         return handler
+    method: Any = handler
+    if isinstance(handler, staticmethod | classmethod):
+        return type(method)(atomic(method.__func__))
     if not callable(handler):
         raise TypeError(f"atomic() takes a handler or a View class, not {handler!r}")
     function = cast("Callable[..., Awaitable[Any]]", handler)

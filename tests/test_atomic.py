@@ -1129,6 +1129,27 @@ def static_method(probe: Probe) -> Any:
     return Orders.get
 
 
+def static_method_inside(probe: Probe) -> Any:
+    class Orders:
+        @atomic
+        @staticmethod
+        async def get(request: web.Request) -> web.StreamResponse:
+            return await probe(request)
+
+    return Orders().get
+
+
+def class_method_inside(probe: Probe) -> Any:
+    class Orders:
+        @atomic
+        @classmethod
+        async def get(cls, request: web.Request) -> web.StreamResponse:
+            assert cls is Orders
+            return await probe(request)
+
+    return Orders().get
+
+
 def view_of_an_atomic_base(probe: Probe) -> Any:
     @atomic
     class Base(web.View):
@@ -1160,6 +1181,8 @@ def view_of_an_atomic_base(probe: Probe) -> Any:
         partial_of_an_atomic_handler,
         callable_object,
         static_method,
+        static_method_inside,
+        class_method_inside,
         view_of_an_atomic_base,
     ],
     ids=lambda make: make.__name__,
