@@ -21,6 +21,10 @@
 #   atomic.py      @atomic, and what marks a handler
 #   middleware.py  the middleware: atomic requests, the request's task, 503 on overload
 #   app.py         setup: puts the above into an application, and drains it at shutdown
+#
+# On top, each with an extra of its name, and imported only by those who use it:
+#
+#   prometheus.py  what schedulers do, as metrics
 
 from .app import setup
 from .atomic import atomic

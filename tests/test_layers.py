@@ -42,7 +42,11 @@ AIOHTTP_LAYER = (
     "middleware",
     "app",
 )
-LAYERS = (*CORE, *AIOHTTP_LAYER, "__init__")
+# On top, imported by nothing else: each needs the package of its extra.
+EXTRAS = {
+    "prometheus": "prometheus_client",
+}
+LAYERS = (*CORE, *AIOHTTP_LAYER, "__init__", *EXTRAS)
 
 # Where aiohttp keeps what everybody may use.
 PUBLIC_MODULES = {"aiohttp", "aiohttp.hdrs", "aiohttp.typedefs", "aiohttp.web"}
@@ -99,7 +103,11 @@ def test_every_module_has_its_layer() -> None:
 def test_map_of_the_package_names_the_modules_in_this_order() -> None:
     """The comment at the top of the package is the map for newcomers."""
     text = (PACKAGE / "__init__.py").read_text()
-    assert tuple(re.findall(r"(?m)^#   (\w+)\.py  ", text)) == LAYERS[:-1]
+    assert tuple(re.findall(r"(?m)^#   (\w+)\.py  ", text)) == (
+        *CORE,
+        *AIOHTTP_LAYER,
+        *EXTRAS,
+    )
 
 
 @modules
@@ -129,6 +137,15 @@ def test_aiohttp_layer_imports_aiohttp_and_the_standard_library(module: str) -> 
     top_level = {name.partition(".")[0] for name in outside}
     assert top_level <= {"aiohttp"} | sys.stdlib_module_names
     assert {name for name in outside if name.startswith("aiohttp")} <= PUBLIC_MODULES
+
+
+@pytest.mark.parametrize(("module", "package"), EXTRAS.items())
+def test_extra_needs_one_package_more(module: str, package: str) -> None:
+    """The one that it is there for."""
+    outside = {each.module for each in imports(module) if each.module[0] != "."}
+    top_level = {name.partition(".")[0] for name in outside}
+    assert package in top_level
+    assert top_level <= {"aiohttp", package} | sys.stdlib_module_names
 
 
 # -- nothing private of aiohttp ---------------------------------------------------------

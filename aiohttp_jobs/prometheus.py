@@ -1,0 +1,321 @@
+"""Prometheus: what schedulers do, as metrics. Needs the extra ``prometheus``.
+
+An observer counts the jobs of each scheduler; one collector to a registry shows them all,
+told apart by the label ``scheduler``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Iterator
+from itertools import accumulate
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+
+from .job import CANCELLED, FAILED, LET_GO, SUCCEEDED, Job, JobState
+from .scheduler import Scheduler
+from .web import SCHEDULER
+
+__all__ = ("JobsCollector", "jobs_collector", "setup_metrics")
+
+# Upper bounds in seconds: a job may be a mail or a nightly report.
+BUCKETS: Final = (
+    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0),
+)
+_LE: Final = (*map(str, BUCKETS), "+Inf")
+_OUTCOMES: Final = (SUCCEEDED, FAILED, CANCELLED, LET_GO)
+
+
+def setup_metrics(
+    app: web.Application,
+    path: str | None = "/metrics",
+    *,
+    registry: CollectorRegistry | None = None,
+    name: str = "default",
+) -> None:
+    """Count the jobs of an application, and serve the metrics of the registry.
+
+    Call it after :func:`aiohttp_jobs.setup`, once. Jobs are counted from then on; their
+    scheduler is in the registry from the start of the application to its end.
+
+    Args:
+        app: the application, or sub-application, with a scheduler of its own.
+        path: where to serve the metrics; None to leave that to others.
+        registry: the registry to show the jobs in, and to serve; None for the global
+            one, ``prometheus_client.REGISTRY``.
+        name: the value of the label ``scheduler``. At its start the application is
+            refused with :exc:`ValueError` if the registry has another one of this name.
+
+    Raises:
+        RuntimeError: the application has no scheduler, was given metrics before, or runs
+            already.
+        TypeError: an argument cannot be right; the sentence names it.
+    """
+    scheduler = app.get(SCHEDULER)
+    if scheduler is None:
+        raise RuntimeError(
+            "setup_metrics() was called for an application without a scheduler: call "
+            "aiohttp_jobs.setup(app) first"
+        )
+    if _WATCH in app:
+        raise RuntimeError(
+            "setup_metrics() was called before for this application: call it once"
+        )
+    if app.frozen or app.pre_frozen:
+        raise RuntimeError(
+            "setup_metrics() was called for an application that runs already: call it "
+            "before run_app() or AppRunner.setup()"
+        )
+    registry = _registry(registry)
+    watch = _Watch(scheduler, name)
+    collector = jobs_collector(registry)
+
+    async def show(app: web.Application) -> AsyncIterator[None]:
+        # Not before the start: an application that never runs must not stay in there.
+        collector._show(watch)
+        yield
+        collector.remove(scheduler)
+
+    if path is not None:
+        app.router.add_get(path, _make_handler(registry))
+    app[_WATCH] = watch
+    app.cleanup_ctx.append(show)
+    scheduler.add_observer(watch)
+
+
+def jobs_collector(registry: CollectorRegistry | None = None) -> JobsCollector:
+    """Return the collector of this registry; the first call puts it in there.
+
+    Args:
+        registry: None for the global one, ``prometheus_client.REGISTRY``.
+    """
+    registry = _registry(registry)
+    collector = _collectors.get(registry)
+    if collector is None:
+        collector = JobsCollector()
+        registry.register(collector)
+        _collectors[registry] = collector
+    return collector
+
+
+class JobsCollector:
+    """Shows the jobs of schedulers in a registry of prometheus_client.
+
+    Returned by :func:`jobs_collector`, not made by hand: a registry can have but one. It
+    may be read from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._watches: dict[str, _Watch] = {}
+
+    def add(self, scheduler: Scheduler, name: str = "default") -> None:
+        """Count the jobs of this scheduler from now on, and show them.
+
+        Args:
+            scheduler: the scheduler; it is kept until it is removed.
+            name: the value of the label ``scheduler``.
+
+        Raises:
+            ValueError: another scheduler is shown by this name, or this one by another.
+        """
+        watch = _Watch(scheduler, name)
+        self._show(watch)
+        scheduler.add_observer(watch)
+
+    def remove(self, scheduler: Scheduler) -> None:
+        """Show and count the jobs of this scheduler no more; another's are ignored."""
+        for name, watch in list(self._watches.items()):
+            if watch.scheduler is scheduler:
+                del self._watches[name]
+                scheduler.remove_observer(watch)
+
+    def _show(self, watch: _Watch) -> None:
+        for name, other in self._watches.items():
+            if name == watch.name:
+                raise ValueError(
+                    f"The registry has a scheduler that is called {name!r} already: give "
+                    "each its own by name=, or each application its own by registry="
+                )
+            if other.scheduler is watch.scheduler:
+                raise ValueError(
+                    f"The registry has {watch.scheduler!r} already, as {name!r}: add it "
+                    "once"
+                )
+        self._watches[watch.name] = watch
+
+    def describe(self) -> Iterator[Metric]:
+        """Tell the registry which names are taken."""
+        return iter(_Families())
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the metrics of this moment."""
+        families = _Families()
+        for watch in list(self._watches.values()):
+            watch.show(families)
+        return (family for family in families if family.samples)
+
+
+# A registry keeps its collector: this one need not keep the registry.
+_collectors: Final = WeakKeyDictionary[CollectorRegistry, JobsCollector]()
+
+
+class _Families:
+    """The metrics, each with its samples."""
+
+    def __init__(self) -> None:
+        self.active = GaugeMetricFamily(
+            "aiohttp_jobs_active", "Jobs that run now.", labels=["scheduler"]
+        )
+        self.pending = GaugeMetricFamily(
+            "aiohttp_jobs_pending",
+            "Jobs that are accepted and not yet started.",
+            labels=["scheduler"],
+        )
+        self.limit = GaugeMetricFamily(
+            "aiohttp_jobs_limit",
+            "How many jobs may run at once; +Inf if there is no limit.",
+            labels=["scheduler"],
+        )
+        self.ended = CounterMetricFamily(
+            "aiohttp_jobs_jobs",
+            "Jobs that have ended, by coroutine and outcome.",
+            labels=["scheduler", "job", "outcome"],
+        )
+        self.waited = HistogramMetricFamily(
+            "aiohttp_jobs_wait_seconds",
+            "How long jobs were pending before they started.",
+            labels=["scheduler", "job"],
+            unit="seconds",
+        )
+        self.ran = HistogramMetricFamily(
+            "aiohttp_jobs_run_seconds",
+            "How long jobs ran from their start to their end.",
+            labels=["scheduler", "job"],
+            unit="seconds",
+        )
+
+    def __iter__(self) -> Iterator[Metric]:
+        yield from (self.active, self.pending, self.limit)
+        yield from (self.ended, self.waited, self.ran)
+
+
+class _Watch:
+    """Observes one scheduler, and counts its jobs by the names of their coroutines.
+
+    Never by the names that the jobs were given: there may be any number of those, and
+    Prometheus keeps each as a series of its own.
+    """
+
+    def __init__(self, scheduler: Scheduler, name: str) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"name takes a str, not {name!r}")
+        self.scheduler = scheduler
+        self.name = name
+        self._counts: dict[str, _Counts] = {}
+
+    def job_started(self, job: Job[Any]) -> None:
+        assert job.spawned_at is not None
+        assert job.started_at is not None
+        self._counts_of(job).waited.add(job.started_at - job.spawned_at)
+
+    def job_closed(self, job: Job[Any]) -> None:
+        counts = self._counts_of(job)
+        counts.ended[job.state] += 1
+        if job.started_at is not None:
+            assert job.closed_at is not None
+            counts.ran.add(job.closed_at - job.started_at)
+
+    def _counts_of(self, job: Job[Any]) -> _Counts:
+        name = job.coro_name
+        counts = self._counts.get(name)
+        if counts is None:
+            counts = self._counts[name] = _Counts()
+        return counts
+
+    def show(self, families: _Families) -> None:
+        """Add a sample for everything that was counted. May run in another thread."""
+        scheduler, name = self.scheduler, self.name
+        # With no limit it is infinite, so that active / limit stays a number.
+        limit = float("inf") if scheduler.limit is None else scheduler.limit
+        families.active.add_metric([name], scheduler.active_count)
+        families.pending.add_metric([name], scheduler.pending_count)
+        families.limit.add_metric([name], limit)
+        for job, counts in list(self._counts.items()):
+            for state in _OUTCOMES:
+                families.ended.add_metric(
+                    [name, job, state.name.lower()], counts.ended[state]
+                )
+            counts.waited.show(families.waited, [name, job])
+            counts.ran.show(families.ran, [name, job])
+
+
+class _Counts:
+    """What is known of the jobs of one coroutine function."""
+
+    __slots__ = ("ended", "ran", "waited")
+
+    def __init__(self) -> None:
+        # All outcomes from the first on: rate() does not see a series begin.
+        self.ended: dict[JobState, int] = dict.fromkeys(_OUTCOMES, 0)
+        self.waited = _Times()
+        self.ran = _Times()
+
+
+class _Times:
+    """A histogram of seconds.
+
+    The library's own has a lock and looks through all buckets: it costs a job more.
+    """
+
+    __slots__ = ("_counts", "_sum")
+
+    def __init__(self) -> None:
+        self._counts = [0] * len(_LE)
+        self._sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        self._counts[bisect_left(BUCKETS, seconds)] += 1
+        self._sum += seconds
+
+    def show(self, family: HistogramMetricFamily, labels: list[str]) -> None:
+        buckets = list(zip(_LE, accumulate(self._counts), strict=True))
+        family.add_metric(labels, buckets, self._sum)
+
+
+def _registry(registry: CollectorRegistry | None) -> CollectorRegistry:
+    if registry is None:
+        return REGISTRY
+    if not isinstance(registry, CollectorRegistry):
+        raise TypeError(
+            f"registry takes a prometheus_client.CollectorRegistry or None, "
+            f"not {registry!r}"
+        )
+    return registry
+
+
+_WATCH: Final = web.AppKey("_WATCH", _Watch)
+
+
+def _make_handler(registry: CollectorRegistry) -> Handler:
+    async def metrics(request: web.Request) -> web.Response:
+        accept = ",".join(request.headers.getall(hdrs.ACCEPT, []))
+        encode, content_type = choose_encoder(accept)
+        response = web.Response(
+            body=encode(registry), headers={hdrs.CONTENT_TYPE: content_type}
+        )
+        response.enable_compression()
+        return response
+
+    return metrics
