@@ -10,7 +10,7 @@
 #   shield.py      the awaitables that a scheduler shields
 #   closing.py     what one close cancels, and the record that it leaves
 #   drainers.py    the callers of drain and close, who wait until nothing is left
-#   observers.py   who is told when a job is spawned, started and closed
+#   observers.py   who is told when a job is spawned, started, running and closed
 #   slots.py       which job runs when, and the books of those that run
 #   statistics.py  a scheduler's figures at one moment
 #   scheduler.py   Scheduler: accepts, bounds, drains and closes jobs

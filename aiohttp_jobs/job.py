@@ -436,10 +436,12 @@ class Job(Generic[T_co]):
         started = False
         try:
             await _park()
-            started = True
             current_job.set(self)
             if self._task is None:  # an eager task factory has not returned it yet
                 self._task = asyncio.current_task()
+            if scheduler._observers is not None:
+                scheduler._observers.tell("job_running", self)
+            started = True
             result = await coro
         except BaseException as error:
             if not started:

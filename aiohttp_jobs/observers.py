@@ -1,4 +1,4 @@
-"""Observers: who is told when a job is spawned, started and closed."""
+"""Observers: who is told when a job is spawned, started, running and closed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ("EVENTS", "Observers")
 
 # The methods that an observer may have, in the order in which a job calls them.
-EVENTS: Final = ("job_spawned", "job_started", "job_closed")
+EVENTS: Final = ("job_spawned", "job_started", "job_running", "job_closed")
 
 _Call: TypeAlias = "tuple[object, Callable[[Job[Any]], object]]"
 

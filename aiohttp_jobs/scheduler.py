@@ -178,11 +178,15 @@ class Scheduler(Slots, Collection[Job[Any]]):
     def add_observer(self, observer: object) -> None:
         """Call an object's methods when something happens to a job.
 
-        It may have any of ``job_spawned(job)``, ``job_started(job)`` and
-        ``job_closed(job)``; every job calls them in this order, but one that never starts
-        leaves out the second. They are plain functions, are called in the middle of the
-        scheduler's work, and so have to be quick. One that raises is logged, and its
-        observer is told no more.
+        It may have any of ``job_spawned(job)``, ``job_started(job)``,
+        ``job_running(job)`` and ``job_closed(job)``; every job calls them in this order,
+        but one that never starts leaves out the two in the middle. The third is called
+        in the job's own task and context, right before the coroutine's first step: a
+        context variable that it sets is set in the job. A job that is cancelled between
+        its start and that step leaves it out.
+
+        They are plain functions, are called in the middle of the scheduler's work, and so
+        have to be quick. One that raises is logged, and its observer is told no more.
 
         Args:
             observer: the object. Adding it twice is adding it once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from dataclasses import FrozenInstanceError
 from typing import Any
@@ -115,7 +116,68 @@ async def test_what_was_never_accepted_is_not_told() -> None:
     assert "refused" not in names
 
 
-@pytest.mark.parametrize("event", ["job_spawned", "job_started", "job_closed"])
+class Inside:
+    """Sets a variable in each job that runs, and notes the task that it is called in."""
+
+    variable = contextvars.ContextVar[str | None]("variable", default=None)
+
+    def __init__(self) -> None:
+        self.tasks: list[str] = []
+
+    def job_running(self, job: Job[Any]) -> None:
+        assert job.active
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.append(task.get_name())
+        self.variable.set(f"in {job.label}")
+
+
+async def read(variable: contextvars.ContextVar[Any]) -> Any:
+    return variable.get()
+
+
+async def test_running_is_told_in_the_job_itself() -> None:
+    """In its task and context: what is set there holds for the job and nobody else."""
+    inside = Inside()
+    async with Scheduler(limit=1, observers=[inside]) as scheduler:
+        first = await scheduler.spawn(read(inside.variable), "first")
+        second = await scheduler.spawn(read(inside.variable), "second")
+        assert (await first, await second) == ("in first", "in second")
+        assert inside.variable.get() is None
+    assert inside.tasks == ["first", "second"]
+
+
+async def test_running_is_not_told_of_a_job_that_made_no_step() -> None:
+    """Cancelled before it started, or in the turn of its start."""
+    go, inside = asyncio.Event(), Inside()
+    async with Scheduler(limit=1, observers=[inside]) as scheduler:
+        first = await scheduler.spawn(wait_for(go), "first")
+        told = list(inside.tasks)
+        pending = await scheduler.spawn(nothing(), "pending")
+        await pending.close()
+        await first.close()
+    # An eager task factory makes the first step at once.
+    assert inside.tasks == told
+
+
+async def test_observer_of_running_that_raises_harms_no_job(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is dropped like others."""
+
+    class Broken:
+        def job_running(self, job: Job[Any]) -> None:
+            raise Boom("broken observer")
+
+    async with Scheduler(observers=[Broken()]) as scheduler:
+        assert await (await scheduler.spawn(give(1))) == 1
+        assert await (await scheduler.spawn(give(2))) == 2
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    "event", ["job_spawned", "job_started", "job_running", "job_closed"]
+)
 async def test_observer_needs_one_method_only(event: str) -> None:
     """A missing method is not called."""
     told = list[str]()
