@@ -24,7 +24,8 @@
 #
 # On top, each with an extra of its name, and imported only by those who use it:
 #
-#   prometheus.py  what schedulers do, as metrics
+#   prometheus.py     what schedulers do, as metrics
+#   opentelemetry.py  a span for each job
 
 from .app import setup
 from .atomic import atomic

@@ -45,6 +45,7 @@ AIOHTTP_LAYER = (
 # On top, imported by nothing else: each needs the package of its extra.
 EXTRAS = {
     "prometheus": "prometheus_client",
+    "opentelemetry": "opentelemetry",
 }
 LAYERS = (*CORE, *AIOHTTP_LAYER, "__init__", *EXTRAS)
 

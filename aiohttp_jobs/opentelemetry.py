@@ -1,0 +1,106 @@
+"""OpenTelemetry: a span for each job. Needs the extra ``opentelemetry``, the API alone.
+
+What spawns a background job does not wait for it: the job may run long after, and take
+long. So it begins a trace of its own that is linked to the span that spawned it, and its
+kind is CONSUMER, as OpenTelemetry has it for execution that is deferred. But a request
+waits for its atomic handler, whose span therefore is a child of the request's, and
+INTERNAL.
+"""
+
+from __future__ import annotations
+
+from contextvars import Token
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
+
+from .job import LET_GO, Job
+
+__all__ = ("JobTracer",)
+
+
+class JobTracer:
+    """An observer that makes a span of each job that runs, current in the job.
+
+    ``setup(app, observers=[JobTracer()])``. One may observe any number of schedulers.
+
+    Args:
+        tracer_provider: None for the global one.
+    """
+
+    def __init__(self, tracer_provider: TracerProvider | None = None) -> None:
+        self._tracer = trace.get_tracer("aiohttp_jobs", tracer_provider=tracer_provider)
+        # The span of each job that runs, and how its context gets rid of it.
+        self._running: dict[Job[Any], tuple[Span, Token[Context]]] = {}
+
+    def job_running(self, job: Job[Any]) -> None:
+        """Begin the span. The current one, of the job's context, is the spawner's."""
+        attributes = _attributes(job)
+        if job._lends:  # it takes no slot: an atomic handler, not yet waiting for others
+            span = self._tracer.start_span(job.coro_name, attributes=attributes)
+        else:
+            spawner = trace.get_current_span().get_span_context()
+            span = self._tracer.start_span(
+                job.coro_name,
+                context=Context(),  # nobody's child
+                kind=SpanKind.CONSUMER,
+                links=[Link(spawner)] if spawner.is_valid else (),
+                attributes=attributes,
+            )
+        self._running[job] = span, attach(trace.set_span_in_context(span))
+
+    def job_closed(self, job: Job[Any]) -> None:
+        """End the span. A job that was cancelled before its first step has none."""
+        running = self._running.pop(job, None)
+        if running is None:
+            return
+        span, token = running
+        if job.state is not LET_GO:
+            detach(token)  # the context may have been given to more jobs than this
+        span.set_attribute("aiohttp_jobs.outcome", job.state.name.lower())
+        error = job.exception()
+        if error is not None:
+            span.record_exception(error)
+            span.set_attribute("error.type", _type_name(error))
+            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+        elif job.state is LET_GO:
+            # Told from outside of the job's context, and it still runs.
+            span.set_status(
+                Status(StatusCode.ERROR, "It did not end in time when it was cancelled")
+            )
+        span.end()
+
+
+def _attributes(job: Job[Any]) -> dict[str, str | int | float]:
+    assert job.spawned_at is not None
+    assert job.started_at is not None
+    attributes: dict[str, str | int | float] = {
+        "code.function.name": _function_name(job),
+        "aiohttp_jobs.job_id": job.id,
+        "aiohttp_jobs.job_name": job.label,
+        "aiohttp_jobs.wait_seconds": job.started_at - job.spawned_at,
+    }
+    if job.origin is not None:
+        attributes["aiohttp_jobs.origin"] = job.origin
+    return attributes
+
+
+def _function_name(job: Job[Any]) -> str:
+    """The name of the coroutine's function, with its module if the coroutine tells.
+
+    One that was renamed, by a decorator for example, knows the module of that one only.
+    """
+    code = getattr(job._coro, "cr_code", None)
+    if code is None or code.co_qualname != job.coro_name:
+        return job.coro_name
+    module: str = job._coro.cr_frame.f_globals["__name__"]  # type: ignore[attr-defined]
+    return f"{module}.{job.coro_name}"
+
+
+def _type_name(error: BaseException) -> str:
+    kind = type(error)
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,303 @@
+"""Spans for OpenTelemetry: one for each job, current in it, linked to its spawner's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import warnings
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from opentelemetry import baggage, context, trace
+from opentelemetry.instrumentation.aiohttp_server import AioHttpServerInstrumentor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode, Tracer
+
+from aiohttp_jobs import Scheduler, atomic, setup, spawn
+from aiohttp_jobs.opentelemetry import JobTracer
+from tests.loops import settle
+from tests.work import Boom, Reports, fail, nothing, stubborn, wait_for
+
+Start = Callable[..., Awaitable[Any]]
+
+
+class Traces:
+    """What was traced, by the names of the spans."""
+
+    def __init__(self) -> None:
+        self.provider = TracerProvider()
+        self._exporter = InMemorySpanExporter()
+        self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+
+    def tracer(self) -> Tracer:
+        return self.provider.get_tracer("tests")
+
+    def spans(self) -> dict[str, ReadableSpan]:
+        finished = self._exporter.get_finished_spans()
+        spans = {span.name: span for span in finished}
+        assert len(spans) == len(finished)
+        return spans
+
+
+@pytest.fixture
+def traces() -> Iterator[Traces]:
+    traces = Traces()
+    yield traces
+    traces.provider.shutdown()
+
+
+@pytest.fixture
+def job_tracer(traces: Traces) -> JobTracer:
+    return JobTracer(traces.provider)
+
+
+def attributes(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or {})
+
+
+def linked_spans(span: ReadableSpan) -> list[int]:
+    return [link.context.span_id for link in span.links]
+
+
+def span_id(span: ReadableSpan) -> int:
+    number: int = span.context.span_id
+    return number
+
+
+def trace_id(span: ReadableSpan) -> int:
+    number: int = span.context.trace_id
+    return number
+
+
+# -- where a span belongs ----------------------------------------------------------------
+
+
+async def test_job_begins_a_trace_linked_to_its_spawner(
+    traces: Traces, job_tracer: JobTracer
+) -> None:
+    """It may outlive what spawned it, which does not wait; pending jobs likewise."""
+    go = asyncio.Event()
+    async with Scheduler(limit=1, observers=[job_tracer]) as scheduler:
+        with traces.tracer().start_as_current_span("request"):
+            await scheduler.spawn(wait_for(go))
+            await scheduler.spawn(nothing())
+        with traces.tracer().start_as_current_span("other"):
+            go.set()
+            await scheduler.drain()
+    spans = traces.spans()
+    request = spans["request"]
+    for name in ("wait_for", "nothing"):
+        assert spans[name].parent is None
+        assert spans[name].kind is SpanKind.CONSUMER
+        assert linked_spans(spans[name]) == [span_id(request)]
+    assert len({trace_id(span) for span in spans.values()}) == 4
+
+
+async def test_spans_made_in_a_job_are_its_children(
+    traces: Traces, job_tracer: JobTracer
+) -> None:
+    """Also those of its child tasks; and a job that it spawns is linked to it."""
+
+    async def query() -> None:
+        with traces.tracer().start_as_current_span("query"):
+            await asyncio.sleep(0)
+
+    async def parent() -> None:
+        await asyncio.gather(query(), scheduler.spawn(nothing()))
+        assert baggage.get_baggage("user") == "ann"
+
+    async with Scheduler(observers=[job_tracer]) as scheduler:
+        token = context.attach(baggage.set_baggage("user", "ann"))
+        await (await scheduler.spawn(parent()))
+        context.detach(token)
+        assert not trace.get_current_span().get_span_context().is_valid
+    spans = traces.spans()
+    job = spans[parent.__qualname__]
+    assert job.links == ()
+    child = spans["query"].parent
+    assert child is not None
+    assert child.span_id == span_id(job)
+    assert linked_spans(spans["nothing"]) == [span_id(job)]
+
+
+async def test_context_that_jobs_share_is_left_as_it_was(
+    traces: Traces, job_tracer: JobTracer
+) -> None:
+    """A job is not linked to one that ran in its context before."""
+    shared = contextvars.Context()
+    with traces.tracer().start_as_current_span("request") as request:
+        shared.run(context.attach, trace.set_span_in_context(request))
+    async with Scheduler(observers=[job_tracer]) as scheduler:
+        for coro in (nothing(), wait_for(asyncio.Event())):
+            job = await scheduler.spawn(coro, context=shared)
+            await settle()
+            await job.close()
+    spans = traces.spans()
+    for name in ("nothing", "wait_for"):
+        assert linked_spans(spans[name]) == [span_id(spans["request"])]
+
+
+async def test_request_is_linked_and_atomic_handler_is_its_child(
+    traces: Traces, job_tracer: JobTracer, aiohttp_client: Start
+) -> None:
+    """W4: a request waits for its atomic handler, and for nothing that it spawns."""
+    instrumentor = AioHttpServerInstrumentor()
+    with warnings.catch_warnings():
+        # Of aiohttp, which does not like the class that is made here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        instrumentor.instrument(tracer_provider=traces.provider)
+    try:
+        app = web.Application()
+    finally:
+        instrumentor.uninstrument()
+    setup(app, observers=[job_tracer])
+
+    @atomic
+    async def pay(request: web.Request) -> web.Response:
+        with traces.tracer().start_as_current_span("charge"):
+            await spawn(request, nothing(), "receipt")
+        return web.Response()
+
+    async def refuse(request: web.Request) -> web.Response:
+        raise web.HTTPConflict
+
+    app.router.add_post("/pay/{order}", pay)
+    app.router.add_post("/refuse", atomic(refuse))
+    client = await aiohttp_client(app)
+    assert (await client.post("/pay/3")).status == 200
+    assert (await client.post("/refuse")).status == 409
+    await client.close()
+    spans = traces.spans()
+    request, handler = spans["POST /pay/{order}"], spans[pay.__qualname__]
+    assert request.kind is SpanKind.SERVER
+    assert handler.kind is SpanKind.INTERNAL
+    assert handler.parent is not None
+    assert handler.parent.span_id == span_id(request)
+    charge, receipt = spans["charge"], spans["nothing"]
+    assert charge.parent is not None
+    assert charge.parent.span_id == span_id(handler)
+    assert linked_spans(receipt) == [span_id(charge)]
+    assert attributes(receipt)["aiohttp_jobs.origin"] == "POST /pay/{order}"
+    # An answer like others.
+    assert spans[refuse.__qualname__].status.status_code is StatusCode.UNSET
+
+
+# -- what a span tells -------------------------------------------------------------------
+
+
+async def test_span_tells_of_its_job(
+    traces: Traces, job_tracer: JobTracer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the conventions where there are some; how long it was pending, too."""
+    clock, go = [10.0], asyncio.Event()
+    monkeypatch.setattr("aiohttp_jobs.slots.monotonic", lambda: clock[0])
+    async with Scheduler(limit=1, observers=[job_tracer]) as scheduler:
+        await scheduler.spawn(wait_for(go))
+        job = await scheduler.spawn(nothing(), "order 3", origin="POST /orders")
+        clock[0] = 12.5
+        go.set()
+    span = traces.spans()["nothing"]
+    assert attributes(span) == {
+        "code.function.name": "tests.work.nothing",
+        "aiohttp_jobs.job_id": job.id,
+        "aiohttp_jobs.job_name": "order 3",
+        "aiohttp_jobs.wait_seconds": 2.5,
+        "aiohttp_jobs.origin": "POST /orders",
+        "aiohttp_jobs.outcome": "succeeded",
+    }
+    assert span.status.status_code is StatusCode.UNSET
+    assert span.start_time is not None
+    assert span.end_time is not None
+    assert span.start_time <= span.end_time
+
+
+async def test_renamed_coroutine_is_called_by_its_new_name_alone(
+    traces: Traces, job_tracer: JobTracer
+) -> None:
+    """The module that it knows is that of who renamed it."""
+    coro: Any = nothing()
+    coro.__qualname__ = "Handler.post"
+    async with Scheduler(observers=[job_tracer]) as scheduler:
+        await scheduler.spawn(coro)
+    span = traces.spans()["Handler.post"]
+    assert attributes(span)["code.function.name"] == "Handler.post"
+
+
+async def test_failure_is_recorded(traces: Traces, job_tracer: JobTracer) -> None:
+    """With the exception's class, message and traceback; a job's TimeoutError, too."""
+    async with Scheduler(
+        observers=[job_tracer], exception_handler=Reports(), close_timeout=1
+    ) as scheduler:
+        await scheduler.spawn(fail())
+        await scheduler.spawn(wait_for(asyncio.Event()), timeout=0)
+    spans = traces.spans()
+    failed, late = spans["fail"], spans["wait_for"]
+    assert attributes(failed)["aiohttp_jobs.outcome"] == "failed"
+    assert attributes(failed)["error.type"] == "tests.work.Boom"
+    assert failed.status.status_code is StatusCode.ERROR
+    assert failed.status.description == "Boom: boom"
+    (event,) = failed.events
+    assert event.name == "exception"
+    recorded = dict(event.attributes or {})
+    assert recorded["exception.message"] == "boom"
+    assert "in fail" in str(recorded["exception.stacktrace"])
+    assert attributes(late)["error.type"] == "TimeoutError"
+    assert late.status.status_code is StatusCode.ERROR
+
+
+async def test_cancelled_job_is_no_error_but_one_that_is_let_go_is(
+    traces: Traces, job_tracer: JobTracer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The span of the latter ends when it is let go; one that never ran has none."""
+    go = asyncio.Event()
+    scheduler = Scheduler(
+        limit=2, close_timeout=0, observers=[job_tracer], exception_handler=Reports()
+    )
+    await scheduler.spawn(wait_for(go))
+    await scheduler.spawn(stubborn(go))
+    await scheduler.spawn(nothing())
+    await settle()
+    with traces.tracer().start_as_current_span("closes"):
+        await scheduler.close()
+    spans = traces.spans()
+    assert set(spans) == {"wait_for", "stubborn", "closes"}
+    cancelled, let_go = spans["wait_for"], spans["stubborn"]
+    outcomes = [attributes(span)["aiohttp_jobs.outcome"] for span in (cancelled, let_go)]
+    assert outcomes == ["cancelled", "let_go"]
+    assert cancelled.status.status_code is StatusCode.UNSET
+    assert let_go.status.status_code is StatusCode.ERROR
+    go.set()
+    await settle()
+    assert len(traces.spans()) == 3
+    # OpenTelemetry complains there, of a context that is not left where it was entered.
+    assert [r for r in caplog.records if r.name.startswith("opentelemetry")] == []
+
+
+async def test_without_a_tracer_provider_nothing_is_traced() -> None:
+    """The API alone is enough, as an application without the SDK has it."""
+    async with Scheduler(observers=[JobTracer()]) as scheduler:
+        job = await scheduler.spawn(nothing())
+        await job
+
+
+async def test_closed_job_is_not_kept(job_tracer: JobTracer) -> None:
+    """L4: nothing grows in a tracer that is there for a year."""
+
+    async def raises() -> None:
+        raise Boom
+
+    async with Scheduler(observers=[job_tracer]) as scheduler:
+        job = await scheduler.spawn(raises())
+        with pytest.raises(Boom):
+            await job
+        kept = weakref.ref(job)
+        del job
+        await settle()
+    gc.collect()
+    assert kept() is None
