@@ -30,7 +30,12 @@ html_title = "aiohttp-jobs"
 # A name of this package that leads nowhere fails the build. Names of other projects can
 # only be looked up over the network, which a build must not depend on.
 nitpicky = True
-_others = "|".join({*sys.stdlib_module_names, "aiohttp", "aiojobs", "multidict"})
+_others = "|".join(
+    {
+        *sys.stdlib_module_names,
+        *("aiohttp", "aiojobs", "multidict", "opentelemetry", "prometheus_client"),
+    }
+)
 _builtins = "|".join(name for name in dir(builtins) if name.isidentifier())
 _type_variable = "[A-Z](_co|_contra)?"
 nitpick_ignore_regex = [

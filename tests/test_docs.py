@@ -29,6 +29,8 @@ PAGES = (
     "docs/tutorial.rst",
     "docs/howto.rst",
     "docs/cancellation.rst",
+    "docs/prometheus.rst",
+    "docs/opentelemetry.rst",
 )
 BLOCK = re.compile(
     r"^\.\. code-block:: python\n(?P<options>(?:   :.*\n)*)\n"
@@ -474,3 +476,42 @@ async def gunicorn(page: Page) -> None:
     assert runner.app[SCHEDULER].wait_timeout == 20
     await runner.setup()
     await runner.cleanup()
+
+
+# -- docs/prometheus.rst ----------------------------------------------------------------
+
+
+@check("prometheus")
+async def prometheus(page: Page) -> None:
+    # The next block adds to this application; it is served there.
+    assert page.printed() == ""
+
+
+@check("prometheus-sub-application")
+async def prometheus_sub_application(page: Page) -> None:
+    client = await page.serve()
+    await client.post("/sign-up", data={"email": "ann@example.org"})
+    text = await (await client.get("/metrics")).text()
+    told = '{job="send_mail",outcome="succeeded",scheduler="default"} 1.0'
+    assert f"aiohttp_jobs_jobs_total{told}" in text
+    assert 'aiohttp_jobs_limit{scheduler="admin"} 2.0' in text
+    await client.close()
+
+
+@check("prometheus-collector")
+async def prometheus_collector(page: Page) -> None:
+    with mock.patch.dict(page.names, start_http_server=mock.Mock()) as names:
+        await names["main"]()
+        names["start_http_server"].assert_called_once_with(names["PORT"])
+    assert list(page.names["jobs_collector"]().collect()) == []
+
+
+# -- docs/opentelemetry.rst -------------------------------------------------------------
+
+
+@check("opentelemetry")
+async def opentelemetry(page: Page) -> None:
+    client = await page.serve()
+    response = await client.post("/sign-up", data={"email": "ann@example.org"})
+    assert await response.text() == "Thank you!"
+    await client.close()
