@@ -10,6 +10,7 @@
 #   shield.py      the awaitables that a scheduler shields
 #   closing.py     what one close cancels, and the record that it leaves
 #   drainers.py    the callers of drain and close, who wait until nothing is left
+#   logs.py        the record of a job's end, and the fields of records
 #   observers.py   who is told when a job is spawned, started, running and closed
 #   slots.py       which job runs when, and the books of those that run
 #   statistics.py  a scheduler's figures at one moment
@@ -31,6 +32,7 @@ from .app import setup
 from .atomic import atomic
 from .errors import JobCancelled, JobsError, SchedulerClosed, SchedulerFull
 from .job import ExceptionHandler, Job, JobState
+from .logs import JobLogger
 from .scheduler import Scheduler
 from .statistics import Statistics
 from .web import (
@@ -50,6 +52,7 @@ __all__ = (
     "ExceptionHandler",
     "Job",
     "JobCancelled",
+    "JobLogger",
     "JobState",
     "JobsError",
     "Scheduler",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from .closing import logger
+from .logs import job_fields
 
 if TYPE_CHECKING:
     from .job import Job
@@ -69,7 +70,10 @@ class Observers:
             except BaseException:
                 self.remove(observer)
                 logger.exception(
-                    "The observer %r failed in %s() and is told no more", observer, event
+                    "The observer %r failed in %s() and is told no more",
+                    observer,
+                    event,
+                    extra={"observer_method": event, **job_fields(job)},
                 )
 
 

@@ -531,6 +531,11 @@ class Scheduler(Slots, Collection[Job[Any]]):
                     len(self._active),
                     len(self._pending),
                     len(self._shields),
+                    extra={
+                        "jobs_active": len(self._active),
+                        "jobs_pending": len(self._pending),
+                        "shields_left": len(self._shields),
+                    },
                 )
             await self._drainers.until_none_is_left(
                 me, background, min(report_at, deadline) - now

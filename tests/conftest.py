@@ -20,6 +20,7 @@ CORE = {
     "test_cancellation",
     "test_closing",
     "test_job",
+    "test_logs",
     "test_observers",
     "test_drainers",
     "test_scheduler",

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import json
+import logging
 import re
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -31,6 +33,7 @@ PAGES = (
     "docs/cancellation.rst",
     "docs/prometheus.rst",
     "docs/opentelemetry.rst",
+    "docs/logging.rst",
 )
 BLOCK = re.compile(
     r"^\.\. code-block:: python\n(?P<options>(?:   :.*\n)*)\n"
@@ -515,3 +518,49 @@ async def opentelemetry(page: Page) -> None:
     response = await client.post("/sign-up", data={"email": "ann@example.org"})
     assert await response.text() == "Thank you!"
     await client.close()
+
+
+# -- docs/logging.rst -------------------------------------------------------------------
+
+
+@check("logging")
+async def logging_of_jobs(page: Page) -> None:
+    record = await logged(page)
+    assert re.fullmatch(
+        r"Job send_mail: succeeded, waited 0\.\d{3} s, ran 0\.\d{3} s",
+        record.getMessage(),
+    )
+
+
+@check("logging-json")
+async def logging_as_json(page: Page) -> None:
+    app = page.names["app"] = web.Application()
+    page.names["setup"](app, observers=[page.names["JobLogger"]()])
+    app.router.add_post("/sign-up", page.names["sign_up"])
+    line = json.loads(page.names["JsonFormatter"]().format(await logged(page)))
+    names = (key for key in line if key.startswith("job_"))
+    page_text = (ROOT / "docs/logging.rst").read_text()
+    assert [name for name in names if f'"{name}": ' not in page_text] == []
+    assert line["job_origin"] == "POST /sign-up"
+    with mock.patch("logging.basicConfig") as configure:
+        page.names["log_as_json"]()
+    (handler,) = configure.call_args.kwargs["handlers"]
+    assert isinstance(handler.formatter, page.names["JsonFormatter"])
+
+
+async def logged(page: Page) -> logging.LogRecord:
+    """What is logged of the job of one request."""
+    logger, records = logging.getLogger("aiohttp_jobs"), list[logging.LogRecord]()
+    handler = logging.Handler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with mock.patch.object(handler, "emit", records.append):
+            client = await page.serve()
+            await client.post("/sign-up", data={"email": "ann@example.org"})
+            await client.close()
+    finally:
+        logger.setLevel(logging.NOTSET)
+        logger.removeHandler(handler)
+    (record,) = records
+    return record

@@ -31,6 +31,7 @@ CORE = (
     "shield",
     "closing",
     "drainers",
+    "logs",
     "observers",
     "slots",
     "statistics",

@@ -1,0 +1,65 @@
+"""Logs: the fields of a record that tells of a job, and a record of each job's end."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import Any
+
+from .closing import logger
+from .job import Job
+
+__all__ = ("JobLogger", "job_fields")
+
+
+class JobLogger:
+    """An observer that logs the end of every job, as an access log does of requests.
+
+    ``setup(app, observers=[JobLogger()])``. The records are those of the logger
+    ``aiohttp_jobs``. They do not replace the exception handler: no traceback is in them.
+
+    Args:
+        level: the level of all these records.
+
+    Raises:
+        TypeError: the level is no number.
+    """
+
+    def __init__(self, level: int = logging.INFO) -> None:
+        if not isinstance(level, int):
+            raise TypeError(f"level takes a number, as logging.INFO, not {level!r}")
+        self._level = level
+
+    def job_closed(self, job: Job[Any]) -> None:
+        """Log it, with fields that a formatter can use."""
+        if not logger.isEnabledFor(self._level):
+            return
+        fields = job_fields(job)
+        message = "Job %(job_name)s: %(job_outcome)s, waited %(job_wait_seconds).3f s"
+        if job.started_at is not None:
+            message += ", ran %(job_run_seconds).3f s"
+        if fields["job_error"] is not None:
+            message += ", %(job_error)s"
+        logger.log(self._level, message, fields, extra=fields)
+
+
+def job_fields(job: Job[Any]) -> dict[str, Any]:
+    """What a record tells of a job: nothing but numbers, strings and None."""
+    spawned, started, closed = job.spawned_at, job.started_at, job.closed_at
+    waited_until = closed if started is None else started
+    error = job.exception()
+    return {
+        "job_id": job.id,
+        "job_name": job.label,
+        "job_coro": job.coro_name,
+        "job_origin": job.origin,
+        "job_outcome": job.state.name.lower() if job.closed else None,
+        "job_wait_seconds": _seconds(spawned, waited_until),
+        "job_run_seconds": _seconds(started, closed),
+        # Not str(): an exception's own __str__ may raise.
+        "job_error": error and traceback.format_exception_only(error)[0].strip(),
+    }
+
+
+def _seconds(start: float | None, end: float | None) -> float | None:
+    return None if start is None or end is None else end - start
