@@ -10,6 +10,7 @@ import jinja2
 from aiohttp import web
 
 from aiohttp_jobs import setup
+from aiohttp_jobs.prometheus import setup_metrics
 
 from .experiment import LABORATORY, Laboratory
 from .mail import mail_context
@@ -32,6 +33,7 @@ def make_app(database: Path, *, mail_takes: float = 1.0) -> web.Application:
     # At shutdown the jobs end before the database and the SMTP server do, which they
     # need; the order of these lines does not matter.
     setup(app, limit=20, wait_timeout=30)
+    setup_metrics(app)
     app.cleanup_ctx.append(shop_context(database))
     app.cleanup_ctx.append(mail_context(mail_takes))
 

@@ -152,6 +152,20 @@ async def test_pages_need_no_inline_code_and_no_other_server(
     assert len(re.findall(r'role="status"', page)) == 1
 
 
+async def test_metrics_count_the_jobs(
+    client: Client, app: web.Application, bank: Bank
+) -> None:
+    """A mail and an atomic order, each by the name of its function."""
+    bank.confirms.set()
+    await post(client, "/signup", name="Ann", email="ann@example.org")
+    await post(client, "/orders/atomic", **ORDER)
+    await join_jobs(app)
+    metrics = await get(client, "/metrics")
+    for function in ("Outbox.send_welcome", "order_atomic"):
+        labels = f'job="{function}",outcome="succeeded",scheduler="default"'
+        assert f"aiohttp_jobs_jobs_total{{{labels}}} 1.0" in metrics
+
+
 @pytest.mark.parametrize("route", list(Route))
 async def test_patient_customer_gets_the_order(
     client: Client, app: web.Application, bank: Bank, route: Route
