@@ -451,7 +451,7 @@ class Job(Generic[T_co]):
                 if self._scheduler is not None:
                     self._move(CANCELLED)
                     self._scheduler = self._waiters = None
-                    scheduler._active.discard(self)
+                    scheduler._active.pop(self, None)
                 raise
             # Our own frame does not belong to the traceback.
             if error.__traceback__ is not None:

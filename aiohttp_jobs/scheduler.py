@@ -94,7 +94,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
         return f"<Scheduler {'closed ' if self.closed else ''}jobs={len(self)}>"
 
     def __iter__(self) -> Iterator[Job[Any]]:
-        """Go over a snapshot: the active jobs, then the pending ones in their order."""
+        """Go over a snapshot: the active jobs, then the pending ones, in their order."""
         return iter([*self._active, *self._pending])
 
     def __len__(self) -> int:

@@ -79,8 +79,9 @@ class Slots:
         self._state = OPEN
         self._loop: asyncio.AbstractEventLoop | None = None
 
-        # Active jobs, those that are stopping too.
-        self._active: set[Job[Any]] = set()
+        # Active jobs, those that are stopping too, in the order in which they started: a
+        # set that knows its order.
+        self._active: dict[Job[Any], None] = {}
         # Active jobs that take no slot.
         self._at_once: set[Job[Any]] = set()
         # Slots that are free; below 0 when a job went on after lending its own.
@@ -209,7 +210,7 @@ class Slots:
         job._move(ACTIVE)
         if not job._lends:
             self._free -= 1
-        self._active.add(job)
+        self._active[job] = None
         if job._timeout is not None:
             job._timer = self._loop.call_later(job._timeout, job._time_is_up)
         if self._observers is not None:
@@ -238,7 +239,7 @@ class Slots:
                 job._outcome[0].__cause__ = outcome[0]
             state, outcome = FAILED, job._outcome
         if job._state is not PENDING:
-            self._active.discard(job)
+            del self._active[job]
             if not job._lends:
                 self._free += 1
             elif self._at_once:

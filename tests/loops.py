@@ -140,7 +140,8 @@ class ShuffledLoop(VirtualLoop):
         """Would the loop wait for a timer, for the first one that is scheduled?"""
         while self._scheduled and self._scheduled[0].cancelled():
             heapq.heappop(self._scheduled)._scheduled = False  # type: ignore[attr-defined]
-        return not self._ready and bool(self._scheduled) and not self._jumping.has_events()
+        nothing_ready = not self._ready and not self._jumping.has_events()
+        return nothing_ready and bool(self._scheduled)
 
 
 if uvloop is not None:

