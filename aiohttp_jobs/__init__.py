@@ -21,6 +21,10 @@
 #   atomic.py      @atomic, and what marks a handler
 #   middleware.py  the middleware: atomic requests, the request's task, 503 on overload
 #   app.py         setup: puts the above into an application, and drains it at shutdown
+#
+# Optional, imported by those who use it:
+#
+#   dashboard/     pages that show what runs, what waits, what failed and why
 
 from .app import setup
 from .atomic import atomic
