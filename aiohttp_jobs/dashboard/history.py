@@ -9,10 +9,10 @@ from heapq import merge
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
-from aiohttp_jobs.job import CANCELLED, SUCCEEDED, Job, JobState, _ids
+from aiohttp_jobs.job import CANCELLED, SUCCEEDED, Job, _ids
 from aiohttp_jobs.statistics import Statistics
 
-from .record import Record, cut, raised_by
+from .record import MOST_LETTERS, Record, cut, raised_by
 
 __all__ = ("History", "Point")
 
@@ -42,9 +42,8 @@ class Point:
         return self.succeeded + self.failed + self.cancelled
 
 
-# The fields of a record. `job_closed` is called for every job, and a list is the quickest
-# to make of what can still be given an id, when somebody looks at it.
-_Raw: TypeAlias = list[Any]
+# The fields of a record: a tuple is quicker to make, and few are ever looked at.
+_Raw: TypeAlias = tuple[Any, ...]
 
 
 class History:
@@ -56,32 +55,38 @@ class History:
 
     def __init__(self, statistics: Statistics) -> None:
         self._ends: deque[_Raw] = deque(maxlen=MOST_ENDS)
-        self._failures: deque[Record] = deque(maxlen=MOST_FAILURES)
+        self._failures: deque[_Raw] = deque(maxlen=MOST_FAILURES)
         self._keep = self._ends.append
         self._points = deque([Point()] * POINTS, maxlen=POINTS)
         self._before = statistics
         self._measured_at = 0.0
 
     def job_closed(self, job: Job[Any]) -> None:
-        state = job._state
-        if state is not SUCCEEDED and state is not CANCELLED:
-            self._failures.append(_failure(job))
-            return
-        name = job._name
-        if name is not None:
+        """Remember it. Called for every job: attributes are read without detours."""
+        state, name = job._state, job._name
+        coro: Any = job._coro
+        if job._id is None:
+            job._id = next(_ids)
+        if name is not None and len(name) > MOST_LETTERS:
             name = cut(name)
-        self._keep(
-            [
-                job._id,
-                state,
-                name,
-                job.coro_name,
-                job._origin,
-                job._spawned_at,
-                job._started_at,
-                job._closed_at,
-            ]
+        try:
+            coro_name = coro.__qualname__
+        except AttributeError:  # a coroutine of another make
+            coro_name = job.coro_name
+        raw = (
+            job._id,
+            state,
+            name,
+            coro_name,
+            job._origin,
+            job._spawned_at,
+            job._started_at,
+            job._closed_at,
         )
+        if state is SUCCEEDED or state is CANCELLED:
+            self._keep(raw)
+        else:
+            self._failures.append((*raw, raised_by(job.exception())))
 
     def measure(self, now: Statistics) -> None:
         """Add the point of the period that is over."""
@@ -114,12 +119,8 @@ class History:
 
     def records(self) -> Iterator[Record]:
         """Go over what is remembered, the latest end first."""
-        return merge(
-            map(_record, reversed(self._ends)),
-            reversed(self._failures),
-            key=attrgetter("closed_at"),
-            reverse=True,
-        )
+        rings = (map(_record, reversed(ring)) for ring in (self._ends, self._failures))
+        return merge(*rings, key=attrgetter("closed_at"), reverse=True)
 
     def find(self, job_id: int) -> Record | None:
         """The record of this job, if it is remembered."""
@@ -127,23 +128,4 @@ class History:
 
 
 def _record(raw: _Raw) -> Record:
-    if raw[0] is None:
-        raw[0] = next(_ids)
     return Record(*raw)
-
-
-def _failure(job: Job[Any]) -> Record:
-    spawned, closed = job.spawned_at, job.closed_at
-    assert spawned is not None
-    assert closed is not None
-    return Record(
-        job.id,
-        JobState(job.state),
-        None if job._name is None else cut(job._name),
-        job.coro_name,
-        job.origin,
-        spawned,
-        job.started_at,
-        closed,
-        raised_by(job.exception()),
-    )

@@ -7,14 +7,14 @@ and the frames of its traceback are let go: they may hold anything.
 from __future__ import annotations
 
 import traceback
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Final, TypeAlias
 
 from aiohttp_jobs.job import JobState
 
-__all__ = ("Frame", "Raised", "Record", "cut", "raised_by")
+__all__ = ("MOST_LETTERS", "Frame", "Raised", "Record", "cut", "raised_by")
 
 MOST_LETTERS: Final = 200  # of a name
 MOST_OF_MESSAGE: Final = 1000  # letters of an exception's message
@@ -104,7 +104,7 @@ def _message(exception: BaseException) -> str:
 
 
 def _frames(exception: BaseException) -> Iterator[Frame]:
-    frames = list(traceback.walk_tb(exception.__traceback__))
-    for frame, line in islice(frames, max(0, len(frames) - MOST_FRAMES), None):
+    innermost = deque(traceback.walk_tb(exception.__traceback__), maxlen=MOST_FRAMES)
+    for frame, line in innermost:
         code = frame.f_code
         yield code.co_filename, line, code.co_qualname
