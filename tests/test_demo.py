@@ -160,7 +160,7 @@ async def test_pages_need_no_inline_code_and_no_other_server(
 
 @pytest.mark.parametrize(
     ("host", "status"),
-    [("127.0.0.1", 200), ("localhost", 200), ("[::1]", 200), ("shop.example", 403)],
+    [("127.0.0.1", 200), ("localhost", 200), ("shop.example", 403)],
 )
 async def test_jobs_are_shown_on_this_machine_only(
     client: Client, host: str, status: int
