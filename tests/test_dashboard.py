@@ -429,7 +429,7 @@ def test_charts_show_what_was_counted() -> None:
     assert min(bar.y for bar in chart.bars) == 0
     assert (chart.top, chart.says) == (
         "10/s",
-        "50 ended, 5 of them failed; at most 10.0/s",
+        "50 ended, 5 failed, at most 10.0/s",
     )
     chart = run_times(points)
     assert {bar.kind: bar.height for bar in chart.bars} == {"slowest": 60, "median": 6}

@@ -54,7 +54,7 @@ def throughput(points: Sequence[Point]) -> Chart:
                 bars.append(Bar(kind, number * PERIOD, round(max(y, 0), 1), height))
     total = sum(point.closed for point in points)
     failed = sum(point.failed for point in points)
-    says = f"{total:,} ended, {failed:,} of them failed; at most {most / PERIOD:,.1f}/s"
+    says = f"{total:,} ended, {failed:,} failed, at most {most / PERIOD:,.1f}/s"
     return Chart(tuple(bars), len(points) * PERIOD, f"{top:,.10g}/s", says)
 
 
@@ -72,10 +72,8 @@ def run_times(points: Sequence[Point]) -> Chart:
     if last is None:
         says = "none ended"
     else:
-        says = (
-            f"latest median {duration(last.median)}, one in ten took "
-            f"{duration(last.slowest_tenth)} or more"
-        )
+        median, slow = duration(last.median), duration(last.slowest_tenth)
+        says = f"latest median {median}, slowest tenth from {slow}"
     return Chart(tuple(bars), len(points) * PERIOD, duration(top), says)
 
 
