@@ -15,7 +15,7 @@ PINS :=
 # Two installations into one environment at a time would break it.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest storm lint format docs bench dist clean
+.PHONY: help demo test axe test-oldest storm lint format docs bench dist clean
 
 help:  ## This list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -27,6 +27,9 @@ demo: $(VENV)/.installed-demo  ## Run the demo application on PORT.
 
 test: $(VENV)/.installed-test  ## Run the whole test suite; ARGS go to pytest.
 	$(BIN)/python -m pytest $(ARGS)
+
+axe:  ## Fetch axe-core by npm; without it the tests do not check accessibility.
+	npm install --prefix .axe --no-save --no-audit --no-fund axe-core@4
 
 test-oldest: PYTHON = python3.11
 test-oldest:  ## Run it with the oldest aiohttp that is supported.
@@ -57,7 +60,7 @@ dist: $(VENV)/.installed-test  ## Build wheel and sdist into dist/, and look int
 	DIST_DIR=dist $(BIN)/python -m pytest -m packaging
 
 clean:  ## Remove everything that was made here.
-	rm -rf .venv .venv-* build dist docs/_build *.egg-info
+	rm -rf .venv .venv-* .axe build dist docs/_build *.egg-info
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

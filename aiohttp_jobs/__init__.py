@@ -27,6 +27,7 @@
 #
 #   prometheus.py     what schedulers do, as metrics
 #   opentelemetry.py  a span for each job
+#   dashboard/        pages that show what runs, what waits, what failed and why
 
 from .app import setup
 from .atomic import atomic

@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections.abc import Awaitable, Collection, Coroutine, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from time import monotonic
 from types import CoroutineType, FrameType, TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -141,6 +142,17 @@ class Scheduler(Slots, Collection[Job[Any]]):
     def pending_count(self) -> int:
         """How many jobs are accepted and not yet started."""
         return len(self._pending)
+
+    def active_jobs(self, count: int | None = None) -> list[Job[Any]]:
+        """Return the jobs that run just now, `count` of them at most, in no order."""
+        return list(islice(self._active, count))
+
+    def pending_jobs(self, count: int | None = None) -> list[Job[Any]]:
+        """Return the first `count` pending jobs in their order, or all of them.
+
+        What it costs does not grow with the jobs behind those.
+        """
+        return list(islice(self._pending, count))
 
     @property
     def closed(self) -> bool:

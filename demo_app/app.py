@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +11,7 @@ import jinja2
 from aiohttp import web
 
 from aiohttp_jobs import setup
+from aiohttp_jobs.dashboard import Access, setup_dashboard
 from aiohttp_jobs.prometheus import setup_metrics
 
 from .experiment import LABORATORY, Laboratory
@@ -20,6 +22,9 @@ from .views import add_routes, add_security_headers
 __all__ = ("make_app",)
 
 _HERE: Final = Path(__file__).parent
+# What the shop is called in the address bar of a browser on the same machine. A page of
+# another site cannot reach it by these, whatever address it gives to its own name.
+_THIS_MACHINE: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def make_app(database: Path, *, mail_takes: float = 1.0) -> web.Application:
@@ -51,7 +56,15 @@ def make_app(database: Path, *, mail_takes: float = 1.0) -> web.Application:
     app.on_response_prepare.append(add_security_headers)
     add_routes(app)
     app.router.add_static("/static", _HERE / "static")
+    setup_dashboard(app, authorize=_authorize)
     return app
+
+
+async def _authorize(request: web.Request) -> Access:
+    """Whoever sits at this machine may look at the jobs and cancel them."""
+    name = re.sub(r":\d+$", "", request.host).strip("[]")
+    is_here = request.remote in _THIS_MACHINE and name in _THIS_MACHINE
+    return Access.MANAGE if is_here else Access.NONE
 
 
 def _money(cents: int) -> str:

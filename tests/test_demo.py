@@ -166,6 +166,19 @@ async def test_metrics_count_the_jobs(
         assert f"aiohttp_jobs_jobs_total{{{labels}}} 1.0" in metrics
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("127.0.0.1", 200), ("localhost", 200), ("shop.example", 403)],
+)
+async def test_jobs_are_shown_on_this_machine_only(
+    client: Client, host: str, status: int
+) -> None:
+    """Not to a page of another site, which may give its name the address of this one."""
+    async with client.get("/jobs/", headers={"Host": host}) as response:
+        assert response.status == status
+        assert ("This process only" in await response.text()) == (status == 200)
+
+
 @pytest.mark.parametrize("route", list(Route))
 async def test_patient_customer_gets_the_order(
     client: Client, app: web.Application, bank: Bank, route: Route

@@ -34,6 +34,7 @@ PAGES = (
     "docs/prometheus.rst",
     "docs/opentelemetry.rst",
     "docs/logging.rst",
+    "docs/dashboard.rst",
 )
 BLOCK = re.compile(
     r"^\.\. code-block:: python\n(?P<options>(?:   :.*\n)*)\n"
@@ -564,3 +565,21 @@ async def logged(page: Page) -> logging.LogRecord:
         logger.removeHandler(handler)
     (record,) = records
     return record
+
+
+# -- docs/dashboard.rst -----------------------------------------------------------------
+
+
+@check("dashboard")
+async def dashboard(page: Page) -> None:
+    client = await page.serve()
+    # aiohttp 3.9 and a recent yarl do not route a Host with a port to what is below.
+    test = {"Host": "test"}
+    answers = []
+    for user in (None, "eve", "bob", "ann"):
+        cookie = {} if user is None else {"Cookie": f"user={user}"}
+        response = await client.get(
+            "/jobs/", headers=test | cookie, allow_redirects=False
+        )
+        answers.append((response.status, "not cancel" in await response.text()))
+    assert answers == [(302, False), (403, False), (200, True), (200, False)]

@@ -48,6 +48,20 @@ EXTRAS = {
     "prometheus": "prometheus_client",
     "opentelemetry": "opentelemetry",
 }
+# An extra that is a package: its own modules, from the bottom to the top.
+DASHBOARD = (
+    "access",
+    "record",
+    "words",
+    "history",
+    "charts",
+    "details",
+    "overview",
+    "stream",
+    "views",
+    "app",
+    "__init__",
+)
 LAYERS = (*CORE, *AIOHTTP_LAYER, "__init__", *EXTRAS)
 
 # Where aiohttp keeps what everybody may use.
@@ -99,7 +113,8 @@ def test_every_module_has_its_layer() -> None:
     """A new module has to be given its place in the table above, and an old one stays in
     it no longer than it is there."""
     assert sorted(path.stem for path in PACKAGE.glob("*.py")) == sorted(LAYERS)
-    assert [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE] == []
+    below = {path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE}
+    assert below == {PACKAGE / "dashboard" / f"{name}.py" for name in DASHBOARD}
 
 
 def test_map_of_the_package_names_the_modules_in_this_order() -> None:
@@ -148,6 +163,23 @@ def test_extra_needs_one_package_more(module: str, package: str) -> None:
     top_level = {name.partition(".")[0] for name in outside}
     assert package in top_level
     assert top_level <= {"aiohttp", package} | sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("module", DASHBOARD)
+def test_imports_of_the_dashboard_point_down(module: str) -> None:
+    """Inside of it, and from it to the core and the aiohttp layer."""
+    needed = imports(f"dashboard/{module}")
+    lower = {f".{name}" for name in DASHBOARD[: DASHBOARD.index(module)]}
+    inside = {each.module for each in needed if each.module.startswith(".")}
+    assert inside <= lower
+    for each in needed:
+        if each.module.partition(".")[0] == "aiohttp_jobs":
+            assert each.module.removeprefix("aiohttp_jobs.") in (*CORE, *AIOHTTP_LAYER)
+        elif not each.module.startswith("."):
+            top = each.module.partition(".")[0]
+            assert top in {"aiohttp", "aiohttp_jinja2", "jinja2", "multidict", "yarl"} | (
+                sys.stdlib_module_names
+            )
 
 
 # -- nothing private of aiohttp ---------------------------------------------------------

@@ -329,3 +329,18 @@ async def test_held_job_may_be_the_one_that_has_waited_longest() -> None:
         scheduler.spawn_after(future, nothing())
         assert scheduler.statistics().longest_waiting > 0
         future.cancel()
+
+
+async def test_first_jobs_are_looked_at_without_going_over_the_others() -> None:
+    """L5: active and pending ones apart, in a snapshot; all of them without a count."""
+    go = asyncio.Event()
+    async with Scheduler(limit=2, pending_limit=0) as scheduler:
+        jobs = [await scheduler.spawn(wait_for(go), str(n)) for n in range(6)]
+        assert set(scheduler.active_jobs()) == set(jobs[:2])
+        assert len(scheduler.active_jobs(1)) == 1
+        assert scheduler.pending_jobs(3) == jobs[2:5]
+        assert scheduler.pending_jobs(9) == scheduler.pending_jobs() == jobs[2:]
+        await jobs[3].close()
+        assert scheduler.pending_jobs(2) == [jobs[2], jobs[4]]
+        go.set()
+    assert scheduler.active_jobs() == scheduler.pending_jobs() == []

@@ -55,6 +55,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert f"{PACKAGE}/py.typed" in expected
+    assert f"{PACKAGE}/dashboard/static/dashboard.js" in expected
+    assert f"{PACKAGE}/dashboard/templates/overview.html" in expected
     held = set(zipfile.ZipFile(wheel).namelist())
     assert {n for n in held if ".dist-info/" not in n} == expected
     assert wheel.name.endswith("-py3-none-any.whl")
@@ -63,6 +65,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
 def test_wheel_asks_for_aiohttp_only(wheel: Path) -> None:
     """Everything beyond aiohttp is in an extra."""
     metadata = read_metadata(wheel)
+    assert "dashboard" in metadata.get_all("Provides-Extra", [])
     required = metadata.get_all("Requires-Dist", [])
     assert [r for r in required if "extra ==" not in r] == ["aiohttp>=3.9"]
     assert metadata["Requires-Python"] == ">=3.11"

@@ -1,0 +1,131 @@
+"""History: the observer that remembers the last jobs, and figures of the last minutes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import merge
+from operator import attrgetter
+from typing import Any, Final, TypeAlias
+
+from aiohttp_jobs.job import CANCELLED, SUCCEEDED, Job, _ids
+from aiohttp_jobs.statistics import Statistics
+
+from .record import MOST_LETTERS, Record, cut, raised_by
+
+__all__ = ("History", "Point")
+
+# How many ends are remembered. Failures have a ring of their own, or else a busy second
+# would push out the one that somebody is called for at night.
+MOST_ENDS: Final = 1000
+MOST_FAILURES: Final = 200
+
+# Seconds that one point of the charts stands for, and how many of them there are.
+PERIOD: Final = 5
+POINTS: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What happened in one period."""
+
+    succeeded: int = 0
+    failed: int = 0  # those that were let go, too
+    cancelled: int = 0
+    #: Seconds that jobs ran, of those that ended and are remembered; None without any.
+    median: float | None = None
+    slowest_tenth: float | None = None
+
+    @property
+    def closed(self) -> int:
+        return self.succeeded + self.failed + self.cancelled
+
+
+# The fields of a record: a tuple is quicker to make, and few are ever looked at.
+_Raw: TypeAlias = tuple[Any, ...]
+
+
+class History:
+    """Remembers the last jobs that have ended; its size is bounded.
+
+    Args:
+        statistics: of the scheduler, at the time from which on it is told.
+    """
+
+    def __init__(self, statistics: Statistics) -> None:
+        self._ends: deque[_Raw] = deque(maxlen=MOST_ENDS)
+        self._failures: deque[_Raw] = deque(maxlen=MOST_FAILURES)
+        self._keep = self._ends.append
+        self._points = deque([Point()] * POINTS, maxlen=POINTS)
+        self._before = statistics
+        self._measured_at = 0.0
+
+    def job_closed(self, job: Job[Any]) -> None:
+        """Remember it. Called for every job: attributes are read without detours."""
+        state, name = job._state, job._name
+        coro: Any = job._coro
+        if job._id is None:
+            job._id = next(_ids)
+        if name is not None and len(name) > MOST_LETTERS:
+            name = cut(name)
+        try:
+            coro_name = coro.__qualname__
+        except AttributeError:  # a coroutine of another make
+            coro_name = job.coro_name
+        raw = (
+            job._id,
+            state,
+            name,
+            coro_name,
+            job._origin,
+            job._spawned_at,
+            job._started_at,
+            job._closed_at,
+        )
+        if state is SUCCEEDED or state is CANCELLED:
+            self._keep(raw)
+        else:
+            self._failures.append((*raw, raised_by(job.exception())))
+
+    def measure(self, now: Statistics) -> None:
+        """Add the point of the period that is over."""
+        before, self._before = self._before, now
+        times: list[float] = []
+        ends = self.records()
+        last = self._measured_at
+        for number, record in enumerate(ends):
+            if record.closed_at <= last:
+                break
+            if not number:
+                self._measured_at = record.closed_at
+            if record.started_at is not None:
+                times.append(record.closed_at - record.started_at)
+        times.sort()
+        self._points.append(
+            Point(
+                now.succeeded - before.succeeded,
+                now.failed - before.failed + now.let_go - before.let_go,
+                now.cancelled - before.cancelled,
+                times[len(times) // 2] if times else None,
+                times[len(times) * 9 // 10] if times else None,
+            )
+        )
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The last minutes, the latest period last."""
+        return tuple(self._points)
+
+    def records(self) -> Iterator[Record]:
+        """Go over what is remembered, the latest end first."""
+        rings = (map(_record, reversed(ring)) for ring in (self._ends, self._failures))
+        return merge(*rings, key=attrgetter("closed_at"), reverse=True)
+
+    def find(self, job_id: int) -> Record | None:
+        """The record of this job, if it is remembered."""
+        return next((r for r in self.records() if r.id == job_id), None)
+
+
+def _record(raw: _Raw) -> Record:
+    return Record(*raw)

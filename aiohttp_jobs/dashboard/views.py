@@ -1,0 +1,202 @@
+"""Views: the handlers of the dashboard."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import socket
+from collections.abc import Mapping
+from typing import Any, Final
+
+import jinja2
+from aiohttp import web
+
+from aiohttp_jobs.job import Job
+from aiohttp_jobs.scheduler import Scheduler
+
+from .access import ACCESS, Access
+from .details import details, find, find_job
+from .history import History
+from .overview import OUTCOMES, Query, names, overview
+from .record import cut
+from .stream import Streams
+
+__all__ = ("Links", "Views", "add_security_headers")
+
+SECURITY_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    # Not "no-referrer": then forms would come from the origin "null".
+    "Referrer-Policy": "same-origin",
+}
+
+
+async def add_security_headers(
+    request: web.Request, response: web.StreamResponse
+) -> None:
+    """Add to each response what keeps the pages to themselves."""
+    response.headers.update(SECURITY_HEADERS)
+    is_file = isinstance(response, web.FileResponse)
+    response.headers["Cache-Control"] = "no-cache" if is_file else "no-store"
+
+
+class Links:
+    """Addresses of the dashboard's pages, from their named routes.
+
+    They are relative, so a proxy may show the application below any path, and need not
+    tell.
+
+    Args:
+        app: the dashboard's application.
+        page: the path of the page that the addresses are for.
+    """
+
+    def __init__(self, app: web.Application, page: str) -> None:
+        self._router = app.router
+        self._folder = posixpath.dirname(page)
+
+    def to(self, name: str, **parts: str) -> str:
+        """The address of the route of this name, or of a job if `id` is given."""
+        path = self._router[name].url_for(**parts).raw_path
+        folder, _, last = path.rpartition("/")
+        way = posixpath.relpath(folder or "/", self._folder)
+        return f"{way}/{last}" if way != "." else last or "./"
+
+
+class Views:
+    """The handlers, and what they share.
+
+    Args:
+        app: the dashboard's application.
+        environment: renders the templates.
+    """
+
+    def __init__(
+        self,
+        app: web.Application,
+        scheduler: Scheduler,
+        history: History,
+        streams: Streams,
+        environment: jinja2.Environment,
+    ) -> None:
+        self._app = app
+        self._scheduler = scheduler
+        self._history = history
+        self._streams = streams
+        self._environment = environment
+
+    def add_routes(self) -> None:
+        """Put the handlers into the application."""
+        job = "/job/{id:[0-9]{1,15}}"
+        self._app.add_routes(
+            [
+                web.get("", self.to_overview),
+                web.get("/", self.show_overview, name="overview"),
+                web.get("/live", self.follow_overview, name="live", allow_head=False),
+                web.get(job, self.show_job, name="job"),
+                web.get(
+                    f"{job}/live", self.follow_job, name="job-live", allow_head=False
+                ),
+                web.post(f"{job}/cancel", self.cancel_job, name="cancel"),
+            ]
+        )
+
+    async def to_overview(self, request: web.Request) -> web.Response:
+        """Go on to the address that ends with a slash, which the others stand below."""
+        raise web.HTTPFound(Links(self._app, request.rel_url.raw_path).to("overview"))
+
+    async def show_overview(self, request: web.Request) -> web.Response:
+        links = self._links("overview")
+        query = Query.of(request.query)
+        context = {
+            **overview(self._scheduler, self._history, query),
+            "names": names(self._scheduler, self._history),
+            "outcomes": OUTCOMES,
+            "stream": links.to("live") + str(query),
+        }
+        return self._page("overview.html", request, links, context)
+
+    async def follow_overview(self, request: web.Request) -> web.StreamResponse:
+        links = self._links("overview")
+        query, access = Query.of(request.query), request[ACCESS]
+
+        def render() -> str:
+            context = overview(self._scheduler, self._history, query)
+            return self._render("overview_live.html", access, links, context)
+
+        return await self._streams.serve(request, (query, access), render)
+
+    async def show_job(self, request: web.Request) -> web.Response:
+        job_id = int(request.match_info["id"])
+        job = find(self._scheduler, self._history, job_id)
+        if job is None:
+            raise _not_found(job_id)
+        links = self._links("job", id=str(job_id))
+        stream = links.to("job-live", id=str(job_id))
+        context = {**details(job), "stream": stream}
+        return self._page("job.html", request, links, context)
+
+    async def follow_job(self, request: web.Request) -> web.StreamResponse:
+        job_id = int(request.match_info["id"])
+        job = find(self._scheduler, self._history, job_id)
+        if job is None:
+            raise _not_found(job_id)
+        links, access = self._links("job", id=str(job_id)), request[ACCESS]
+
+        def render() -> str:
+            nonlocal job
+            if isinstance(job, Job) and job.closed:
+                # What is remembered tells more; and the job can be forgotten.
+                job = self._history.find(job_id)
+            context = None if job is None else details(job)
+            return self._render("job_live.html", access, links, context or {"id": job_id})
+
+        return await self._streams.serve(request, (job_id, access), render)
+
+    async def cancel_job(self, request: web.Request) -> web.Response:
+        job_id = int(request.match_info["id"])
+        job = find_job(self._scheduler, job_id)
+        if job is not None:
+            # As close() does, but nobody waits here: how it takes its cancellation is
+            # told to those who would be told without a dashboard, and shown on its page.
+            job._stop(self._scheduler.close_timeout)
+        elif self._history.find(job_id) is None:
+            raise _not_found(job_id)
+        here = Links(self._app, request.rel_url.raw_path)
+        raise web.HTTPSeeOther(here.to("job", id=str(job_id)))
+
+    def _links(self, name: str, **parts: str) -> Links:
+        """The addresses as the page of this route needs them."""
+        page = self._app.router[name].url_for(**parts).raw_path
+        return Links(self._app, page)
+
+    def _page(
+        self,
+        template: str,
+        request: web.Request,
+        links: Links,
+        context: Mapping[str, Any],
+    ) -> web.Response:
+        more = {
+            "host": cut(socket.gethostname()),
+            "pid": os.getpid(),
+            "scheduler_state": self._scheduler.state.name.lower(),
+        }
+        html = self._render(template, request[ACCESS], links, {**more, **context})
+        return web.Response(text=html, content_type="text/html")
+
+    def _render(
+        self, template: str, access: Access, links: Links, context: Mapping[str, Any]
+    ) -> str:
+        return self._environment.get_template(template).render(
+            context, links=links, may_manage=access is Access.MANAGE
+        )
+
+
+def _not_found(job_id: int) -> web.HTTPNotFound:
+    return web.HTTPNotFound(
+        text=f"404: There is no job {job_id} in this process, or not any more"
+    )

@@ -1,0 +1,910 @@
+"""The dashboard, as a browser without scripts and a hostile site see it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import tracemalloc
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp_jinja2
+import jinja2
+import pytest
+from aiohttp import ClientResponse, web
+from aiohttp.test_utils import TestClient, TestServer
+from yarl import URL
+
+import aiohttp_jobs.dashboard
+from aiohttp_jobs import SCHEDULER, JobState, Scheduler, setup
+from aiohttp_jobs.dashboard import Access, app, history, overview, setup_dashboard, stream
+from aiohttp_jobs.dashboard.charts import run_times, throughput
+from aiohttp_jobs.dashboard.history import History, Point
+from aiohttp_jobs.dashboard.record import raised_by
+from aiohttp_jobs.dashboard.words import ago, duration
+from tests.loops import settle
+from tests.work import Boom, Reports, fail, nothing, stubborn, wait_for
+
+FOLDER = Path(aiohttp_jobs.dashboard.__file__).parent
+HERE = {"Sec-Fetch-Site": "same-origin"}
+SECRET = "hunter2"
+
+if TYPE_CHECKING:
+    Client = TestClient[web.Request, web.Application]
+
+Start = Callable[[web.Application], Awaitable["Client"]]
+
+
+async def manage(request: web.Request) -> Access:
+    return Access.MANAGE
+
+
+async def read(request: web.Request) -> Access:
+    return Access.READ
+
+
+async def by_header(request: web.Request) -> Access:
+    return Access[request.headers.get("Access", "NONE")]
+
+
+def make_app(authorize: Any = manage, **options: Any) -> web.Application:
+    app = web.Application()
+    setup(app, exception_handler=Reports(), **options)
+    setup_dashboard(app, authorize=authorize)
+    return app
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Serve an application. What its jobs wait for is not waited for in the end."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(app: web.Application) -> Client:
+            server = TestServer(app, host="127.0.0.1")
+            # aiohttp 3.9 and a recent yarl do not route a Host with a port to what is
+            # below an application.
+            client = TestClient(server, headers={"Host": "test"})
+            await stack.enter_async_context(client)
+            if SCHEDULER in app:
+                stack.push_async_callback(app[SCHEDULER].close)
+            return client
+
+        yield start
+
+
+async def get(client: Client, path: str, status: int = 200, **headers: str) -> str:
+    async with client.get(path, headers=headers) as response:
+        assert response.status == status, await response.text()
+        return await response.text()
+
+
+async def post(client: Client, path: str, **headers: str) -> ClientResponse:
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    async with client.post(path, headers=headers, allow_redirects=False) as response:
+        await response.read()
+        return response
+
+
+def rows(page: str, table: str) -> list[str]:
+    """The text of each row of a table."""
+    (body,) = re.findall(rf'<table class="{table}">.*?<tbody>(.*?)</tbody>', page, re.S)
+    return [
+        " ".join(re.sub("<[^>]*>", " ", row).split())
+        for row in re.findall(r"<tr.*?</tr>", body, re.S)
+    ]
+
+
+def scheduler_of(client: Client) -> Scheduler:
+    assert client.app is not None
+    return client.app[SCHEDULER]
+
+
+# -- who may do what ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("access", "looks", "cancels"),
+    [("NONE", 403, 403), ("READ", 200, 403), ("MANAGE", 200, 303)],
+)
+async def test_access_decides(
+    start: Start, access: str, looks: int, cancels: int
+) -> None:
+    """Every address asks; who may not cancel is shown no button, and refused."""
+    client = await start(make_app(by_header, limit=1))
+    go = asyncio.Event()
+    job = await scheduler_of(client).spawn(wait_for(go))
+    for path in ("/jobs/", f"/jobs/job/{job.id}", "/jobs/static/dashboard.css"):
+        page = await get(client, path, looks, Access=access)
+        assert ("<form method" in page) == (access == "MANAGE" and "css" not in path)
+    for path in ("/jobs/live", f"/jobs/job/{job.id}/live"):
+        async with client.get(path, headers={"Access": access}) as response:
+            assert response.status == looks
+    response = await post(client, f"/jobs/job/{job.id}/cancel", Access=access, **HERE)
+    assert response.status == cancels
+    assert (job.state is JobState.ACTIVE) == (access != "MANAGE")
+
+
+async def test_authorize_may_answer_itself(start: Start) -> None:
+    """An HTTPException passes: a login page, for example."""
+
+    async def authorize(request: web.Request) -> Access:
+        raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Basic"})
+
+    client = await start(make_app(authorize))
+    async with client.get("/jobs/") as response:
+        assert response.status == 401
+        assert response.headers["WWW-Authenticate"] == "Basic"
+
+
+@pytest.mark.parametrize("answer", [True, None, 2, "MANAGE"])
+async def test_answer_that_is_no_access_lets_nobody_in(start: Start, answer: Any) -> None:
+    """A truth value is not a permission."""
+
+    async def authorize(request: web.Request) -> Any:
+        return answer
+
+    client = await start(make_app(authorize))
+    await get(client, "/jobs/", 500)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Sec-Fetch-Site": "same-origin"}, 303),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "none"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "http://test"}, 403),
+        ({"Origin": "http://test"}, 303),
+        ({"Origin": "https://TEST"}, 303),
+        ({"Origin": "http://test.evil.example"}, 403),
+        ({"Origin": "http://test:81"}, 403),
+        ({"Origin": "http://["}, 403),
+        ({"Origin": "null"}, 403),
+        ({}, 403),
+    ],
+)
+async def test_other_sites_are_refused(
+    start: Start, headers: dict[str, str], status: int
+) -> None:
+    """Sec-Fetch-Site decides, else Origin; neither is a refusal."""
+    client = await start(make_app())
+    job = await scheduler_of(client).spawn(wait_for(asyncio.Event()))
+    response = await post(client, f"/jobs/job/{job.id}/cancel", **headers)
+    assert response.status == status
+    assert (job.state is JobState.ACTIVE) == (status == 403)
+
+
+async def test_get_changes_nothing(start: Start) -> None:
+    """Cancelling is POST only."""
+    client = await start(make_app())
+    job = await scheduler_of(client).spawn(wait_for(asyncio.Event()))
+    await get(client, f"/jobs/job/{job.id}/cancel", 405)
+    assert job.active
+
+
+@pytest.mark.parametrize("path", ["/jobs/", "/jobs/job/9", "/jobs/static/dashboard.js"])
+async def test_every_answer_has_a_strict_policy(start: Start, path: str) -> None:
+    """Nothing inline, nothing from elsewhere, no frame around it; errors too."""
+    client = await start(make_app())
+    async with client.get(path) as response:
+        policy = response.headers["Content-Security-Policy"]
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Cache-Control"] in ("no-store", "no-cache")
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+
+
+def test_pages_have_nothing_inline_and_nothing_from_elsewhere() -> None:
+    """And all that a browser loads is small."""
+    files = [
+        path for part in ("static", "templates") for path in (FOLDER / part).iterdir()
+    ]
+    assert sum(path.stat().st_size for path in files) < 60_000
+    for path in files:
+        text = path.read_text()
+        assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", text), path
+        assert not re.search(r"<script(?! src=)", text), path
+        assert re.findall(r"https?://[^\"' ]+", text) in (
+            [],
+            ["http://www.w3.org/2000/svg"],
+        )
+
+
+# -- what is shown -----------------------------------------------------------------------
+
+
+async def test_overview_shows_all_without_scripts(start: Start) -> None:
+    """Figures, active jobs and where they stand, pending ones in order, recent ones."""
+    client = await start(make_app(limit=2, pending_limit=9))
+    scheduler, go = scheduler_of(client), asyncio.Event()
+    await scheduler.spawn(fail(), "broken", origin="POST /orders")
+    await scheduler.spawn(nothing())
+    await settle()
+    await scheduler.spawn(wait_for(go), "first", origin="GET /a/{b}")
+    await scheduler.spawn(stubborn(go), "second")
+    dropped = await scheduler.spawn(nothing(), "dropped")
+    await scheduler.spawn(nothing(), "third")
+    await scheduler.spawn(nothing(), "fourth")
+    await dropped.close()
+    page = await get(client, "/jobs/")
+    first, second = rows(page, "active")
+    assert re.search(
+        r"^first wait_for GET /a/\{b\} .* wait_for, work.py:\d+ Cancel$", first
+    )
+    assert second.startswith("second stubborn ")
+    third, fourth = rows(page, "pending")
+    assert third.startswith("1 third nothing ")
+    assert fourth.startswith("2 fourth nothing ")
+    dropped_row, *others = rows(page, "recent")
+    assert "cancelled, never started" in dropped_row
+    assert any(re.search("^nothing succeeded .* ms ", row) for row in others)
+    assert any(re.search("^broken fail .* failed .*Boom: boom", row) for row in others)
+    for figure in ("<strong>2</strong> of 2", "<strong>2</strong> of 9"):
+        assert figure in page
+    assert page.count("<caption") == page.count("<table") == 3
+    assert page.count('role="status"') == 1
+    assert page.count("<svg") == 2
+    go.set()
+
+
+async def test_page_says_which_process_it_shows(start: Start) -> None:
+    """It shows this one only, by the name of the host and the number of the process."""
+    page = await get(await start(make_app()), "/jobs/")
+    assert "This process only" in page
+    assert f"<strong>{socket.gethostname()}</strong>" in page
+    assert f"<strong>{os.getpid()}</strong>" in page
+
+
+async def test_everything_is_escaped(start: Start) -> None:
+    """A name, an origin, a message and a search may hold markup."""
+    evil = "<script>alert('x')</script>"
+
+    async def raise_evil() -> None:
+        raise Boom(evil)
+
+    client = await start(make_app(limit=1))
+    scheduler, go = scheduler_of(client), asyncio.Event()
+    ended = await scheduler.spawn(raise_evil(), evil, origin=evil)
+    await settle()
+    active = await scheduler.spawn(wait_for(go), evil, origin=evil)
+    await scheduler.spawn(nothing(), f'"{evil}', origin=evil)
+    paths = ("/jobs/", f"/jobs/job/{active.id}", f"/jobs/job/{ended.id}")
+    for path in paths:
+        async with client.get(path, params={"search": evil, "name": evil}) as response:
+            page = await response.text()
+        assert page.count("<script") == 1, path
+        assert "&lt;script&gt;alert(" in page
+    go.set()
+
+
+async def test_no_values_are_shown(start: Start) -> None:
+    """Neither arguments nor locals, of what runs and of what has failed."""
+
+    async def log_in(password: str, go: asyncio.Event | None = None) -> None:
+        copy = password * 2
+        if go is not None:
+            await go.wait()
+        raise Boom(f"{len(copy)} letters")
+
+    client = await start(make_app())
+    scheduler, go = scheduler_of(client), asyncio.Event()
+    failed = await scheduler.spawn(log_in(SECRET))
+    active = await scheduler.spawn(log_in(SECRET, go))
+    await settle()
+    seen = [
+        await get(client, path)
+        for path in ("/jobs/", f"/jobs/job/{active.id}", f"/jobs/job/{failed.id}")
+    ]
+    assert "await go.wait()" in seen[1]
+    assert "raise Boom(" in seen[2]
+    assert "14 letters" in seen[2]
+    assert SECRET not in "".join(seen)
+    go.set()
+
+
+async def test_page_of_a_job_that_has_failed_tells_the_whole_story(start: Start) -> None:
+    """The exception, and what it came from, each with its frames."""
+
+    async def outer() -> None:
+        try:
+            await fail()
+        except Boom as error:
+            raise LookupError("no such order") from error
+
+    client = await start(make_app())
+    job = await scheduler_of(client).spawn(outer(), "order", origin="POST /orders")
+    await settle()
+    page = await get(client, f"/jobs/job/{job.id}")
+    for part in (
+        "order",
+        "POST /orders",
+        "failed",
+        "Spawned",
+        "Started",
+        "Ended",
+        " UTC",
+    ):
+        assert part in page
+    assert page.index("tests.work.Boom") < page.index("the cause of")
+    assert page.index("the cause of") < page.index("no such order</p>")
+    assert re.search(r"work.py:\d+</span> in <strong>fail", page)
+    assert "<form method" not in page
+
+
+async def test_unknown_job_is_not_found(start: Start) -> None:
+    """Neither shown, followed nor cancelled."""
+    client = await start(make_app())
+    assert "no job 12345" in await get(client, "/jobs/job/12345", 404)
+    await get(client, "/jobs/job/12345/live", 404)
+    assert (await post(client, "/jobs/job/12345/cancel", **HERE)).status == 404
+    await get(client, "/jobs/job/" + "9" * 5000, 404)
+
+
+async def test_cancel_works_on_active_pending_and_closed_jobs(start: Start) -> None:
+    """E1: and leads to the job's page. Whoever waits is told as without a dashboard."""
+    client = await start(make_app(limit=1))
+    scheduler = scheduler_of(client)
+    active = await scheduler.spawn(wait_for(asyncio.Event()))
+    pending = await scheduler.spawn(nothing())
+    for job in (pending, active, active):
+        response = await post(client, f"/jobs/job/{job.id}/cancel", **HERE)
+        assert response.status == 303
+        assert response.headers["Location"] == f"../{job.id}"
+        await settle()
+        assert job.state is JobState.CANCELLED
+        assert "cancelled" in await get(client, f"/jobs/job/{job.id}")
+    assert pending.started_at is None
+
+
+async def test_failure_under_cancellation_still_reaches_the_handler(start: Start) -> None:
+    """R2: the dashboard does not wait for the job, so it takes nobody's report away."""
+
+    async def break_when_cancelled() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise Boom("late")
+
+    client = await start(make_app())
+    scheduler = scheduler_of(client)
+    job = await scheduler.spawn(break_when_cancelled())
+    await settle()
+    await post(client, f"/jobs/job/{job.id}/cancel", **HERE)
+    await settle()
+    assert isinstance(scheduler.exception_handler, Reports)
+    assert scheduler.exception_handler.messages == ["Job processing failed"]
+
+
+async def test_filters_leave_out_what_does_not_fit(start: Start) -> None:
+    """By words, by name and by outcome; they stay in the links of the pages."""
+    client = await start(make_app(limit=1))
+    scheduler, go = scheduler_of(client), asyncio.Event()
+    for number in range(30):
+        await scheduler.spawn(nothing(), f"mail {number}")
+    await scheduler.spawn(fail(), origin="POST /Orders")
+    await scheduler.drain()
+    await scheduler.spawn(wait_for(go), "import")
+    assert len(rows(await get(client, "/jobs/"), "recent")) == 25
+    page = await get(client, "/jobs/?search=MAIL")
+    assert rows(page, "active") == []
+    assert 'href="./?search=MAIL&amp;recent=2#recent"' in page
+    assert len(rows(await get(client, "/jobs/?search=mail&recent=2"), "recent")) == 5
+    assert len(rows(await get(client, "/jobs/?recent=99"), "recent")) == 6
+    for query in ("search=orders", "search=boom", "name=fail", "outcome=failed"):
+        (row,) = rows(await get(client, f"/jobs/?{query}"), "recent")
+        assert row.startswith("fail POST /Orders failed")
+    everything = rows(await get(client, "/jobs/?outcome=nonsense&recent=x"), "recent")
+    assert len(everything) == 25
+    go.set()
+
+
+def test_durations_have_the_digits_that_matter() -> None:
+    """From a fraction of a millisecond to days."""
+    seconds = (0.0004, 0.34, 0.9999, 3.21, 59.99, 72, 7500, 100_000)
+    words = ["0.4 ms", "340 ms", "1.0 s", "3.2 s", "1 min 00 s", "1 min 12 s"]
+    assert [duration(s) for s in seconds] == [*words, "2 h 05 min", "1 d 03 h"]
+    assert [ago(s) for s in (0.3, 5.2, 72)] == ["just now", "5 s ago", "1 min 12 s ago"]
+
+
+def test_charts_show_what_was_counted() -> None:
+    """Bars of the right heights, stay within the drawing, and are told in words."""
+    points = [Point(), Point(40, 5, 5, 0.2, 2.0)]
+    chart = throughput(points)
+    assert {bar.kind: bar.height for bar in chart.bars} == {
+        "failed": 6,
+        "cancelled": 6,
+        "succeeded": 48,
+    }
+    assert min(bar.y for bar in chart.bars) == 0
+    assert (chart.top, chart.says) == (
+        "10/s",
+        "50 ended, 5 failed, at most 10.0/s",
+    )
+    chart = run_times(points)
+    assert {bar.kind: bar.height for bar in chart.bars} == {"slowest": 60, "median": 6}
+    assert "median 200 ms" in chart.says
+    assert throughput([]).bars == run_times([Point()]).bars == ()
+
+
+# -- the history -------------------------------------------------------------------------
+
+
+async def test_history_is_bounded_and_keeps_failures_apart() -> None:
+    """L4: a flood of successes does not wash a failure away."""
+    scheduler = Scheduler(exception_handler=Reports())
+    past = History(scheduler.statistics())
+    scheduler.add_observer(past)
+    failed = await scheduler.spawn(fail())
+    for _ in range(history.MOST_ENDS + 50):
+        await scheduler.spawn(nothing())
+    await scheduler.drain()
+    records = list(past.records())
+    assert len(records) == history.MOST_ENDS + 1
+    assert records[-1].id == failed.id
+    assert [r.closed_at for r in records] == sorted(
+        (r.closed_at for r in records), reverse=True
+    )
+    assert len({record.id for record in records}) == len(records)
+    await scheduler.close()
+
+
+async def test_history_keeps_neither_job_nor_result_nor_exception() -> None:
+    """L4: a record is text and numbers."""
+
+    class Result:
+        pass
+
+    class Heavy(Exception):
+        pass
+
+    async def give() -> Result:
+        return Result()
+
+    async def break_down() -> None:
+        raise Heavy("heavy")
+
+    scheduler = Scheduler(exception_handler=lambda scheduler, context: None)
+    past = History(scheduler.statistics())
+    scheduler.add_observer(past)
+    good, bad = await scheduler.spawn(give()), await scheduler.spawn(break_down())
+    await scheduler.drain()
+    kept: list[weakref.ref[Any]] = [weakref.ref(good), weakref.ref(bad)]
+    kept += [weakref.ref(await good), weakref.ref(bad.exception() or Heavy())]
+    del good, bad
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * 4
+    assert {record.label.rpartition(".")[2] for record in past.records()} == {
+        "give",
+        "break_down",
+    }
+    await scheduler.close()
+
+
+def test_description_of_an_exception_is_bounded() -> None:
+    """Its message, its frames, and how many it came from; whatever its code does."""
+
+    def dig(depth: int) -> None:
+        if not depth:
+            raise Boom("x" * 10**6)
+        dig(depth - 1)
+
+    error: BaseException
+    try:
+        dig(100)
+    except Boom as boom:
+        error = boom
+    (raised,) = raised_by(error)
+    assert len(raised.message) <= 1000
+    assert len(raised.frames) == 30
+    assert raised.frames[-1][2].endswith("dig")
+    for _ in range(20):
+        error, error.__cause__ = Boom(), error
+    assert len(raised_by(error)) == 5
+    error.__cause__ = error
+    assert len(raised_by(error)) == 1
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise Boom("str")
+
+    assert "cannot be shown" in str(raised_by(Mute())[0])
+    assert raised_by(None) == ()
+
+
+async def test_figures_are_measured_by_the_period() -> None:
+    """Counts and run times of what has ended since the last time."""
+    scheduler = Scheduler(exception_handler=Reports())
+    past = History(scheduler.statistics())
+    scheduler.add_observer(past)
+    for coro in (nothing(), nothing(), fail()):
+        await scheduler.spawn(coro)
+    await scheduler.drain()
+    past.measure(scheduler.statistics())
+    past.measure(scheduler.statistics())
+    *_, busy, idle = past.points
+    assert (busy.succeeded, busy.failed, busy.cancelled, busy.closed) == (2, 1, 0, 3)
+    assert busy.median is not None
+    assert idle == Point()
+    assert len(past.points) == history.POINTS
+    await scheduler.close()
+
+
+async def test_timer_measures_while_the_application_runs(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the clean-up, which takes the observer away."""
+    measured = asyncio.Event()
+
+    def measure(self: History, now: Any) -> None:
+        measured.set()
+
+    monkeypatch.setattr(History, "measure", measure)
+    monkeypatch.setattr(app, "PERIOD", 0)
+    application = make_app()
+    client = await start(application)
+    await measured.wait()
+    await client.close()
+    measured.clear()
+    await settle()
+    assert not measured.is_set()
+    assert application[SCHEDULER]._observers is None
+
+
+async def test_page_is_quick_with_many_pending_jobs(start: Start) -> None:
+    """What a page costs does not grow with the jobs that are pending."""
+    client = await start(make_app(limit=1, pending_limit=0))
+    scheduler = scheduler_of(client)
+    past = History(scheduler.statistics())
+    for _ in range(1001):
+        await scheduler.spawn(wait_for(asyncio.Event()))
+    query = overview.Query(search="nowhere")
+
+    def cost() -> float:
+        times = []
+        for _ in range(20):
+            start = time.process_time()
+            overview.overview(scheduler, past, query)
+            times.append(time.process_time() - start)
+        return min(times)
+
+    few = cost()
+    for _ in range(100_000):
+        await scheduler.spawn(nothing())
+    assert cost() < few * 5 + 0.001
+    tracemalloc.start()
+    page = await get(client, "/jobs/?search=nowhere")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2_000_000
+    assert "100,000 more are pending" in page
+
+
+# -- where it is mounted -----------------------------------------------------------------
+
+
+def addresses(page: str) -> set[str]:
+    found = re.findall(r'(?:href|src|action|data-stream)="([^"]+)"', page)
+    return {address.partition("?")[0].partition("#")[0] for address in found}
+
+
+async def test_addresses_are_relative_and_lead_somewhere(start: Start) -> None:
+    """Below any path, without anybody telling: a proxy may strip what it likes."""
+    client = await start(make_app(limit=1))
+    scheduler, go = scheduler_of(client), asyncio.Event()
+    active = await scheduler.spawn(wait_for(go), "named")
+    await scheduler.spawn(nothing(), "pending")
+    for path in ("/jobs/", f"/jobs/job/{active.id}"):
+        page = await get(client, path)
+        for address in addresses(page):
+            assert not re.match("/|[a-z]+:", address), address
+            url = client.make_url(path).join(URL(address))
+            assert url.path.startswith("/jobs/")
+            if not address.endswith(("live", "cancel")):
+                await get(client, url.path)
+    go.set()
+
+
+async def test_address_without_slash_leads_to_the_page(start: Start) -> None:
+    """By a relative redirect, behind a proxy too."""
+    client = await start(make_app())
+    async with client.get("/jobs", allow_redirects=False) as response:
+        assert (response.status, response.headers["Location"]) == (302, "jobs/")
+    assert "This process only" in await get(client, "/jobs")
+
+
+async def test_nested_below_a_sub_application(start: Start) -> None:
+    """With the scheduler of the parent, given by hand, and a path of its own."""
+    parent, child = web.Application(), web.Application()
+    scheduler = setup(parent)
+    setup_dashboard(child, "/work/jobs", authorize=manage, scheduler=scheduler)
+    parent.add_subapp("/admin", child)
+    client = await start(parent)
+    job = await scheduler.spawn(wait_for(asyncio.Event()), "nested")
+    page = await get(client, "/admin/work/jobs/")
+    assert "nested" in page
+    assert f"job/{job.id}" in addresses(page)
+    response = await post(client, f"/admin/work/jobs/job/{job.id}/cancel", **HERE)
+    assert response.status == 303
+    await get(client, f"/admin/work/jobs/job/{job.id}")
+
+
+async def test_two_in_one_process_do_not_meet(start: Start) -> None:
+    """Each shows its own scheduler to those of its own."""
+    other = Scheduler()
+    application = make_app()
+    setup_dashboard(application, "/other", authorize=read, scheduler=other)
+    client = await start(application)
+    await scheduler_of(client).spawn(wait_for(asyncio.Event()), "mine")
+    await other.spawn(wait_for(asyncio.Event()), "theirs")
+    mine, theirs = await get(client, "/jobs/"), await get(client, "/other/")
+    assert "mine" in mine
+    assert "theirs" not in mine
+    assert "theirs" in theirs
+    assert "mine" not in theirs
+    assert "<form method" not in theirs
+    await other.close()
+
+
+@pytest.mark.filterwarnings("ignore:It is recommended to use web.RequestKey")
+async def test_host_may_use_the_template_library_itself(start: Start) -> None:
+    """Its environment, its globals and its context processors stay its own."""
+
+    async def processor(request: web.Request) -> dict[str, Any]:
+        return {"now": "host", "links": "host"}
+
+    application = make_app()
+    aiohttp_jinja2.setup(
+        application,
+        loader=jinja2.DictLoader({"base.html": "of the host", "overview.html": "host"}),
+        context_processors=[processor],
+    )
+
+    async def show(request: web.Request) -> web.Response:
+        return aiohttp_jinja2.render_template("base.html", request, {})
+
+    application.router.add_get("/", show)
+    client = await start(application)
+    assert await get(client, "/") == "of the host"
+    assert "This process only" in await get(client, "/jobs/")
+
+
+def test_only_the_dashboard_needs_more_than_aiohttp() -> None:
+    """The rest does not import it; without its library it says what to install."""
+    code = """
+import sys, aiohttp_jobs
+assert not {"jinja2", "aiohttp_jinja2", "aiohttp_jobs.dashboard"} & set(sys.modules)
+sys.modules["aiohttp_jinja2"] = None
+try:
+    import aiohttp_jobs.dashboard
+except ImportError as error:
+    assert "aiohttp-jobs[dashboard]" in str(error), error
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"authorize": None}, TypeError, "authorize"),
+        ({"authorize": lambda request: Access.MANAGE}, TypeError, "coroutine function"),
+        ({"prefix": "jobs"}, ValueError, "prefix"),
+        ({"prefix": "/"}, ValueError, "prefix"),
+        ({"prefix": 3}, TypeError, "prefix"),
+        ({"scheduler": 3}, TypeError, "scheduler"),
+    ],
+)
+def test_bad_argument_is_refused(
+    arguments: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    """A7: by name, at the call; and there is no access for everybody by default."""
+    application = web.Application()
+    setup(application)
+    with pytest.raises(error, match=says):
+        setup_dashboard(application, **{"authorize": manage, **arguments})
+    with pytest.raises(TypeError, match="authorize"):
+        setup_dashboard(application)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="takes an aiohttp"):
+        setup_dashboard(None, authorize=manage)  # type: ignore[arg-type]
+
+
+def test_application_without_scheduler_or_frozen_is_refused() -> None:
+    """W1: each has its sentence."""
+    application = web.Application()
+    with pytest.raises(RuntimeError, match="setup"):
+        setup_dashboard(application, authorize=manage)
+    setup(application)
+    application.freeze()
+    with pytest.raises(RuntimeError, match="runs already"):
+        setup_dashboard(application, authorize=manage)
+
+
+def test_object_with_a_coroutine_method_may_authorize() -> None:
+    """An instance whose call is a coroutine function is one, too."""
+
+    class Gate:
+        async def __call__(self, request: web.Request) -> Access:
+            return Access.READ
+
+    application = web.Application()
+    setup(application)
+    assert setup_dashboard(application, authorize=Gate()) is not application
+
+
+# -- live --------------------------------------------------------------------------------
+
+
+class Events:
+    """The events of a stream, one after the other."""
+
+    def __init__(self, response: ClientResponse) -> None:
+        self._response = response
+
+    async def next(self) -> dict[str, str]:
+        """The fields of the next event; of a comment, ``{"": text}``."""
+        fields: dict[str, str] = {}
+        while line := (await self._response.content.readline()).decode().rstrip("\n"):
+            name, _, value = line.partition(": ")
+            fields[name] = f"{fields[name]}\n{value}" if name in fields else value
+        return fields
+
+    async def until(self, text: str) -> dict[str, str]:
+        """The first snapshot from now on that shows this."""
+        while text not in (event := await self.next()).get("data", ""):
+            assert not self._response.content.at_eof()
+        return event
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let streams send as often as there is something new."""
+    monkeypatch.setattr(stream, "PERIOD", 0.001)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_stream_sends_numbered_snapshots(start: Start) -> None:
+    """The same that the page shows, each whole, as jobs come and go."""
+    client = await start(make_app())
+    go = asyncio.Event()
+    async with asyncio.timeout(20), client.get("/jobs/live") as response:
+        assert response.content_type == "text/event-stream"
+        assert response.headers["Cache-Control"] == "no-store"
+        events = Events(response)
+        assert list(await events.next()) == ["retry"]
+        first = await events.next()
+        assert first["event"] == "snapshot"
+        assert "Nothing runs just now" in first["data"]
+        job = await scheduler_of(client).spawn(wait_for(go), "comes and goes")
+        second = await events.until("comes and goes")
+        assert int(second["id"]) > int(first["id"])
+        assert rows(second["data"], "active")[0].startswith("comes and goes")
+        assert f"job/{job.id}/cancel" in second["data"]
+        go.set()
+        third = await events.until("Nothing runs just now")
+        assert rows(third["data"], "recent")[0].startswith("comes and goes")
+
+
+@pytest.mark.usefixtures("quick")
+async def test_stream_shows_what_the_filters_of_its_page_let_through(
+    start: Start,
+) -> None:
+    """And only to those who may cancel, the buttons for it."""
+    client = await start(make_app(by_header))
+    for name in ("mail", "import"):
+        await scheduler_of(client).spawn(wait_for(asyncio.Event()), name)
+    url = "/jobs/live?search=mail"
+    async with (
+        asyncio.timeout(20),
+        client.get(url, headers={"Access": "READ"}) as reader,
+        client.get(url, headers={"Access": "MANAGE"}) as manager,
+    ):
+        seen = (await Events(reader).until("mail"))["data"]
+        assert len(rows(seen, "active")) == 1
+        assert "<form" not in seen
+        assert "<form" in (await Events(manager).until("mail"))["data"]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_stream_of_a_job_follows_it_to_its_end(start: Start) -> None:
+    """Where it is suspended, then what it has raised."""
+    client = await start(make_app())
+    go = asyncio.Event()
+    job = await scheduler_of(client).spawn(fail(go))
+    async with asyncio.timeout(20), client.get(f"/jobs/job/{job.id}/live") as response:
+        events = Events(response)
+        assert "await event.wait()" in (await events.until("suspended"))["data"]
+        go.set()
+        assert "Boom" in (await events.until("What it has raised"))["data"]
+
+
+async def test_stream_that_has_nothing_new_gives_signs_of_life(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy closes what is silent for long; a comment is no snapshot."""
+    monkeypatch.setattr(stream, "PERIOD", 0.001)
+    monkeypatch.setattr(stream, "HEARTBEAT", 0)
+    client = await start(make_app())
+    async with asyncio.timeout(20), client.get("/jobs/live") as response:
+        events = Events(response)
+        kinds = [next(iter(await events.next())) for _ in range(4)]
+    assert kinds == ["retry", "event", "", ""]
+
+
+def test_snapshots_are_at_most_two_a_second() -> None:
+    """However much happens."""
+    assert stream.PERIOD >= 0.5
+    assert 5 <= stream.HEARTBEAT <= 30
+
+
+async def test_streams_of_the_same_page_are_rendered_once() -> None:
+    """Ten visitors cost as much as one."""
+    rendered: list[int] = []
+    streams = stream.Streams()
+
+    def render() -> str:
+        rendered.append(1)
+        return "content"
+
+    numbers = {streams._snapshot("key", render)[0] for _ in range(10)}
+    assert (len(rendered), numbers) == (1, {1})
+    assert streams._snapshot("other", render)[0] == 2
+
+
+async def test_streams_are_capped(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One too many gets 503; one that has left makes room."""
+    monkeypatch.setattr(stream, "MOST", 1)
+    monkeypatch.setattr(stream, "PERIOD", 0.001)
+    monkeypatch.setattr(stream, "HEARTBEAT", 0)
+    client = await start(make_app())
+    async with client.get("/jobs/live"), client.get("/jobs/live") as refused:
+        assert refused.status == 503
+        assert refused.headers["Retry-After"]
+    async with asyncio.timeout(20):
+        status = 503
+        while status == 503:
+            async with client.get("/jobs/live") as response:
+                status = response.status
+    assert status == 200
+
+
+async def test_stream_ends_after_its_life(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The browser comes again, and is authorised again."""
+    monkeypatch.setattr(stream, "LIFE", 0)
+    client = await start(make_app())
+    async with asyncio.timeout(20), client.get("/jobs/live") as response:
+        assert (await response.text()).startswith("retry: ")
+
+
+@pytest.mark.parametrize("atomic_methods", [(), {"GET"}])
+async def test_open_dashboard_does_not_hold_up_a_shutdown(
+    start: Start, atomic_methods: Any
+) -> None:
+    """The streams end first; also if the host makes every handler atomic."""
+    client = await start(make_app(atomic_methods=atomic_methods))
+    async with asyncio.timeout(20), client.get("/jobs/live") as response:
+        await Events(response).until("Active jobs")
+        await client.server.close()
+        await response.read()
+
+
+async def test_stream_is_refused_when_the_application_shuts_down(start: Start) -> None:
+    """A browser that connects again must not hold it up either."""
+    client = await start(make_app())
+    async with client.get("/jobs/live"):
+        assert client.app is not None
+        await client.app.shutdown()  # by hand: the server still answers
+        await get(client, "/jobs/live", 503)

@@ -1,0 +1,283 @@
+"""The dashboard in a real browser: live, by keyboard, in light and dark."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer, make_mocked_request
+from playwright.async_api import Browser, Page, expect
+
+from aiohttp_jobs import SCHEDULER, Scheduler, setup
+from aiohttp_jobs.dashboard import Access, setup_dashboard, stream
+
+from .test_demo_browser import TIMEOUT, browser, expect_to_fit
+from .work import Reports, fail, nothing, wait_for
+
+__all__ = ("browser",)  # a fixture
+
+# Where `make axe` puts it.
+AXE = Path(__file__).parent.parent / ".axe/node_modules/axe-core/axe.min.js"
+LOOK = "document.activeElement.textContent"
+
+Visit = Callable[..., Awaitable[Page]]
+
+
+def knows_ports() -> bool:
+    """aiohttp 3.9 and a recent yarl do not route a Host with a port, which browsers send,
+    to what is below an application."""
+    try:
+        return make_mocked_request("GET", "/", {"Host": "test:80"}).url.port == 80
+    except ValueError:
+        return False
+
+
+pytestmark = pytest.mark.skipif(
+    not knows_ports(), reason="this aiohttp and this yarl cannot serve sub-applications"
+)
+
+
+async def by_path(request: web.Request) -> Access:
+    """Three dashboards of one scheduler, for three kinds of visitor."""
+    return Access[request.path.split("/")[1].upper()]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[TestServer]:
+    app = web.Application()
+    scheduler = setup(app, limit=2, exception_handler=Reports())
+    for access in Access:
+        setup_dashboard(app, f"/{access.name.lower()}", authorize=by_path)
+    server = TestServer(app, host="127.0.0.1")
+    async with server:
+        yield server
+        await scheduler.close()
+
+
+@pytest.fixture
+def scheduler(server: TestServer) -> Scheduler:
+    assert server.app is not None
+    return server.app[SCHEDULER]
+
+
+@pytest.fixture
+async def visit(browser: Browser, server: TestServer) -> AsyncIterator[Visit]:
+    """Open a page. In the end the browser must not have complained."""
+    complaints: list[str] = []
+
+    async def visit(path: str, **options: Any) -> Page:
+        page = await browser.new_page(base_url=str(server.make_url("/")), **options)
+        page.set_default_timeout(TIMEOUT)
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        await page.goto(path)
+        return page
+
+    yield visit
+    assert complaints == []
+
+
+def table(page: Page, name: str) -> Any:
+    return page.get_by_role("table", name=re.compile(f"^{name} jobs"))
+
+
+async def expect_live(page: Page) -> None:
+    await expect(page.get_by_role("status")).to_have_text("Live")
+
+
+async def test_job_appears_and_ends_without_reloading(
+    visit: Visit, scheduler: Scheduler
+) -> None:
+    """Each table in turn; the page that was loaded is still the same."""
+    page = await visit("/manage/")
+    await page.evaluate("window.loadedOnce = true")
+    await expect_live(page)
+    go = asyncio.Event()
+    await scheduler.spawn(wait_for(go), "import of rows", origin="POST /imports/{name}")
+    row = table(page, "Active").get_by_role("row", name="import of rows")
+    await expect(row).to_contain_text("POST /imports/{name}")
+    await expect(row).to_contain_text("wait_for, work.py:")
+    go.set()
+    row = table(page, "Recent").get_by_role("row", name="import of rows")
+    await expect(row).to_contain_text("succeeded")
+    await expect(page.get_by_text("Nothing runs just now.")).to_be_visible()
+    assert await page.evaluate("window.loadedOnce")
+
+
+async def test_cancel_button_cancels_and_the_keyboard_keeps_its_place(
+    visit: Visit, scheduler: Scheduler
+) -> None:
+    """Snapshots do not take the focus away; when its row has gone it is at the table."""
+    job = await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
+    other = await scheduler.spawn(wait_for(asyncio.Event()), "other")
+    page = await visit("/manage/")
+    await expect_live(page)
+    button = page.get_by_role("button", name=f"Cancel job {job.id}, stuck")
+    await button.focus()
+    await other.close()
+    await expect(table(page, "Active").get_by_role("row", name="other")).to_have_count(0)
+    await expect(button).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("status")).to_have_text("The job is being cancelled")
+    row = table(page, "Recent").get_by_role("row", name="stuck")
+    await expect(row).to_contain_text("cancelled")
+    assert job.closed
+    assert "Active jobs" in await page.evaluate(LOOK)
+
+
+async def test_cancel_works_without_scripts(visit: Visit, scheduler: Scheduler) -> None:
+    """Chromium says that the form comes from here; the job's page tells the outcome."""
+    await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
+    page = await visit("/manage/", java_script_enabled=False)
+    await expect(page.get_by_role("button", name="Pause")).to_be_hidden()
+    await page.get_by_role("button", name="Cancel").click()
+    await expect(page.get_by_role("heading", name="stuck")).to_be_visible()
+    await page.reload()
+    await expect(page.locator(".facts")).to_contain_text("cancelled")
+
+
+async def test_form_on_another_site_is_refused(
+    browser: Browser, scheduler: Scheduler, server: TestServer
+) -> None:
+    """The browser's own word on it, not one made up by a test."""
+    job = await scheduler.spawn(wait_for(asyncio.Event()))
+    page = await browser.new_page()
+    target = server.make_url(f"/manage/job/{job.id}/cancel")
+    await page.set_content(f'<form method="post" action="{target}"><button>Win</button>')
+    await page.get_by_role("button").click()
+    await expect(page.get_by_text("comes from another site")).to_be_visible()
+    assert job.active
+
+
+async def test_filter_finds_the_failure_and_its_traceback(
+    visit: Visit, scheduler: Scheduler
+) -> None:
+    """From the first page to the line that has raised."""
+    for number in range(30):
+        await scheduler.spawn(nothing(), f"mail {number}")
+    await scheduler.spawn(fail(), "order", origin="POST /orders")
+    await scheduler.drain()
+    page = await visit("/read/")
+    await page.get_by_label("Outcome of recent jobs").select_option("failed")
+    await page.get_by_role("button", name="Filter").click()
+    rows = table(page, "Recent").locator("tbody tr")
+    await expect(rows).to_have_count(1)
+    await expect_live(page)
+    await expect(rows).to_have_count(1)
+    await page.get_by_role("link", name="order").click()
+    trace = page.get_by_role("region", name="Traceback of tests.work.Boom")
+    await expect(trace).to_contain_text('raise Boom("boom")')
+    await page.get_by_role("link", name="All jobs").click()
+    await page.get_by_label("Search").fill("mail")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("link", name="Next").click()
+    await expect(rows).to_have_count(5)
+
+
+async def test_who_may_only_look_sees_no_button(
+    visit: Visit, scheduler: Scheduler
+) -> None:
+    """And is told why there is none."""
+    await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
+    page = await visit("/read/")
+    await expect_live(page)
+    await expect(page.get_by_role("link", name="stuck")).to_be_visible()
+    await expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    await expect(page.get_by_text("You may look, not cancel.")).to_be_visible()
+
+
+async def test_who_may_nothing_is_refused(browser: Browser, server: TestServer) -> None:
+    """With a sentence, and no job in it."""
+    page = await browser.new_page(base_url=str(server.make_url("/")))
+    response = await page.goto("/none/")
+    assert response is not None
+    assert response.status == 403
+    await expect(page.get_by_text("You may not see the jobs")).to_be_visible()
+
+
+async def test_pause_stops_what_moves(
+    visit: Visit, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream is closed, and opened again by the same button."""
+    monkeypatch.setattr(stream, "PERIOD", 0.01)
+    monkeypatch.setattr(stream, "HEARTBEAT", 0)
+    page = await visit("/manage/")
+    await expect_live(page)
+    await page.get_by_role("button", name="Pause").click()
+    await expect(page.get_by_role("status")).to_have_text("Paused")
+    await scheduler.spawn(nothing(), "unseen")
+    await expect(page.get_by_role("link", name="unseen")).to_have_count(0)
+    await page.get_by_role("button", name="Go on").click()
+    await expect(page.get_by_role("link", name="unseen")).to_be_visible()
+
+
+async def test_hidden_tab_closes_its_stream(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs the server nothing until it is seen again."""
+    monkeypatch.setattr(stream, "PERIOD", 0.01)
+    monkeypatch.setattr(stream, "HEARTBEAT", 0)
+    opened, closed = asyncio.Semaphore(0), asyncio.Semaphore(0)
+    serve = stream.Streams.serve
+
+    async def watched(*arguments: Any) -> Any:
+        opened.release()
+        try:
+            return await serve(*arguments)
+        finally:
+            closed.release()
+
+    monkeypatch.setattr(stream.Streams, "serve", watched)
+    page = await visit("/manage/")
+    await opened.acquire()
+    await expect_live(page)
+    hide = "Object.defineProperty(document, 'hidden', {value: true, configurable: true});"
+    tell = "document.dispatchEvent(new Event('visibilitychange'))"
+    await page.evaluate(hide + tell)
+    await closed.acquire()
+    await page.evaluate("delete document.hidden;" + tell)
+    await opened.acquire()
+
+
+def axe() -> str:
+    path = Path(os.environ.get("AXE", AXE))
+    if not path.exists():
+        reason = "axe-core is not there: run 'make axe', or name its axe.min.js in AXE"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path.read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+async def test_pages_are_accessible_and_fit(
+    visit: Visit, scheduler: Scheduler, scheme: str, width: int
+) -> None:
+    """axe finds nothing in all that a page can show, and no page is wider than its
+    window."""
+    code = axe()
+    broken = await scheduler.spawn(fail(), "order " * 20, origin="POST /orders")
+    dropped = await scheduler.spawn(wait_for(asyncio.Event()))
+    await dropped.close()
+    for number in range(30):
+        await scheduler.spawn(nothing(), f"{'mail' * 30} {number}")
+    await scheduler.drain()
+    active = await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
+    await scheduler.spawn(wait_for(asyncio.Event()), "x" * 150)
+    await scheduler.spawn(nothing(), "pending", origin="GET /")
+    viewport = {"width": width, "height": 900}
+    page = await visit("/manage/", color_scheme=scheme, viewport=viewport)
+    for path in ("", "?search=nowhere", f"job/{active.id}", f"job/{broken.id}"):
+        await page.goto(f"/manage/{path}")
+        await expect_live(page)
+        await page.evaluate(code)
+        found = await page.evaluate("axe.run()")
+        assert found["violations"] == [], path
+        await expect_to_fit(page)
