@@ -15,7 +15,7 @@ PINS :=
 # Two installations into one environment at a time would break it.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test axe test-oldest storm lint format docs bench dist clean
+.PHONY: help demo test axe test-oldest storm soak lint format docs bench dist clean
 
 help:  ## This list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -37,6 +37,9 @@ test-oldest:  ## Run it with the oldest aiohttp that is supported.
 
 storm: $(VENV)/.installed-test  ## Storm real servers with clients that hang up.
 	$(BIN)/python -m tests.storm $(ARGS)
+
+soak: $(VENV)/.installed-test  ## Run a mixed load for ten minutes; nothing may grow.
+	$(BIN)/python -m tests.soak $(ARGS)
 
 lint: $(VENV)/.installed-lint  ## Check style, format and types.
 	$(BIN)/ruff check .

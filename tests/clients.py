@@ -98,7 +98,7 @@ async def _read_body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -
         size = int(headers.get("content-length", 0))
         return (await reader.readexactly(size)).decode()
     chunks = b""
-    while size := int(await reader.readline(), 16):
+    while size := int(await reader.readuntil(b"\r\n"), 16):
         chunks += (await reader.readexactly(size + 2))[:-2]
     await reader.readexactly(2)
     return chunks.decode()

@@ -9,6 +9,7 @@ import json
 import random
 import socket
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,22 +50,22 @@ class Outcome:
 
 
 class Crowd:
-    """Clients that send requests until the server takes no more.
+    """Clients that send requests until there are no more, or the server takes no more.
 
     Args:
         port: the server's, on this machine.
         seed: of the plans.
         connections: how many clients there are.
-        requests: when so many have begun, `enough` is set. The clients go on.
+        numbers: of the requests.
     """
 
-    def __init__(self, port: int, seed: int, connections: int, requests: int) -> None:
+    def __init__(
+        self, port: int, seed: int, connections: int, numbers: Iterable[int]
+    ) -> None:
         self._port = port
         self._seed = seed
         self._connections = connections
-        self._requests = requests
-        self._numbers = itertools.count(1)
-        self.enough = asyncio.Event()
+        self._numbers = iter(numbers)
         # Set by whoever is about to stop the server.
         self.stopping = False
         self.outcomes: list[Outcome] = []
@@ -84,25 +85,24 @@ class Crowd:
 
     async def _be_client(self) -> None:
         connection: _Connection | None = None
-        while True:
-            plan = Plan.of(self._seed, next(self._numbers))
-            if plan.number == self._requests:
-                self.enough.set()
+        for number in self._numbers:
+            plan = Plan.of(self._seed, number)
             try:
                 if connection is None:
                     connection = await _Connection.open(self._port)
             except OSError:
                 self._note(plan, Fate.REFUSED)
                 return
+            answer: Answer | None = None
             try:
                 # One whose handler never ends waits until the server stops.
                 async with asyncio.timeout(TOO_LONG if plan.ends else None):
                     answer = await _perform(plan, connection)
                 fate = Fate.HUNG_UP if answer is None else Fate.ANSWERED
             except TimeoutError:
-                answer, fate = None, Fate.UNANSWERED
+                fate = Fate.UNANSWERED
             except (OSError, EOFError):
-                answer, fate = None, Fate.BROKEN_OFF
+                fate = Fate.BROKEN_OFF
             self._note(plan, fate, answer.status if answer else 0)
             if (
                 answer is None
@@ -111,6 +111,8 @@ class Crowd:
             ):
                 connection.close(reset=plan.moment * 100 % 2 < 1)
                 connection = None
+        if connection is not None:
+            connection.close()
 
     def _note(self, plan: Plan, fate: Fate, status: int = 0) -> None:
         self.outcomes.append(Outcome(plan, fate, status, self.stopping))

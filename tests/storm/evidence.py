@@ -12,12 +12,9 @@ from typing import Any, Final
 
 from .crowd import Outcome
 from .ledger import Entry, Event
+from .plan import JobKind, Plan
 
-__all__ = ("ENDS", "Evidence")
-
-ENDS: Final = frozenset(
-    (Event.RETURNED, Event.ANSWERED, Event.RAISED, Event.CANCELLED, Event.BROKE)
-)
+__all__ = ("Evidence",)
 
 # What the exception handler is told.
 FAILED: Final = ("Job processing failed", "Shielded awaitable failed")
@@ -55,6 +52,22 @@ class Evidence:
         for entry in self.ledger:
             events[entry.subject].append(entry)
         return events
+
+    @cached_property
+    def plans(self) -> Mapping[str, Plan]:
+        """The plans of the requests, and of their jobs, by their names."""
+        plans = [outcome.plan for outcome in self.outcomes]
+        return {
+            **{plan.request_name: plan for plan in plans},
+            **{plan.job_name: plan for plan in plans},
+        }
+
+    def has_timeout(self, name: str) -> bool:
+        """Is it a job that may run for some time only?"""
+        plan = self.plans.get(name)
+        if plan is None or name != plan.job_name:
+            return False
+        return plan.job in (JobKind.HANGS, JobKind.STUBBORN)
 
     def happened(self, subject: str, *what: Event) -> list[Entry]:
         """Return those events of a request or job."""
@@ -130,10 +143,8 @@ class Evidence:
             case "storm.server":
                 told: str = record["message"]
                 return told.startswith((*FAILED, LET_GO, AT_THE_END))
-            case "storm.ledger":  # too late
-                # Nobody waits for a plain handler whose client has gone.
-                subject: str = record["subject"]
-                return bool(self.let_go[subject]) or subject in self.plain
+            case "storm.ledger":
+                return self._may_be_late(record["subject"], record["event"])
             case "aiohttp.server":
                 return bool(record["subject"]) or _concerns_no_handler(record)
             case "asyncio":
@@ -151,11 +162,14 @@ class Evidence:
             left["coro"].startswith("RequestHandler.") or bool(self.let_go[left["name"]])
         )
 
-    @cached_property
-    def plain(self) -> set[str]:
-        """The requests whose handlers are plain ones."""
-        plans = (outcome.plan for outcome in self.outcomes)
-        return {plan.request_name for plan in plans if not plan.route.atomic}
+    def _may_be_late(self, subject: str, event: str) -> bool:
+        """Is it a job that was let go, or a plain handler whose client has gone?"""
+        if event in (Event.REFUSED, Event.WITHDRAWN):
+            subject = subject.replace("job", "request")  # what tried to spawn it
+        plan = self.plans.get(subject)
+        if plan is not None and subject == plan.request_name:
+            return not plan.route.atomic
+        return bool(self.let_go[subject])
 
     def _named(self, key: str) -> Counter[str]:
         records = self.logged("aiohttp_jobs", "")
@@ -169,9 +183,11 @@ def _is_record(line: str) -> bool:
 def _concerns_no_handler(record: Mapping[str, Any]) -> bool:
     """Is it what aiohttp's server logs of something that is no HTTP?
 
-    Or, with 3.9, of a client that had gone before its handler was called.
+    Or of its own: with 3.9, that a client had gone before its handler was called; with
+    others, that a handler ended just when the server lost patience with it.
     """
     return (
         ": 400, message=" in record["error"]
         or "assert self._request_handler is not None" in record["traceback"]
+        or "self._handler_waiter.set_result(None)" in record["traceback"]
     )

@@ -66,7 +66,7 @@ async def handle(request: web.Request) -> web.Response:
 
 
 async def handle_body(request: web.Request) -> web.Response:
-    """Read the body, then work; answer 400 if there is none, whatever the reason."""
+    """Read the body, then work; answer 408 or 400 if there is none."""
     with handling(request) as plan:
         try:
             async with asyncio.timeout(BODY_TIMEOUT):
@@ -78,6 +78,8 @@ async def handle_body(request: web.Request) -> web.Response:
             # Nobody has cancelled it: this is aiohttp's word, at shutdown, that no more
             # of the body comes.
             raise web.HTTPBadRequest from None
+        except TimeoutError as error:
+            raise web.HTTPRequestTimeout from error
         except Exception as error:
             raise web.HTTPBadRequest from error
         await work(plan.seconds)

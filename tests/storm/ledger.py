@@ -19,7 +19,7 @@ from aiohttp import web
 
 from aiohttp_jobs import JobsError
 
-__all__ = ("Entry", "Event", "Ledger", "read_ledger")
+__all__ = ("ENDS", "Entry", "Event", "Ledger", "read_ledger")
 
 logger: Final = logging.getLogger("storm.ledger")
 
@@ -54,6 +54,12 @@ class Event(enum.StrEnum):
     RECEIVED = "received"  # its failure, by somebody who waited for it
 
 
+#: How a handler or a job can end.
+ENDS: Final = frozenset(
+    (Event.RETURNED, Event.ANSWERED, Event.RAISED, Event.CANCELLED, Event.BROKE)
+)
+
+
 class Entry(NamedTuple):
     """One row."""
 
@@ -80,7 +86,8 @@ class Ledger:
     def note(self, subject: str, event: Event, detail: str = "") -> None:
         """Write that this happened."""
         if self._database is None:
-            logger.error("Too late for the ledger", extra={"subject": subject})
+            extra = {"subject": subject, "event": event}
+            logger.error("Too late for the ledger", extra=extra)
             return
         self._database.execute(
             "INSERT INTO events (subject, event, detail) VALUES (?, ?, ?)",

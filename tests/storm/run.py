@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import itertools
 import math
 import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -92,9 +94,10 @@ class Storm:
             process = await self._start(sock.fileno(), database, stderr)
             # From here on the socket is the server's alone: when it closes it, no client
             # can connect any more.
-        crowd = Crowd(port, self.seed, self.connections, self.requests)
+        enough = asyncio.Event()
+        crowd = Crowd(port, self.seed, self.connections, self._numbers(enough))
         try:
-            took = await self._drive(process, crowd)
+            took = await self._drive(process, crowd, enough)
         finally:
             if process.returncode is None:
                 process.kill()
@@ -129,12 +132,21 @@ class Storm:
                 stderr=file,
             )
 
-    async def _drive(self, process: asyncio.subprocess.Process, crowd: Crowd) -> float:
+    def _numbers(self, enough: asyncio.Event) -> Iterator[int]:
+        """Count without end, and tell when it is enough."""
+        for number in itertools.count(1):
+            if number == self.requests:
+                enough.set()
+            yield number
+
+    async def _drive(
+        self, process: asyncio.subprocess.Process, crowd: Crowd, enough: asyncio.Event
+    ) -> float:
         """Let the clients in, stop the server in the middle; return how long it took."""
         await crowd.visit("/")
         async with asyncio.TaskGroup() as group:
             group.create_task(crowd.run())
-            await crowd.enough.wait()
+            await enough.wait()
             crowd.stopping = True
             # SIGTERM finds all slots taken for good, and others waiting.
             await crowd.visit("/flood")

@@ -115,7 +115,7 @@ async def say_what_is_left(app: web.Application) -> None:
 class AsJson(logging.Formatter):
     """One line for each record; whatever else is on stderr was not logged."""
 
-    EXTRA = ("subject", "jobs_cancelled", "jobs_never_started")
+    EXTRA = ("subject", "event", "jobs_cancelled", "jobs_never_started")
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {

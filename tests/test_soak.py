@@ -1,0 +1,28 @@
+"""A short soak; ``make soak`` runs a long one."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from tests.soak import Soak
+from tests.storm.ledger import Event
+
+SECONDS = 15
+
+
+def test_mixed_load_goes_on_nothing_grows(request: pytest.FixtureRequest) -> None:
+    """L4: after each round of load the counts are zero and no job is kept; in the end
+    memory is as it was, and the handler that uses no job as quick."""
+    seed = request.config.getoption("seed")
+    if seed is None:
+        seed = random.SystemRandom().randrange(10**6)
+    soak = Soak(seed, SECONDS)
+    asyncio.run(soak.run())
+    assert not soak.faults, "\n".join((soak.command, *soak.faults))
+    # It was a load.
+    assert soak.hung_up
+    for event in (Event.ACCEPTED, Event.RAISED, Event.CANCELLED, Event.SWALLOWED):
+        assert soak.events[event], f"{soak.command}\nnothing was {event}"
