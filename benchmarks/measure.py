@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ("Samples", "Spread", "take")
+__all__ = ("Samples", "Spread", "make_runner", "take")
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,12 @@ def take(
             if number:
                 samples[name].append(sample)
     return Samples(samples)
+
+
+def make_runner(*, uvloop: bool) -> asyncio.Runner:
+    """Make what runs the variants, with plain asyncio or with uvloop."""
+    if not uvloop:
+        return asyncio.Runner()
+    from uvloop import new_event_loop
+
+    return asyncio.Runner(loop_factory=new_event_loop)

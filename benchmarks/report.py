@@ -10,22 +10,12 @@ from importlib.metadata import version
 
 from .measure import Spread
 
-__all__ = ("Table", "as_rst", "as_text", "at_least", "at_most", "environment", "spread")
-
-
-def at_most(target: float, value: float, of: str) -> str:
-    """Say whether a value that should be small is small enough."""
-    return f"≤ {target:.2f} {of}: {'met' if value <= target else 'missed'}"
-
-
-def at_least(target: float, value: float, of: str) -> str:
-    """Say whether a value that should be large is large enough."""
-    return f"≥ {target:.1f} {of}: {'met' if value >= target else 'missed'}"
+__all__ = ("Table", "as_rst", "as_text", "environment", "spread", "summary")
 
 
 def spread(value: Spread) -> str:
     """Write a ratio with its quartiles."""
-    return f"{value.median:.3f} ({value.low:.3f}–{value.high:.3f})"  # noqa: RUF001
+    return f"{value.median:.3f} ({value.low:.3f} to {value.high:.3f})"
 
 
 @dataclass
@@ -36,9 +26,26 @@ class Table:
     text: str
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]] = field(default_factory=list)
+    # What was to be reached, as rows of `summary`.
+    targets: list[tuple[str, ...]] = field(default_factory=list)
 
     def add(self, *cells: str) -> None:
         self.rows.append(cells)
+
+    def target(self, what: str, most: float, ratio: Spread) -> None:
+        """Note a ratio that should be `most` or less."""
+        verdict = "met" if ratio.median <= most else "missed"
+        self.targets.append((what, f"at most {most:.2f}", spread(ratio), verdict))
+
+
+def summary(tables: Iterable[Table]) -> Table:
+    """The table of all targets."""
+    return Table(
+        "Targets",
+        "Ratios: medians, in brackets the quartiles. The median decides.",
+        ("What", "Target", "Measured", "Verdict"),
+        [row for table in tables for row in table.targets],
+    )
 
 
 def environment(command: str, loop: str) -> str:
@@ -67,21 +74,13 @@ def as_text(table: Table) -> str:
 
 
 def as_rst(tables: Iterable[Table], about: str) -> str:
-    """All tables as a fragment to be included in a page.
-
-    The fragment is a file among the pages, hence the mark that it is none of them.
-    """
-    lines = [
-        ":orphan:",
-        "",
-        f".. From: {about}",
-        "",
-        f"``{about.replace(': ', '``: ', 1)}.",
-    ]
+    """All tables as a fragment to be included in a page."""
+    command, environment = about.split(": ", 1)
+    lines = [f"``{command}``: {environment}."]
     for table in tables:
         lines += ["", table.title, "~" * len(table.title), "", table.text, ""]
         lines += [".. list-table::", "   :header-rows: 1", ""]
         for row in (table.columns, *table.rows):
             for first, cell in zip("*" + " " * (len(row) - 1), row, strict=True):
-                lines.append(f"   {first} - {cell}")
+                lines.append(f"   {first} - {cell}".rstrip())
     return "\n".join(lines) + "\n"

@@ -1,0 +1,105 @@
+"""Bytes per job, active and pending."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import aiojobs
+
+import aiohttp_jobs
+
+from .jobs import OURS, RAW, THEIRS
+from .measure import Spread
+from .report import Table
+
+__all__ = ("bytes_per_job",)
+
+Gate = asyncio.Future[None]
+Spawn = Callable[[], Awaitable[object]]
+# Holds the jobs that it is told to spawn; they end when the gate opens, at its end.
+Holder = Callable[[int | None, Gate], AbstractAsyncContextManager[Spawn]]
+
+
+async def passes(gate: Gate) -> None:
+    await gate
+
+
+@asynccontextmanager
+async def raw(limit: int | None, gate: Gate) -> AsyncIterator[Spawn]:
+    """Tasks; with a limit they wait for a semaphore, as one writes it by hand."""
+    tasks: set[asyncio.Task[None]] = set()
+    slots = asyncio.Semaphore(limit or 1)
+
+    async def passes_in_a_slot() -> None:
+        async with slots:
+            await gate
+
+    async def spawn() -> None:
+        task = asyncio.create_task(passes(gate) if limit is None else passes_in_a_slot())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    yield spawn
+    gate.set_result(None)
+    await asyncio.gather(*tasks)
+
+
+@asynccontextmanager
+async def ours(limit: int | None, gate: Gate) -> AsyncIterator[Spawn]:
+    async with aiohttp_jobs.Scheduler(limit=limit, pending_limit=0) as scheduler:
+        yield lambda: scheduler.spawn(passes(gate))
+        gate.set_result(None)
+
+
+@asynccontextmanager
+async def theirs(limit: int | None, gate: Gate) -> AsyncIterator[Spawn]:
+    async with aiojobs.Scheduler(limit=limit, pending_limit=0) as scheduler:
+        yield lambda: scheduler.spawn(passes(gate))
+        gate.set_result(None)
+
+
+async def _measure(hold: Holder, limit: int | None, count: int) -> float:
+    gate: Gate = asyncio.get_running_loop().create_future()
+    async with hold(limit, gate) as spawn:
+        await spawn()  # takes the only slot, if there is a limit; and what is made once
+        await asyncio.sleep(0)
+        gc.collect()
+        tracemalloc.start()
+        for _ in range(count):
+            await spawn()
+        await asyncio.sleep(0)
+        gc.collect()
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    return size / count
+
+
+def bytes_per_job(runner: asyncio.Runner, count: int) -> Table:
+    """Compare what a job takes while it waits inside its coroutine or for its slot."""
+    table = Table(
+        "Bytes per job",
+        f"{count:,} jobs, their coroutines and tasks included. With asyncio, one that is "
+        "pending is a task that waits for a semaphore.",
+        ("State", "Variant", "Bytes", "of asyncio", "of aiojobs"),
+    )
+    for state, limit in (("active", None), ("pending", 1)):
+        sizes = {
+            name: runner.run(_measure(hold, limit, count))
+            for name, hold in ((RAW, raw), (OURS, ours), (THEIRS, theirs))
+        }
+        for name, size in sizes.items():
+            table.add(
+                state,
+                name,
+                f"{size:.0f}",
+                f"{size / sizes[RAW]:.2f}",
+                f"{size / sizes[THEIRS]:.2f}",
+            )
+    # The state that was last is the one that has a target.
+    ratio = Spread.of([sizes[OURS] / sizes[THEIRS]])
+    table.target("Bytes per pending job, of aiojobs'", 0.9, ratio)
+    return table
