@@ -94,12 +94,10 @@ class Job(Generic[T_co]):
         "_origin",
         "_outcome",
         "_scheduler",
-        "_source_traceback",
         "_spawned_at",
         "_started_at",
         "_state",
         "_task",
-        "_timeout",
         "_timer",
         "_waiters",
     )
@@ -116,7 +114,6 @@ class Job(Generic[T_co]):
         # None from the end on, so that a job that is kept keeps no scheduler.
         self._scheduler: Scheduler | None = scheduler
         self._name = name
-        self._timeout = timeout
         self._origin = origin
         # Of all jobs of the process; given when it is asked for.
         self._id: int | None = None
@@ -129,8 +126,9 @@ class Job(Generic[T_co]):
         self._context: contextvars.Context | None = None
         # The task, while active (and after, for a job that was let go).
         self._task: asyncio.Task[Any] | None = None
-        # When active: the end of its time. When stopping: the end of its grace.
-        self._timer: asyncio.TimerHandle | None = None
+        # When pending: the seconds that it may run. When active: the end of that time.
+        # When stopping: the end of its grace.
+        self._timer: asyncio.TimerHandle | float | None = timeout
         # Those who wait for the end; after a failure: those told of it who have not yet
         # come to collect it. None: nobody, or somebody has it.
         self._waiters: set[asyncio.Future[None]] | None = None
@@ -139,7 +137,6 @@ class Job(Generic[T_co]):
         # The result, or (exception, its traceback). Set while stopping already by
         # `_time_is_up`: such a job has failed, however it takes its cancellation.
         self._outcome: Any = None
-        self._source_traceback: traceback.StackSummary | None = None
 
     def __repr__(self) -> str:
         state = "closed " if self.closed else "pending " if self.pending else ""
@@ -401,9 +398,7 @@ class Job(Generic[T_co]):
             scheduler._drop(self)
             return
         if self._state is ACTIVE:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            self._cancel_timer()
             self._move(STOPPING)
             assert self._task is not None
             self._task.cancel()
@@ -411,15 +406,20 @@ class Job(Generic[T_co]):
             return
         loop = scheduler._loop_in_use()
         when = loop.time() + grace
-        if self._timer is None or when < self._timer.when():
-            if self._timer is not None:
-                self._timer.cancel()
+        timer = self._timer
+        if timer is None or isinstance(timer, float | int) or when < timer.when():
+            self._cancel_timer()
             self._timer = loop.call_at(when, self._let_go)
 
-    def _time_is_up(self) -> None:
+    def _cancel_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and not isinstance(timer, float | int):
+            timer.cancel()
+
+    def _time_is_up(self, timeout: float) -> None:
         """End a job that has run for its whole ``timeout``, with TimeoutError."""
         if self._state is ACTIVE and self._scheduler is not None:
-            error = TimeoutError(f"Job {self.label} ran longer than {self._timeout} s")
+            error = TimeoutError(f"Job {self.label} ran longer than {timeout} s")
             self._outcome = (error, None)
             self._stop(self._scheduler.close_timeout)
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
-import sys
-import traceback
 import warnings
 from collections.abc import Awaitable, Collection, Coroutine, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from time import monotonic
-from types import CoroutineType, FrameType, TracebackType
+from types import CoroutineType, TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from .checks import check_count, check_handler, check_seconds, no_coroutine
@@ -34,8 +32,6 @@ T = TypeVar("T")
 
 # Seconds between two words about a drain that takes long.
 REPORT_EVERY: Final = 5.0
-# Frames of the spawner that are kept in debug mode; as many as asyncio keeps.
-STACK_DEPTH: Final = 10
 
 
 class Scheduler(Slots, Collection[Job[Any]]):
@@ -380,8 +376,6 @@ class Scheduler(Slots, Collection[Job[Any]]):
             if self._state >= CLOSING:
                 raise SchedulerClosed
             job: Job[T] = Job(coro, self, name, timeout, origin)  # pyright: ignore[reportUnknownArgumentType]
-            if loop.get_debug():
-                job._source_traceback = _stack(sys._getframe(2))
         except BaseException:
             coro.close()
             raise
@@ -635,12 +629,3 @@ class Scheduler(Slots, Collection[Job[Any]]):
             for job in jobs:
                 if job.pending:
                     job._coro.close()
-
-
-def _stack(frame: FrameType) -> traceback.StackSummary:
-    """Where a job is spawned, for a report in debug mode; cheap, as asyncio's own."""
-    stack = traceback.StackSummary.extract(
-        traceback.walk_stack(frame), limit=STACK_DEPTH, lookup_lines=False
-    )
-    stack.reverse()  # the innermost frame last, as in a traceback
-    return stack

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import contextvars
 import enum
+import traceback
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -211,8 +212,9 @@ class Slots:
         if not job._lends:
             self._free -= 1
         self._active[job] = None
-        if job._timeout is not None:
-            job._timer = self._loop.call_later(job._timeout, job._time_is_up)
+        if (timeout := job._timer) is not None:
+            assert isinstance(timeout, float | int)
+            job._timer = self._loop.call_later(timeout, job._time_is_up, timeout)
         if self._observers is not None:
             self._observers.tell("job_started", job)
         runner = job._run()
@@ -251,8 +253,7 @@ class Slots:
         job._context = None
         job._scheduler = None
         if job._timer is not None:
-            job._timer.cancel()
-            job._timer = None
+            job._cancel_timer()
         told = job._waiters is not None and job._wake()
         if self._observers is not None:
             self._observers.tell("job_closed", job)
@@ -282,8 +283,12 @@ class Slots:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             return  # it has left through the loop
         context: dict[str, Any] = {"message": message, "job": job, "exception": error}
-        if job._source_traceback is not None:
-            context["source_traceback"] = job._source_traceback
+        # In debug mode Python notes where a coroutine is made, and that is where a job is
+        # spawned.
+        if made := getattr(job._coro, "cr_origin", None):
+            context["source_traceback"] = traceback.StackSummary.from_list(
+                (file, line, name, None) for file, line, name in reversed(made)
+            )
         self.call_exception_handler(context)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:

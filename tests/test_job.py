@@ -82,6 +82,8 @@ async def test_failure_without_waiter_reaches_the_handler_once(reports: Reports)
     assert context["exception"] is caught.value
     debug = asyncio.get_running_loop().get_debug()
     assert ("source_traceback" in context) is debug
+    if debug:
+        assert context["source_traceback"][-1].filename == __file__
 
 
 async def test_waiter_that_was_cancelled_before_does_not_count(reports: Reports) -> None:
