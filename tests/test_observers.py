@@ -122,29 +122,28 @@ class Inside:
     variable = contextvars.ContextVar[str | None]("variable", default=None)
 
     def __init__(self) -> None:
-        self.tasks: list[str] = []
+        self.tasks: list[asyncio.Task[Any] | None] = []
 
     def job_running(self, job: Job[Any]) -> None:
         assert job.active
-        task = asyncio.current_task()
-        assert task is not None
-        self.tasks.append(task.get_name())
+        self.tasks.append(asyncio.current_task())
         self.variable.set(f"in {job.label}")
 
 
-async def read(variable: contextvars.ContextVar[Any]) -> Any:
-    return variable.get()
+async def look_inside() -> tuple[str | None, asyncio.Task[Any] | None]:
+    return Inside.variable.get(), asyncio.current_task()
 
 
 async def test_running_is_told_in_the_job_itself() -> None:
     """In its task and context: what is set there holds for the job and nobody else."""
     inside = Inside()
     async with Scheduler(limit=1, observers=[inside]) as scheduler:
-        first = await scheduler.spawn(read(inside.variable), "first")
-        second = await scheduler.spawn(read(inside.variable), "second")
-        assert (await first, await second) == ("in first", "in second")
+        first = await scheduler.spawn(look_inside(), "first")
+        second = await scheduler.spawn(look_inside(), "second")
+        assert await first == ("in first", inside.tasks[0])
+        assert await second == ("in second", inside.tasks[1])
         assert inside.variable.get() is None
-    assert inside.tasks == ["first", "second"]
+    assert len(inside.tasks) == 2
 
 
 async def test_running_is_not_told_of_a_job_that_made_no_step() -> None:
