@@ -170,8 +170,10 @@ async def test_request_is_linked_and_atomic_handler_is_its_child(
     app.router.add_post("/pay/{order}", pay)
     app.router.add_post("/refuse", atomic(refuse))
     client = await aiohttp_client(app)
-    assert (await client.post("/pay/3")).status == 200
-    assert (await client.post("/refuse")).status == 409
+    # A recent yarl does not let aiohttp 3.9 tell the URL of a Host with a port.
+    host = {"Host": "test"}
+    assert (await client.post("/pay/3", headers=host)).status == 200
+    assert (await client.post("/refuse", headers=host)).status == 409
     await client.close()
     spans = traces.spans()
     request, handler = spans["POST /pay/{order}"], spans[pay.__qualname__]

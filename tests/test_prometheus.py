@@ -332,7 +332,9 @@ async def test_sub_application_is_shown_under_its_name(
     found = samples(await (await client.get("/metrics")).text())
     assert found["aiohttp_jobs_limit", "default"] == 1
     assert found["aiohttp_jobs_limit", "admin"] == 2
-    assert (await client.get("/admin/metrics")).status == 404
+    # aiohttp 3.9 and a recent yarl do not route a Host with a port to what is below.
+    response = await client.get("/admin/metrics", headers={"Host": "test"})
+    assert response.status == 404
     await client.close()
     assert read(registry) == {}
 
