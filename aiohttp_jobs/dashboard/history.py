@@ -9,7 +9,7 @@ from heapq import merge
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
-from aiohttp_jobs.job import CANCELLED, SUCCEEDED, Job, _ids
+from aiohttp_jobs.job import CANCELLED, SUCCEEDED, Job
 from aiohttp_jobs.statistics import Statistics
 
 from .record import MOST_LETTERS, Record, cut, raised_by
@@ -65,8 +65,6 @@ class History:
         """Remember it. Called for every job: attributes are read without detours."""
         state, name = job._state, job._name
         coro: Any = job._coro
-        if job._id is None:
-            job._id = next(_ids)
         if name is not None and len(name) > MOST_LETTERS:
             name = cut(name)
         try:
@@ -74,7 +72,7 @@ class History:
         except AttributeError:  # a coroutine of another make
             coro_name = job.coro_name
         raw = (
-            job._id,
+            job._id or job.id,
             state,
             name,
             coro_name,
