@@ -367,6 +367,24 @@ async def test_cancel_works_on_active_pending_and_closed_jobs(start: Start) -> N
     assert pending.started_at is None
 
 
+async def test_job_that_takes_its_time_to_end_is_shown_as_being_cancelled(
+    start: Start,
+) -> None:
+    """To those who may only look, too; and there is no button to cancel it again."""
+    client = await start(make_app(by_header, close_timeout=60))
+    go = asyncio.Event()
+    job = await scheduler_of(client).spawn(stubborn(go), "stubborn")
+    await settle()
+    url = f"/jobs/job/{job.id}/cancel"
+    assert (await post(client, url, Access="MANAGE", **HERE)).status == 303
+    for access in ("READ", "MANAGE"):
+        for path in ("/jobs/", f"/jobs/job/{job.id}"):
+            page = await get(client, path, Access=access)
+            assert "being cancelled" in page
+            assert "<form method" not in page
+    go.set()
+
+
 async def test_failure_under_cancellation_still_reaches_the_handler(start: Start) -> None:
     """R2: the dashboard does not wait for the job, so it takes nobody's report away."""
 
@@ -613,6 +631,39 @@ async def test_addresses_are_relative_and_lead_somewhere(start: Start) -> None:
             if not address.endswith(("live", "cancel")):
                 await get(client, url.path)
     go.set()
+
+
+async def test_proxy_may_strip_the_path_and_change_the_scheme(start: Start) -> None:
+    """It shows the application below another path and tells nothing; all works there."""
+    inner = await start(make_app())
+    job = await scheduler_of(inner).spawn(wait_for(asyncio.Event()), "proxied")
+
+    async def forward(request: web.Request) -> web.Response:
+        headers = {k: v for k, v in request.headers.items() if k in ("Origin", "Host")}
+        async with inner.request(
+            request.method,
+            "/" + request.match_info["path"],
+            headers=headers,
+            allow_redirects=False,
+        ) as answer:
+            kept = {k: v for k, v in answer.headers.items() if k == "Location"}
+            return web.Response(
+                body=await answer.read(), status=answer.status, headers=kept
+            )
+
+    proxy = web.Application()
+    proxy.router.add_route("*", "/outer/{path:.*}", forward)
+    client = await start(proxy)
+    assert "proxied" in await get(client, "/outer/jobs")
+    page = await get(client, f"/outer/jobs/job/{job.id}")
+    for address in addresses(page):
+        if not address.endswith(("live", "cancel")):
+            url = client.make_url(f"/outer/jobs/job/{job.id}").join(URL(address))
+            await get(client, url.path)
+    path = f"/outer/jobs/job/{job.id}/cancel"
+    async with client.post(path, headers={"Origin": "https://test"}) as response:
+        assert response.url.path == f"/outer/jobs/job/{job.id}"
+        assert "cancelled" in await response.text()
 
 
 async def test_address_without_slash_leads_to_the_page(start: Start) -> None:

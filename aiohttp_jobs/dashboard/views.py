@@ -59,7 +59,7 @@ class Links:
         self._folder = posixpath.dirname(page)
 
     def to(self, name: str, **parts: str) -> str:
-        """The address of the route of this name, or of a job if `id` is given."""
+        """The address of the route of this name, with these parts of its path."""
         path = self._router[name].url_for(**parts).raw_path
         folder, _, last = path.rpartition("/")
         way = posixpath.relpath(folder or "/", self._folder)
