@@ -9,13 +9,28 @@ const RETRY = 10_000; // milliseconds, when the server has refused the stream
 let source = null;
 let paused = false;
 let retry = 0;
-let saidUntil = 0;
+let state = "";
+let answering = 0;
 
-// Only what has changed is read out; what answers a click stays for some seconds.
-function say(text, seconds = 0) {
-  if (!seconds && performance.now() < saidUntil) return;
-  saidUntil = performance.now() + seconds * 1000;
+function show(text) {
+  // Only what has changed is read out.
   if (statusLine.textContent !== text) statusLine.textContent = text;
+}
+
+// Say how the page stands.
+function say(text) {
+  state = text;
+  if (!answering) show(state);
+}
+
+// Say for some seconds what has come of a click.
+function answer(text) {
+  clearTimeout(answering);
+  show(text);
+  answering = setTimeout(() => {
+    answering = 0;
+    show(state);
+  }, 4000);
 }
 
 // -- the stream -------------------------------------------------------------------------
@@ -103,10 +118,10 @@ live.addEventListener("submit", async (event) => {
   let gone = false;
   try {
     // The answer leads to the job's page; here the next snapshot tells how it went.
-    const answer = await fetch(form.action, { method: "POST", redirect: "manual" });
-    gone = answer.type === "opaqueredirect";
+    const response = await fetch(form.action, { method: "POST", redirect: "manual" });
+    gone = response.type === "opaqueredirect";
   } catch {}
-  say(gone ? "The job is being cancelled" : "The job could not be cancelled", 4);
+  answer(gone ? "The job is being cancelled" : "The job could not be cancelled");
 });
 
 pauseButton.hidden = false;
