@@ -138,6 +138,9 @@ async def _drain(schedulers: list[Scheduler], *, background: bool = False) -> No
     """Let the jobs of all end; close those whose `wait_timeout` passes first.
 
     In rounds: a job of one may have spawned into another that had none left.
+
+    Cancellation:
+        All are closed at once: no pending job starts in the place of a cancelled one.
     """
     loop = asyncio.get_running_loop()
     start = loop.time()
@@ -146,15 +149,19 @@ async def _drain(schedulers: list[Scheduler], *, background: bool = False) -> No
         timeout = scheduler.wait_timeout
         if timeout is not None:
             timeout = max(0, start + timeout - loop.time())
-        if not await scheduler._drain(timeout, background):
-            await scheduler.close()
+        is_drained = False
+        try:
+            is_drained = await scheduler._drain(timeout, background)
+        finally:
+            if not is_drained:
+                await scheduler.close()
 
-    drained = False
-    while not drained:
+    all_are_drained = False
+    while not all_are_drained:
         async with asyncio.TaskGroup() as group:
             for scheduler in schedulers:
                 group.create_task(drain(scheduler))
-        drained = all([await each._drain(0, background) for each in schedulers])
+        all_are_drained = all([await each._drain(0, background) for each in schedulers])
 
 
 def _lives_below(app: web.Application) -> Iterator[_Life]:
