@@ -188,7 +188,8 @@ class Job(Generic[T_co]):
     @property
     def coro_name(self) -> str:
         """The qualified name of its coroutine."""
-        return str(getattr(self._coro, "__qualname__", self._coro))
+        # Else it is an object that is no coroutine of Python's own.
+        return str(getattr(self._coro, "__qualname__", type(self._coro).__qualname__))
 
     @property
     def label(self) -> str:

@@ -19,43 +19,56 @@ __all__ = ("Shields",)
 T = TypeVar("T")
 
 
+class _Shielded:
+    """What is known of one inner future that is not done."""
+
+    __slots__ = ("cancelled", "outers", "timer")
+
+    def __init__(self) -> None:
+        # What its callers await; most often one has shielded it, once.
+        self.outers: list[_Outer[Any]] = []
+        # The end of its time; None if it may take any.
+        self.timer: asyncio.TimerHandle | None = None
+        # Has closing cancelled it?
+        self.cancelled = False
+
+
 class Shields:
     """The inner futures that are not done, and those that closing has let go."""
 
-    __slots__ = ("_cancelled", "_deadlines", "_strays")
+    __slots__ = ("_shielded", "_strays")
 
     def __init__(self) -> None:
-        # None for those that may take any time to end.
-        self._deadlines: dict[asyncio.Future[Any], asyncio.TimerHandle | None] = {}
-        # Those of them that closing has cancelled, with or without a deadline.
-        self._cancelled: set[asyncio.Future[Any]] = set()
+        self._shielded: dict[asyncio.Future[Any], _Shielded] = {}
         # Held so that they are not collected while they run.
         self._strays: set[asyncio.Future[Any]] = set()
 
     def __len__(self) -> int:
-        return len(self._deadlines)
+        return len(self._shielded)
 
     def __iter__(self) -> Iterator[asyncio.Future[Any]]:
-        return iter(self._deadlines)
+        return iter(self._shielded)
 
     def __contains__(self, inner: object) -> bool:
-        return inner in self._deadlines
+        return inner in self._shielded
 
     def add(self, scheduler: Scheduler, inner: asyncio.Future[T]) -> asyncio.Future[T]:
         """Shield `inner`, which is not done; return what its caller awaits."""
         outer = _Outer(inner, partial(_lost, scheduler, inner))
-        if inner not in self._deadlines:
-            self._deadlines[inner] = None
-            inner.add_done_callback(partial(self._discard, scheduler))
-        inner.add_done_callback(outer.settle)
+        shielded = self._shielded.get(inner)
+        if shielded is None:
+            shielded = self._shielded[inner] = _Shielded()
+            inner.add_done_callback(partial(self._ended, scheduler, shielded))
+        shielded.outers.append(outer)
         return outer
 
     def bound(
         self, scheduler: Scheduler, inner: asyncio.Future[Any], grace: float | None
     ) -> None:
         """Let `inner` go if it is not done in `grace` seconds."""
-        if grace is not None and self._deadlines[inner] is None:
-            self._deadlines[inner] = inner.get_loop().call_later(
+        shielded = self._shielded[inner]
+        if grace is not None and shielded.timer is None:
+            shielded.timer = inner.get_loop().call_later(
                 grace, self._let_go, scheduler, inner
             )
 
@@ -63,25 +76,30 @@ class Shields:
         self, scheduler: Scheduler, inner: asyncio.Future[Any], grace: float | None
     ) -> bool:
         """Cancel `inner` if that has not been done; was it done now?"""
-        if inner not in self._deadlines or inner in self._cancelled:
+        shielded = self._shielded.get(inner)
+        if shielded is None or shielded.cancelled:
             return False
-        if self._deadlines[inner] is not None:
+        if shielded.timer is not None:
             return False  # shielded while it closes: it has its time
-        self._cancelled.add(inner)
+        shielded.cancelled = True
         self.bound(scheduler, inner, grace)
         return inner.cancel()
 
-    def _discard(self, scheduler: Scheduler, inner: asyncio.Future[Any]) -> None:
+    def _ended(
+        self, scheduler: Scheduler, shielded: _Shielded, inner: asyncio.Future[Any]
+    ) -> None:
+        """One callback for callers and books: whoever sees it end, sees it told."""
         self._strays.discard(inner)
-        self._cancelled.discard(inner)
-        timer = self._deadlines.pop(inner, None)
-        if timer is not None:
-            timer.cancel()
-        scheduler._check_idle()
+        if self._shielded.get(inner) is shielded:
+            del self._shielded[inner]
+            if shielded.timer is not None:
+                shielded.timer.cancel()
+            scheduler._check_idle()
+        for outer in shielded.outers:
+            outer.settle(inner)
 
     def _let_go(self, scheduler: Scheduler, inner: asyncio.Future[Any]) -> None:
-        del self._deadlines[inner]
-        self._cancelled.discard(inner)
+        del self._shielded[inner]
         self._strays.add(inner)
         scheduler.call_exception_handler(
             {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+from collections.abc import Coroutine, Generator
 from dataclasses import FrozenInstanceError
 from typing import Any
 
@@ -283,6 +284,31 @@ async def test_exception_can_be_looked_at_without_receiving_it() -> None:
         assert isinstance(bad.exception(), Boom)
         assert good.exception() is None
     assert len(reports.contexts) == 1
+
+
+async def test_object_that_is_a_coroutine_is_called_by_its_class() -> None:
+    """Never by its address: a name that is new for each job fits no metric."""
+
+    class Wrapped(Coroutine[Any, Any, int]):
+        def __init__(self) -> None:
+            self._coro = give(1)
+
+        def __await__(self) -> Generator[Any, Any, int]:
+            return self._coro.__await__()
+
+        def send(self, value: Any) -> Any:
+            return self._coro.send(value)
+
+        def throw(self, *error: Any) -> Any:
+            return self._coro.throw(*error)
+
+        def close(self) -> None:
+            self._coro.close()
+
+    async with Scheduler() as scheduler:
+        job: Job[int] = await scheduler.spawn(Wrapped())
+        assert job.coro_name.endswith("Wrapped")
+        assert await job == 1
 
 
 # -- statistics --------------------------------------------------------------------------
