@@ -8,8 +8,9 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-# aiohttp is the oldest that setup.cfg allows. The newer pytest-aiohttp needs aiohttp 3.11.
-OLDEST := aiohttp==3.9.0 pytest-aiohttp==1.0.5
+# aiohttp is the oldest that setup.cfg allows, and yarl is of its days: newer ones refuse
+# what it takes for a host in sub-applications. The newer pytest-aiohttp needs aiohttp 3.11.
+OLDEST := aiohttp==3.9.0 yarl==1.9.4 pytest-aiohttp==1.0.5
 PINS :=
 
 # Two installations into one environment at a time would break it.
