@@ -140,7 +140,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
         return len(self._pending)
 
     def active_jobs(self, count: int | None = None) -> list[Job[Any]]:
-        """Return the jobs that run just now, `count` of them at most, in no order."""
+        """Return the jobs that run just now, the first `count` to start, or all."""
         return list(islice(self._active, count))
 
     def pending_jobs(self, count: int | None = None) -> list[Job[Any]]:

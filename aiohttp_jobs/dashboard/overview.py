@@ -21,8 +21,8 @@ __all__ = ("OUTCOMES", "Query", "Row", "Table", "names", "overview")
 
 # Rows on one page of a table.
 PAGE: Final = 25
-# How many active and pending jobs are looked at. That a page is quick must not depend on
-# how many there are.
+# How many active and pending jobs are looked at, the oldest first. That a page is quick
+# must not depend on how many there are.
 LOOKED_AT: Final = 1000
 MOST_NAMES: Final = 100
 
@@ -122,7 +122,6 @@ def overview(scheduler: Scheduler, history: History, query: Query) -> dict[str, 
     points = history.points
     last_minute = points[-60 // PERIOD :]
     active = scheduler.active_jobs(LOOKED_AT)
-    active.sort(key=lambda job: job.started_at or now)
     pending = list(enumerate(scheduler.pending_jobs(LOOKED_AT), 1))
     return {
         "now": scheduler.statistics(),
