@@ -7,11 +7,11 @@ Needs the extra: ``pip install aiohttp-jobs[dashboard]``.
 #
 #   access.py    who may do what, and that other sites may do nothing
 #   record.py    what is kept of a job that is over
-#   history.py   the observer that keeps it, and the figures of the last minutes
 #   words.py     durations, states and stacks as people read them
+#   history.py   the observer that keeps it, and the figures of the last minutes
 #   charts.py    the figures as bars of an SVG
-#   overview.py  what the first page shows: filters, tables, paging
 #   details.py   what a job's own page shows
+#   overview.py  what the first page shows: filters, tables, paging
 #   stream.py    live pages: server-sent events, bounded, ended at shutdown
 #   views.py     the handlers
 #   app.py       setup_dashboard: puts the above into an application
