@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from tests.loops import settle
+
 __all__ = ("Interrupt", "Outcome", "interrupted")
 
 T = TypeVar("T")
@@ -146,7 +148,7 @@ async def _run(scenario: Scenario, strikes: list[Strike]) -> Interrupt:
     try:
         async with asyncio.timeout(1000):
             await scenario(run)
-        await asyncio.sleep(1e-6)
+        await settle()
         left = asyncio.all_tasks() - before
         assert not left, f"left running: {left}"
     except BaseException as error:
