@@ -440,8 +440,8 @@ class Job(Generic[T_co]):
             current_job.set(self)
             if self._task is None:  # an eager task factory has not returned it yet
                 self._task = asyncio.current_task()
-            if scheduler._observers is not None:
-                scheduler._observers.tell("job_running", self)
+            if (observers := scheduler._observers) is not None and observers.job_running:
+                observers.tell("job_running", self)
             started = True
             result = await coro
         except BaseException as error:

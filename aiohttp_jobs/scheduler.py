@@ -161,9 +161,13 @@ class Scheduler(Slots, Collection[Job[Any]]):
         return self._state
 
     def statistics(self) -> Statistics:
-        """Return the figures of this moment; what it costs does not grow with the jobs
-        that are pending."""
+        """Return the figures of this moment.
+
+        What it costs does not grow with the jobs, but for those that are held back until
+        after their response.
+        """
         now = monotonic()
+        oldest = next(iter(self._active), None)
         waiting = [job for job in (self._pending.first(), *self._pending.held) if job]
         return Statistics(
             active=len(self._active),
@@ -178,9 +182,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
             longest_waiting=max(
                 (now - (job.spawned_at or now) for job in waiting), default=0.0
             ),
-            longest_running=max(
-                (now - (job.started_at or now) for job in self._active), default=0.0
-            ),
+            longest_running=now - (oldest.started_at or now) if oldest else 0.0,
         )
 
     def add_observer(self, observer: object) -> None:

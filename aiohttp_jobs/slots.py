@@ -196,8 +196,8 @@ class Slots:
     def _accepted(self, job: Job[Any]) -> None:
         """Note that a job is pending from now on."""
         job._spawned_at = monotonic()
-        if self._observers is not None:
-            self._observers.tell("job_spawned", job)
+        if (observers := self._observers) is not None and observers.job_spawned:
+            observers.tell("job_spawned", job)
 
     def _start(self, job: Job[Any], context: contextvars.Context | None) -> None:
         """Give the job a slot (unless it takes none) and a task."""
@@ -205,8 +205,8 @@ class Slots:
         now = monotonic()
         if job._spawned_at is None:
             job._spawned_at = now
-            if self._observers is not None:
-                self._observers.tell("job_spawned", job)
+            if (observers := self._observers) is not None and observers.job_spawned:
+                observers.tell("job_spawned", job)
         job._started_at = now
         job._move(ACTIVE)
         if not job._lends:
@@ -215,8 +215,8 @@ class Slots:
         if (timeout := job._timer) is not None:
             assert isinstance(timeout, float | int)
             job._timer = self._loop.call_later(timeout, job._time_is_up, timeout)
-        if self._observers is not None:
-            self._observers.tell("job_started", job)
+        if (observers := self._observers) is not None and observers.job_started:
+            observers.tell("job_started", job)
         runner = job._run()
         runner.send(None)  # into its try, where a cancellation before the start finds it
         try:
@@ -255,8 +255,8 @@ class Slots:
         if job._timer is not None:
             job._cancel_timer()
         told = job._waiters is not None and job._wake()
-        if self._observers is not None:
-            self._observers.tell("job_closed", job)
+        if (observers := self._observers) is not None and observers.job_closed:
+            observers.tell("job_closed", job)
         pending = self._pending
         if pending.queue or pending.callers:
             self._fill()
