@@ -39,7 +39,6 @@ from tests.storm.verdict import expected_statuses
 __all__ = ("Soak",)
 
 CONNECTIONS: Final = 100
-REQUESTS_PER_ROUND: Final = 500
 # How many requests to the bare handler make one sample; the quickest of some counts.
 BARE_REQUESTS, BARE_SAMPLES = 100, 5
 # The part of the rounds after which everything that fills once is full.
@@ -111,6 +110,7 @@ class Soak:
     Args:
         seed: decides what each request is.
         seconds: how long the load goes on.
+        in_round: how many requests make a round.
         progress: called with each sample.
     """
 
@@ -118,10 +118,12 @@ class Soak:
         self,
         seed: int,
         seconds: float,
+        in_round: int,
         progress: Callable[[Sample], object] = lambda sample: None,
     ) -> None:
         self.seed = seed
         self._seconds = seconds
+        self._in_round = in_round
         self._progress = progress
         self._tally = Tally()
         self.reported: Counter[str] = Counter()
@@ -132,7 +134,10 @@ class Soak:
     @property
     def command(self) -> str:
         """What repeats it."""
-        return f"make soak ARGS='--seed {self.seed} --seconds {self._seconds}'"
+        return (
+            f"make soak ARGS='--seed {self.seed} --seconds {self._seconds} "
+            f"--in-round {self._in_round}'"
+        )
 
     @property
     def events(self) -> Counter[Event]:
@@ -195,7 +200,7 @@ class Soak:
 
     async def _round(self, port: int, scheduler: Scheduler) -> None:
         done = self.samples[-1].requests if self.samples else 0
-        numbers = range(done, done + REQUESTS_PER_ROUND)
+        numbers = range(done, done + self._in_round)
         crowd = Crowd(
             port,
             self.seed,
@@ -214,7 +219,7 @@ class Soak:
         gc.collect()
         self._count(scheduler)
         sample = Sample(
-            done + REQUESTS_PER_ROUND,
+            done + self._in_round,
             tracemalloc.get_traced_memory()[0],
             await self._time_bare_handler(port),
             min(_time_reference() for _ in range(BARE_SAMPLES)),
@@ -282,20 +287,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak")
     parser.add_argument("--seconds", type=float, default=600, help="default: %(default)s")
     parser.add_argument(
+        "--in-round", type=int, default=2_000, help="default: %(default)s"
+    )
+    parser.add_argument(
         "--seed", type=int, default=secrets.randbelow(1_000_000), help="default: any"
     )
     args = parser.parse_args()
 
     def show(sample: Sample) -> None:
-        if sample.requests % (10 * REQUESTS_PER_ROUND) == 0:
-            resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            print(
-                f"{sample.requests:>9,} {sample.allocated:>11,} {resident:>12,} "
-                f"{sample.bare * 1e6:>8.1f} {sample.relative:>8.3f}",
-                flush=True,
-            )
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(
+            f"{sample.requests:>9,} {sample.allocated:>11,} {resident:>12,} "
+            f"{sample.bare * 1e6:>8.1f} {sample.relative:>8.3f}",
+            flush=True,
+        )
 
-    soak = Soak(args.seed, args.seconds, show)
+    soak = Soak(args.seed, args.seconds, args.in_round, show)
     print(soak.command)
     print(" requests   allocated     resident  bare, µs relative", flush=True)
     asyncio.run(soak.run())

@@ -10,7 +10,7 @@ import pytest
 from tests.soak import Soak
 from tests.storm.ledger import Event
 
-SECONDS = 15
+SECONDS, IN_ROUND = 15, 500
 
 
 def test_mixed_load_goes_on_nothing_grows(request: pytest.FixtureRequest) -> None:
@@ -19,7 +19,7 @@ def test_mixed_load_goes_on_nothing_grows(request: pytest.FixtureRequest) -> Non
     seed = request.config.getoption("seed")
     if seed is None:
         seed = random.SystemRandom().randrange(10**6)
-    soak = Soak(seed, SECONDS)
+    soak = Soak(seed, SECONDS, IN_ROUND)
     asyncio.run(soak.run())
     assert not soak.faults, "\n".join((soak.command, *soak.faults))
     # It was a load.

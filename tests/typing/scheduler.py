@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, assert_type
 
-from aiohttp_jobs import ExceptionHandler, Job, Scheduler
+from aiohttp_jobs import (
+    ExceptionHandler,
+    Job,
+    JobLogger,
+    JobState,
+    Scheduler,
+    Statistics,
+)
 
 
 async def count() -> int:
@@ -57,7 +65,13 @@ async def jobs(job: Job[int]) -> None:
     assert_type(job.active, bool)
     assert_type(job.pending, bool)
     assert_type(job.closed, bool)
+    assert_type(job.state, JobState)
     assert_type(job.get_name(), str | None)
+    assert_type(job.label, str)
+    assert_type(job.origin, str | None)
+    assert_type(job.started_at, float | None)
+    assert_type(job.exception(), BaseException | None)
+    assert_type(job.stack(), traceback.StackSummary)
     job.set_name("counter")
     await job.close(timeout=5)
 
@@ -102,6 +116,8 @@ def options() -> None:
     Scheduler(exception_handler=Reporter())
     Scheduler(exception_handler=lambda scheduler, context: context["message"])
 
+    Scheduler(observers=[JobLogger()])
+
     Scheduler(10)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Scheduler(limits=10)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Scheduler(limit="10")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -109,6 +125,8 @@ def options() -> None:
     Scheduler(pending_limit="many")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Scheduler(close_timeout="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Scheduler(wait_timeout=[])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Scheduler(observers=JobLogger())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Scheduler(observer=[])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Scheduler(exception_handler=count)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Scheduler(exception_handler=lambda context: None)  # type: ignore[misc,arg-type]  # pyright: ignore[reportArgumentType]
 
@@ -117,6 +135,10 @@ async def looking(scheduler: Scheduler) -> None:
     for job in scheduler:
         assert_type(job, Job[Any])
     assert_type(len(scheduler), int)
+    assert_type(scheduler.active_jobs(5), list[Job[Any]])
+    assert_type(scheduler.pending_jobs(), list[Job[Any]])
+    assert_type(scheduler.statistics(), Statistics)
+    assert_type(scheduler.statistics().longest_running, float)
     assert_type(scheduler.limit, int | None)
     assert_type(scheduler.pending_limit, int | None)
     assert_type(scheduler.close_timeout, float | None)
@@ -128,6 +150,7 @@ async def looking(scheduler: Scheduler) -> None:
     handler = scheduler.exception_handler
     assert handler
 
+    scheduler.statistics().failed = 0  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     scheduler.limit = 5  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
 

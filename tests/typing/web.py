@@ -1,4 +1,4 @@
-"""The types of what takes an application or a request."""
+"""The types of what takes an application or a request, and of what sits on top."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import asyncio
 from typing import Any, assert_type
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
 from aiohttp_jobs import (
     SCHEDULER,
     Job,
+    JobLogger,
     Scheduler,
     get_scheduler,
     get_scheduler_from_app,
@@ -19,6 +21,8 @@ from aiohttp_jobs import (
     spawn,
     spawn_nowait,
 )
+from aiohttp_jobs.dashboard import Access, setup_dashboard
+from aiohttp_jobs.prometheus import setup_metrics
 
 
 async def count() -> int:
@@ -33,7 +37,7 @@ def setting_up(app: web.Application) -> None:
     assert_type(setup(app), Scheduler)
     setup(app, close_timeout=1, wait_timeout=2.5, limit=None, pending_limit=0)
     setup(app, exception_handler=on_failure, atomic_methods={"POST", "PUT"})
-    setup(app, atomic_methods=["POST"])
+    setup(app, atomic_methods=["POST"], observers=(JobLogger(),))
 
     setup()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     setup("app")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -53,6 +57,25 @@ def finding(app: web.Application, request: web.Request) -> None:
 
     get_scheduler(app)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     get_scheduler_from_app(request)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def may_read(request: web.Request) -> Access:
+    return Access.READ
+
+
+async def is_staff(request: web.Request) -> bool:
+    return True
+
+
+def on_top(app: web.Application, registry: CollectorRegistry) -> None:
+    assert_type(setup_dashboard(app, authorize=may_read), web.Application)
+    setup_dashboard(app, "/admin/jobs", authorize=may_read, scheduler=app[SCHEDULER])
+    setup_metrics(app, "/metrics", registry=registry, name="mail")
+
+    setup_dashboard(app)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    setup_dashboard(app, authorize=is_staff)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    setup_dashboard(app, "/jobs", may_read)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    setup_metrics(app, registri=registry)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 class SpawningView(web.View):
