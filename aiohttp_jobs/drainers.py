@@ -87,6 +87,8 @@ class Drainers:
         lender = scheduler._lend()
         try:
             await waiter
+            # Whoever else was told of the last end comes first, and may spawn a job.
+            await asyncio.sleep(0)
         finally:
             del self.waiting[waiter]
             if timer is not None:

@@ -485,11 +485,13 @@ class Job(Generic[T_co]):
         """Stop waiting for its end: it was cancelled, and its grace is over."""
         scheduler, task = self._scheduler, self._task
         assert scheduler is not None
-        scheduler._over(self, LET_GO)
-        scheduler._strays.add(self)
-        self._task = task
         error = TimeoutError(f"Job {self.label} did not end in time when it was closed")
-        scheduler._report(self, error, "Job closing timed out")
+        try:
+            scheduler._over(self, LET_GO)
+        finally:  # what it starts may raise SystemExit
+            scheduler._strays.add(self)
+            self._task = task
+            scheduler._report(self, error, "Job closing timed out")
 
     def _end_of_stray(self, scheduler: Scheduler, state: JobState, outcome: Any) -> None:
         """It has ended after it was let go. Its waiters are gone, a failure is told."""

@@ -407,6 +407,11 @@ class Scheduler(Slots, Collection[Job[Any]]):
         lender = self._lend()
         try:
             await woken
+            if job.closed and self.closed:
+                raise SchedulerClosed
+            pending.unconfirmed.discard(job)
+            # Before the lent slot is taken back: the place may have been given for it.
+            self._fill()
         except BaseException:
             # Cancelled. It may have its place in the queue by now, but has not started.
             if job in pending.unconfirmed:
@@ -418,10 +423,6 @@ class Scheduler(Slots, Collection[Job[Any]]):
         finally:
             if lender is not None:
                 self._reclaim(lender)
-        if job.closed and self.closed:
-            raise SchedulerClosed
-        pending.unconfirmed.discard(job)
-        self._fill()
 
     # -- shielding ----------------------------------------------------------------------
 
@@ -529,8 +530,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
         me = self._drainers.caller()
         self._move(DRAINING)
         report_at = loop.time() + REPORT_EVERY
-        # In turns: for the log, and because whoever saw the last job end may spawn one:
-        # that is why it looks again in the next turn of the loop.
+        # In turns: for the log, and because whoever saw the last job end may spawn one.
         while self._drainers.left(me, background) and (now := loop.time()) < deadline:
             if now >= report_at:
                 report_at = now + REPORT_EVERY
@@ -548,7 +548,6 @@ class Scheduler(Slots, Collection[Job[Any]]):
             await self._drainers.until_none_is_left(
                 me, background, min(report_at, deadline) - now
             )
-            await asyncio.sleep(0)
         return not self._drainers.left(me, background)
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.loops import KINDS, is_missing, make_loop, run
 
@@ -29,6 +30,13 @@ CORE = {
     "test_shield",
 }
 
+
+# Of test_model.py. The blob that reproduces a failure is printed with it.
+settings.register_profile("suite", deadline=None, print_blob=True, max_examples=60)
+settings.register_profile(
+    "fuzz", settings.get_profile("suite"), max_examples=5000, stateful_step_count=100
+)
+settings.load_profile("suite")
 
 # On how many shuffled loops each test of the core runs in a run of the whole suite.
 SHUFFLED = 2
