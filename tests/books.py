@@ -422,7 +422,7 @@ class Books:
     def check_nothing_is_kept(self) -> None:
         """L4: neither the scheduler nor the loop keeps what is over."""
         works = self.works + self.shielded
-        refs = [
+        refs: list[weakref.ref[Any]] = [
             *(weakref.ref(work.payload) for work in works),
             *(weakref.ref(work.job) for work in works if work.job is not None),
         ]

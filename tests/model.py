@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from aiohttp_jobs import Job, Scheduler
+from tests.loops import later
 
 __all__ = (
     "LEAVES",
@@ -206,7 +207,7 @@ class Work:
     async def _has_to_end(self) -> bool:
         """Take a cancellation in its manner."""
         if self.manner == "cleans up":
-            await asyncio.sleep(CLEAN_UP)
+            await later(CLEAN_UP)
         if self.manner in ("obeys", "cleans up"):
             raise asyncio.CancelledError
         if self.manner == "fails":
