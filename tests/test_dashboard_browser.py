@@ -38,9 +38,13 @@ def knows_ports() -> bool:
         return False
 
 
-pytestmark = pytest.mark.skipif(
-    not knows_ports(), reason="this aiohttp and this yarl cannot serve sub-applications"
-)
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(
+        not knows_ports(),
+        reason="this aiohttp and this yarl cannot serve sub-applications",
+    ),
+]
 
 
 async def by_path(request: web.Request) -> Access:

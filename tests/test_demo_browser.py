@@ -19,6 +19,8 @@ from demo_app.shop import ARTICLES, SHOP, Order, Route, Shop
 
 from .test_demo import Bank, bank
 
+pytestmark = pytest.mark.heavy
+
 __all__ = ("bank",)  # a fixture
 
 PAGES = ("/", "/experiment", "/orders", "/outbox")

@@ -10,6 +10,8 @@ import pytest
 from tests.soak import Soak
 from tests.storm.ledger import Event
 
+pytestmark = pytest.mark.heavy
+
 SECONDS, IN_ROUND = 15, 500
 
 

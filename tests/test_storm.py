@@ -12,9 +12,13 @@ import pytest
 from tests.loops import is_missing
 from tests.storm.run import Server, Storm
 
-pytestmark = pytest.mark.skipif(
-    sys.platform == "win32", reason="the server inherits its socket, and is sent SIGTERM"
-)
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(
+        sys.platform == "win32",
+        reason="the server inherits its socket, and is sent SIGTERM",
+    ),
+]
 
 REQUESTS, CONNECTIONS = 2_000, 200
 
