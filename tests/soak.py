@@ -21,6 +21,7 @@ import statistics
 import sys
 import time
 import tracemalloc
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -126,6 +127,8 @@ class Soak:
         self._in_round = in_round
         self._progress = progress
         self._tally = Tally()
+        # In one process with other tests: aiohttp keeps their applications for a while.
+        self._jobs_before = weakref.WeakSet(_jobs())
         self.reported: Counter[str] = Counter()
         self.samples: list[Sample] = []
         self.faults: list[str] = []
@@ -241,8 +244,7 @@ class Soak:
         counts = scheduler.active_count, scheduler.pending_count, len(scheduler)
         if any(counts):
             self.faults.append(f"Active, pending, all jobs after a round: {counts}")
-        jobs = [found for found in gc.get_objects() if isinstance(found, Job)]
-        if jobs:
+        if jobs := [job for job in _jobs() if job not in self._jobs_before]:
             self.faults.append(f"{len(jobs)} jobs are kept after a round, as {jobs[0]}")
 
     async def _time_bare_handler(self, port: int) -> float:
@@ -272,6 +274,11 @@ class Soak:
 def _median(samples: Sequence[Sample], field: str) -> float:
     values: list[float] = [getattr(sample, field) for sample in samples]
     return statistics.median(values)
+
+
+def _jobs() -> Iterator[Job[Any]]:
+    """All that there are in the process."""
+    return (found for found in gc.get_objects() if isinstance(found, Job))
 
 
 def _time_reference() -> float:
