@@ -678,16 +678,16 @@ async def test_nested_below_a_sub_application(start: Start) -> None:
     """With the scheduler of the parent, given by hand, and a path of its own."""
     parent, child = web.Application(), web.Application()
     scheduler = setup(parent)
-    setup_dashboard(child, "/work/jobs", authorize=manage, scheduler=scheduler)
+    setup_dashboard(child, "/office/jobs", authorize=manage, scheduler=scheduler)
     parent.add_subapp("/admin", child)
     client = await start(parent)
     job = await scheduler.spawn(wait_for(asyncio.Event()), "nested")
-    page = await get(client, "/admin/work/jobs/")
+    page = await get(client, "/admin/office/jobs/")
     assert "nested" in page
     assert f"job/{job.id}" in addresses(page)
-    response = await post(client, f"/admin/work/jobs/job/{job.id}/cancel", **HERE)
+    response = await post(client, f"/admin/office/jobs/job/{job.id}/cancel", **HERE)
     assert response.status == 303
-    await get(client, f"/admin/work/jobs/job/{job.id}")
+    await get(client, f"/admin/office/jobs/job/{job.id}")
 
 
 async def test_two_in_one_process_do_not_meet(start: Start) -> None:
