@@ -2,12 +2,14 @@
 
 ``python -m benchmarks`` prints tables; ``--help`` lists the options. The modules:
 
-    measure.py   samples, taken in turns, and their ratios
-    jobs.py      CPU time per job, and with up to a million jobs pending
-    memory.py    bytes per job
-    server.py    the applications that are compared, in a process of their own
-    client.py    the requests to them, and the server's CPU time for each
-    report.py    tables, as text and as RST
+    measure.py    samples, taken in turns, and their ratios
+    jobs.py       CPU time per job
+    observers.py  the same when somebody looks at the jobs
+    many.py       the same with up to a million jobs pending
+    memory.py     bytes per job
+    server.py     the applications that are compared, in a process of their own
+    client.py     the requests to them, and the server's CPU time for each
+    report.py     tables, as text and as RST
 
 The method, and what it guards against:
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import client, jobs, many, memory
+from . import client, jobs, many, memory, observers
 from .measure import make_runner
 from .report import Table, as_rst, as_text, environment, summary
 
@@ -20,6 +20,9 @@ def main() -> None:
     with make_runner(uvloop=options.uvloop) as runner:
         run: dict[str, Callable[[], Table]] = {
             "jobs": lambda: jobs.per_job(runner, 1_000 if quick else 10_000, rounds),
+            "observers": lambda: observers.observed(
+                runner, 1_000 if quick else 10_000, rounds
+            ),
             "many": lambda: many.many(
                 runner, (1_000, 10_000) if quick else (1_000, 10_000, 100_000, 1_000_000)
             ),
@@ -42,7 +45,7 @@ def main() -> None:
         options.rst.write_text(as_rst(tables, about), encoding="utf-8")
 
 
-TABLES = ("jobs", "many", "memory", "server")
+TABLES = ("jobs", "observers", "many", "memory", "server")
 
 
 def parse() -> argparse.Namespace:

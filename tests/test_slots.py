@@ -146,6 +146,26 @@ async def test_job_that_waits_for_room_lends_its_slot() -> None:
     assert done == list(range(10))
 
 
+async def test_room_that_was_made_by_a_loan_is_used_before_the_loan_ends() -> None:
+    """L1, L2: a caller that gets its place for the slot it has lent itself starts its job
+    in it; that job is not left pending as one more than pending_limit."""
+    go, log = asyncio.Event(), list[str]()
+    future = asyncio.get_running_loop().create_future()
+
+    async def parent() -> None:
+        scheduler.spawn_after(future, nothing())
+        child = await scheduler.spawn(wait_for(go, log, "child"))
+        assert child.active
+        assert scheduler.pending_count == 1
+
+    async with Scheduler(limit=1, pending_limit=1) as scheduler:
+        await (await scheduler.spawn(parent()))
+        future.cancel()
+        go.set()
+    assert log == ["child"]
+    assert scheduler._free == 1
+
+
 async def test_lender_goes_on_at_once_as_one_too_many() -> None:
     """L2: when its wait ends it goes on at once, one job too many until the next ends."""
     child_go, other_go, log = asyncio.Event(), asyncio.Event(), list[str]()
