@@ -445,6 +445,31 @@ def test_exception_handler_that_exits_keeps_nobody_waiting() -> None:
         loop.run_until_complete(task)
 
 
+def test_exception_handler_that_exits_does_not_lose_a_job_that_is_let_go() -> None:
+    """R6: it is told of both, and the job is held as long as it runs."""
+    go, messages = asyncio.Event(), list[str]()
+
+    def handler(scheduler: Scheduler, context: dict[str, Any]) -> None:
+        messages.append(context["message"])
+        raise SystemExit("stop")
+
+    async def main() -> None:
+        await scheduler.spawn(stubborn(go), timeout=1)
+        await later(2)
+
+    scheduler = Scheduler(exception_handler=handler)
+    with contextlib.closing(make_loop("asyncio")) as loop:
+        task = loop.create_task(main())
+        with pytest.raises(SystemExit):
+            loop.run_until_complete(task)
+        assert len(scheduler._strays) == 1
+        loop.run_until_complete(task)
+        go.set()
+        loop.run_until_complete(settle())
+    assert messages == ["Job processing failed", "Job closing timed out"]
+    assert scheduler._strays == set()
+
+
 @pytest.mark.skipif(bool(is_missing("eager")), reason="needs an eager task factory")
 def test_keyboard_interrupt_out_of_an_eager_start_harms_no_other_job(
     reports: Reports,
