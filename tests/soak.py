@@ -314,7 +314,9 @@ def main() -> int:
     print(" requests   allocated     resident  bare, µs relative", flush=True)
     asyncio.run(soak.run())
     growth = soak.growth()
+    print(f"{soak.samples[-1].requests:>11,} requests")
     print(f"{soak.hung_up:>11,} clients that hung up")
+    print("Of handlers, jobs and shielded awaitables:")
     for event, times in soak.events.items():
         print(f"{times:>11,} {event}")
     for message, times in soak.reported.items():
