@@ -77,9 +77,9 @@ def atomic(handler: Any) -> Any:
                 f"The atomic handler {function!r} was called without a request: pass it "
                 "as the last positional argument"
             )
-        call = functools.partial(function, *args, **kwargs)
         if is_atomic(request):
-            return await call()
+            return await function(*args, **kwargs)
+        call = functools.partial(function, *args, **kwargs)
         remember_task(request)
         return await run_atomic(get_scheduler(request), request, call)
 

@@ -70,8 +70,12 @@ def remember_task(request: web.Request) -> None:
     The first one counts: what comes further inside may be part of a job, or of a task
     that a middleware has made.
     """
+    # Its length first: a request tells by an exception what it does not contain, and most
+    # contain nothing yet.
+    if len(request) and _TASK in request:
+        return
     task = asyncio.current_task()
-    if task is not None and _TASK not in request:
+    if task is not None:
         request[_TASK] = task
 
 
