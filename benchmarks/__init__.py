@@ -4,7 +4,8 @@
 
     measure.py    samples, taken in turns, and their ratios
     jobs.py       CPU time per job
-    observers.py  the same when somebody looks at the jobs
+    observers.py  the same when somebody is told of the jobs
+    dashboard.py  the same when somebody looks at them
     many.py       the same with up to a million jobs pending
     memory.py     bytes per job
     server.py     the applications that are compared, in a process of their own

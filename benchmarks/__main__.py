@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import client, jobs, many, memory, observers
+from . import client, dashboard, jobs, many, memory, observers
 from .measure import make_runner
 from .report import Table, as_rst, as_text, environment, summary
 
@@ -22,6 +22,9 @@ def main() -> None:
             "jobs": lambda: jobs.per_job(runner, 1_000 if quick else 10_000, rounds),
             "observers": lambda: observers.observed(
                 runner, 1_000 if quick else 10_000, rounds
+            ),
+            "dashboard": lambda: dashboard.looked_at(
+                runner, 1.5 if quick else 3.0, min(rounds, 11)
             ),
             "many": lambda: many.many(
                 runner, (1_000, 10_000) if quick else (1_000, 10_000, 100_000, 1_000_000)
@@ -45,7 +48,7 @@ def main() -> None:
         options.rst.write_text(as_rst(tables, about), encoding="utf-8")
 
 
-TABLES = ("jobs", "observers", "many", "memory", "server")
+TABLES = ("jobs", "observers", "dashboard", "many", "memory", "server")
 
 
 def parse() -> argparse.Namespace:

@@ -360,7 +360,7 @@ async def test_cancel_works_on_active_pending_and_closed_jobs(start: Start) -> N
     for job in (pending, active, active):
         response = await post(client, f"/jobs/job/{job.id}/cancel", **HERE)
         assert response.status == 303
-        assert response.headers["Location"] == f"../{job.id}"
+        assert response.headers["Location"] == f"../../job/{job.id}"
         await settle()
         assert job.state is JobState.CANCELLED
         assert "cancelled" in await get(client, f"/jobs/job/{job.id}")

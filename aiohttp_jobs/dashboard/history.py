@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from heapq import merge
-from operator import attrgetter
+from itertools import chain
+from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 from aiohttp_jobs.job import CANCELLED, SUCCEEDED, Job
@@ -42,8 +42,9 @@ class Point:
         return self.succeeded + self.failed + self.cancelled
 
 
-# The fields of a record: a tuple is quicker to make, and few are ever looked at.
+# The fields of a record. A plain tuple is quicker still, and few are ever looked at.
 _Raw: TypeAlias = tuple[Any, ...]
+_closed_at: Final = itemgetter(Record._fields.index("closed_at"))
 
 
 class History:
@@ -80,11 +81,12 @@ class History:
             job._spawned_at,
             job._started_at,
             job._closed_at,
+            (),
         )
         if state is SUCCEEDED or state is CANCELLED:
             self._keep(raw)
         else:
-            self._failures.append((*raw, raised_by(job.exception())))
+            self._failures.append((*raw[:-1], raised_by(job.exception())))
 
     def measure(self, now: Statistics) -> None:
         """Add the point of the period that is over."""
@@ -117,13 +119,9 @@ class History:
 
     def records(self) -> Iterator[Record]:
         """Go over what is remembered, the latest end first."""
-        rings = (map(_record, reversed(ring)) for ring in (self._ends, self._failures))
-        return merge(*rings, key=attrgetter("closed_at"), reverse=True)
+        ends = sorted(chain(self._ends, self._failures), key=_closed_at, reverse=True)
+        return map(Record._make, ends)
 
     def find(self, job_id: int) -> Record | None:
         """The record of this job, if it is remembered."""
         return next((r for r in self.records() if r.id == job_id), None)
-
-
-def _record(raw: _Raw) -> Record:
-    return Record(*raw)

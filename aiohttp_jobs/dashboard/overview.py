@@ -70,6 +70,12 @@ class Query:
         fields = {field: getattr(other, field) for field in self.__slots__}
         return "?" + urlencode({k: v for k, v in fields.items() if v not in ("", 1)})
 
+    def takes_end(self, record: Record) -> bool:
+        """The same of a job that is over: has it the outcome, too?"""
+        if self.outcome and record.state.name.lower() != self.outcome:
+            return False
+        return self.takes(record)
+
     @property
     def filters(self) -> bool:
         """Does it leave out any job?"""
@@ -122,7 +128,8 @@ def overview(scheduler: Scheduler, history: History, query: Query) -> dict[str, 
     points = history.points
     last_minute = points[-60 // PERIOD :]
     active = scheduler.active_jobs(LOOKED_AT)
-    pending = list(enumerate(scheduler.pending_jobs(LOOKED_AT), 1))
+    pending = scheduler.pending_jobs(LOOKED_AT)
+    every = not query.filters  # then there is no need to look at them one by one
     return {
         "now": scheduler.statistics(),
         "rate": sum(point.closed for point in last_minute) / 60,
@@ -130,24 +137,19 @@ def overview(scheduler: Scheduler, history: History, query: Query) -> dict[str, 
         "run_times": charts.run_times(points),
         "query": query,
         "active": _table(
-            [job for job in active if query.takes(job)],
+            [job for job in active if every or query.takes(job)],
             lambda job: _active_row(job, now),
             query.active,
             scheduler.active_count - len(active),
         ),
         "pending": _table(
-            [(place, job) for place, job in pending if query.takes(job)],
+            [row for row in enumerate(pending, 1) if every or query.takes(row[1])],
             lambda item: _pending_row(item[0], item[1], now),
             query.pending,
             scheduler.pending_count - len(pending),
         ),
         "recent": _table(
-            [
-                record
-                for record in history.records()
-                if (not query.outcome or record.state.name.lower() == query.outcome)
-                and query.takes(record)
-            ],
+            [end for end in history.records() if every or query.takes_end(end)],
             lambda record: _recent_row(record, now),
             query.recent,
             0,

@@ -10,7 +10,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from aiohttp_jobs.job import JobState
 
@@ -38,9 +38,8 @@ class Raised:
         return f"{self.type_name}: {self.message}" if self.message else self.type_name
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A job that is over."""
+class Record(NamedTuple):
+    """A job that is over. A tuple, because it costs every job less to make one."""
 
     id: int
     state: JobState

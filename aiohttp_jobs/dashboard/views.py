@@ -56,14 +56,14 @@ class Links:
 
     def __init__(self, app: web.Application, page: str) -> None:
         self._router = app.router
-        self._folder = posixpath.dirname(page)
+        # All of them are below the first page, whose address ends with a slash.
+        self._top = app.router["overview"].url_for().raw_path
+        self._to_top = "../" * page.removeprefix(self._top).count("/")
 
     def to(self, name: str, **parts: str) -> str:
         """The address of the route of this name, with these parts of its path."""
         path = self._router[name].url_for(**parts).raw_path
-        folder, _, last = path.rpartition("/")
-        way = posixpath.relpath(folder or "/", self._folder)
-        return f"{way}/{last}" if way != "." else last or "./"
+        return self._to_top + path.removeprefix(self._top) or "./"
 
 
 class Views:
@@ -106,7 +106,7 @@ class Views:
 
     async def to_overview(self, request: web.Request) -> web.Response:
         """Go on to the address that ends with a slash, which the others stand below."""
-        raise web.HTTPFound(Links(self._app, request.rel_url.raw_path).to("overview"))
+        raise web.HTTPFound(posixpath.basename(request.rel_url.raw_path) + "/")
 
     async def show_overview(self, request: web.Request) -> web.Response:
         links = self._links("overview")
@@ -165,8 +165,8 @@ class Views:
             job._stop(self._scheduler.close_timeout)
         elif self._history.find(job_id) is None:
             raise _not_found(job_id)
-        here = Links(self._app, request.rel_url.raw_path)
-        raise web.HTTPSeeOther(here.to("job", id=str(job_id)))
+        links = self._links("cancel", id=str(job_id))
+        raise web.HTTPSeeOther(links.to("job", id=str(job_id)))
 
     def _links(self, name: str, **parts: str) -> Links:
         """The addresses as the page of this route needs them."""
