@@ -859,6 +859,34 @@ async def test_error_after_the_server_has_cancelled_its_task_is_reported_once() 
     assert order.failures.exceptions() == ["ValueError('boom')"]
 
 
+async def test_body_never_arrives_reading_it_is_ended_at_shutdown() -> None:
+    """W4: aiohttp ends what reads a request at shutdown, and not the job that reads it:
+    an atomic handler may catch that, and runs to its end."""
+    log: list[str] = []
+
+    @atomic
+    async def handler(request: web.Request) -> web.Response:
+        reading.set()
+        try:
+            await request.read()
+        except asyncio.CancelledError:
+            log.append("nothing more comes")
+        await asyncio.sleep(0)
+        log.append("end")
+        return web.Response()
+
+    reading = asyncio.Event()
+    app = one_route(handler)
+    scheduler = setup(app)
+    async with serving(app, shutdown_timeout=0.01) as server:
+        client = await server.connect()
+        await client.send("POST", "/", "half", length=8)
+        await reading.wait()
+        await server.close()
+    assert log == ["nothing more comes", "end"]
+    assert scheduler.statistics().succeeded == 1
+
+
 async def test_deadline_of_the_drain_passes_atomic_handler_is_closed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
