@@ -20,17 +20,47 @@ T = TypeVar("T")
 
 
 class _Shielded:
-    """What is known of one inner future that is not done."""
+    """What is known of one inner future.
 
-    __slots__ = ("cancelled", "outers", "timer")
+    Args:
+        report: called with its exception if there is nobody to raise it to.
+    """
 
-    def __init__(self) -> None:
-        # What its callers await; most often one has shielded it, once.
+    __slots__ = ("cancelled", "outers", "report", "timer")
+
+    def __init__(self, report: Callable[[BaseException], None]) -> None:
+        self.report = report
+        # What its callers await; most often one has shielded it, once. After a failure:
+        # those told of it who have not yet come to collect it, until one has it.
         self.outers: list[_Outer[Any]] = []
         # The end of its time; None if it may take any.
         self.timer: asyncio.TimerHandle | None = None
         # Has closing cancelled it?
         self.cancelled = False
+
+    def settle(self, inner: asyncio.Future[Any]) -> None:
+        """Tell the callers how it has ended."""
+        outers = [outer for outer in self.outers if not outer.cancelled()]
+        self.outers = []
+        if inner.cancelled():
+            for outer in outers:
+                outer.cancel()
+        elif (error := inner.exception()) is None:
+            for outer in outers:
+                outer.set_result(inner.result())
+        elif outers:
+            self.outers = outers
+            for outer in outers:
+                outer.set_exception(error)
+        else:
+            self.report(error)
+
+    def left(self, outer: _Outer[Any]) -> None:
+        """Note that its caller was cancelled, maybe in the turn of the failure."""
+        if outer in self.outers and outer.done() and not outer.cancelled():
+            self.outers.remove(outer)
+            if not self.outers and (error := outer.exception()) is not None:
+                self.report(error)
 
 
 class Shields:
@@ -54,11 +84,12 @@ class Shields:
 
     def add(self, scheduler: Scheduler, inner: asyncio.Future[T]) -> asyncio.Future[T]:
         """Shield `inner`, which is not done; return what its caller awaits."""
-        outer = _Outer(inner, partial(_lost, scheduler, inner))
         shielded = self._shielded.get(inner)
         if shielded is None:
-            shielded = self._shielded[inner] = _Shielded()
+            shielded = _Shielded(partial(_lost, scheduler, inner))
+            self._shielded[inner] = shielded
             inner.add_done_callback(partial(self._ended, scheduler, shielded))
+        outer = _Outer[T](inner.get_loop(), shielded)
         shielded.outers.append(outer)
         return outer
 
@@ -95,20 +126,21 @@ class Shields:
             if shielded.timer is not None:
                 shielded.timer.cancel()
             scheduler._check_idle()
-        for outer in shielded.outers:
-            outer.settle(inner)
+        shielded.settle(inner)
 
     def _let_go(self, scheduler: Scheduler, inner: asyncio.Future[Any]) -> None:
         del self._shielded[inner]
         self._strays.add(inner)
-        scheduler.call_exception_handler(
-            {
-                "message": "Shielded awaitable closing timed out",
-                "future": inner,
-                "exception": TimeoutError("A shielded awaitable did not end in time"),
-            }
-        )
-        scheduler._check_idle()
+        try:
+            scheduler.call_exception_handler(
+                {
+                    "message": "Shielded awaitable closing timed out",
+                    "future": inner,
+                    "exception": TimeoutError("A shielded awaitable did not end in time"),
+                }
+            )
+        finally:  # the exception handler may raise SystemExit
+            scheduler._check_idle()
 
 
 def _lost(scheduler: Scheduler, inner: asyncio.Future[Any], error: BaseException) -> None:
@@ -127,38 +159,23 @@ class _Outer(asyncio.Future[T]):
     """What the caller of a shield awaits: cancelling it leaves the inner one alone.
 
     Args:
-        inner: what is shielded.
-        report: called with the inner one's exception when there is nobody to raise it to.
+        shielded: the inner one, of which it is told.
     """
 
-    def __init__(
-        self, inner: asyncio.Future[T], report: Callable[[BaseException], None]
-    ) -> None:
-        super().__init__(loop=inner.get_loop())
-        self._report = report
+    def __init__(self, loop: asyncio.AbstractEventLoop, shielded: _Shielded) -> None:
+        super().__init__(loop=loop)
+        self._shielded = shielded
 
     def __await__(self) -> Generator[Any, None, T]:
         try:
             return (yield from super().__await__())
         except asyncio.CancelledError:
-            # Its caller was cancelled in the very turn in which the failure arrived:
-            # asyncio would drop the failure.
-            if self.done() and not self.cancelled():
-                error = self.exception()
-                if error is not None:
-                    self._report(error)
+            # Its caller may have been cancelled in the very turn in which the failure
+            # arrived: asyncio would drop the failure.
+            self._shielded.left(self)
+            raise
+        except BaseException:
+            self._shielded.outers = []  # somebody has it
             raise
 
     __iter__ = __await__
-
-    def settle(self, inner: asyncio.Future[T]) -> None:
-        """Take over the outcome of `inner`, which is done."""
-        if inner.cancelled():
-            self.cancel()
-        elif (error := inner.exception()) is not None:
-            if self.cancelled():
-                self._report(error)
-            else:
-                self.set_exception(error)
-        elif not self.cancelled():
-            self.set_result(inner.result())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import weakref
 from collections.abc import Awaitable, Callable, Generator
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from aiohttp_jobs import Scheduler, SchedulerClosed
-from tests.loops import later, settle
+from tests.loops import later, make_loop, settle
 from tests.work import Boom, Reports, fail, give, nothing, stubborn, wait_for
 
 LOST = "Shielded awaitable failed after its caller had gone"
@@ -110,8 +111,8 @@ async def test_caller_is_cancelled_in_the_turn_of_the_failure() -> None:
 
 
 async def test_one_of_two_callers_has_gone() -> None:
-    """R2: what two have shielded fails to the one who is still there, and is reported
-    for the other."""
+    """R2: what two have shielded fails to the one who is still there, and to nobody
+    else."""
     go, reports = asyncio.Event(), Reports()
     async with Scheduler(exception_handler=reports) as scheduler:
         inner = asyncio.create_task(fail(go))
@@ -120,7 +121,71 @@ async def test_one_of_two_callers_has_gone() -> None:
         go.set()
         with pytest.raises(Boom):
             await there
-    assert len(reports.contexts) <= 1
+    assert reports.contexts == []
+
+
+async def test_both_of_two_callers_have_gone() -> None:
+    """R2: what two have shielded is reported once."""
+    go, reports = asyncio.Event(), Reports()
+    async with Scheduler(exception_handler=reports) as scheduler:
+        inner = asyncio.create_task(fail(go))
+        for _ in range(2):
+            scheduler.shield(inner).cancel()
+        go.set()
+    assert reports.messages == [LOST]
+
+
+@pytest.mark.parametrize("stays", [0, 1, None])
+async def test_of_two_callers_some_are_cancelled_in_the_turn_of_the_failure(
+    stays: int | None,
+) -> None:
+    """R2: it reaches the one who stays; if none does, the exception handler, once."""
+    reports = Reports()
+    inner = asyncio.get_running_loop().create_future()
+    received = list[int]()
+
+    async def caller(number: int) -> None:
+        try:
+            await scheduler.shield(inner)
+        except Boom:
+            received.append(number)
+
+    async with Scheduler(exception_handler=reports) as scheduler:
+        tasks = [asyncio.create_task(caller(number)) for number in range(2)]
+        await settle()
+
+        def cancel(future: asyncio.Future[None]) -> None:
+            for number, task in enumerate(tasks):
+                if number != stays:
+                    task.cancel()
+
+        inner.add_done_callback(cancel)  # called right after the shield's own
+        inner.set_exception(Boom("boom"))
+        await asyncio.wait(tasks)
+    assert received == ([] if stays is None else [stays])
+    assert reports.messages == ([LOST] if stays is None else [])
+
+
+def test_exception_handler_that_exits_keeps_no_close_waiting() -> None:
+    """R6, E7: it is told that what was shielded did not end, and raises SystemExit."""
+    go = asyncio.Event()
+
+    def handler(scheduler: Scheduler, context: dict[str, Any]) -> None:
+        raise SystemExit("stop")
+
+    async def main() -> None:
+        scheduler.shield(stubborn(go))
+        await settle()
+        await scheduler.close()
+
+    scheduler = Scheduler(exception_handler=handler, close_timeout=1)
+    with contextlib.closing(make_loop("asyncio")) as loop:
+        task = loop.create_task(main())
+        with pytest.raises(SystemExit):
+            loop.run_until_complete(task)
+        loop.run_until_complete(task)
+        go.set()
+        loop.run_until_complete(settle())
 
 
 async def test_result_that_nobody_is_left_to_receive_is_dropped() -> None:
