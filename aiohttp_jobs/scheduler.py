@@ -101,7 +101,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
         return (
             isinstance(job, Job)
             and job._scheduler is self
-            and job not in self._pending.callers
+            and job._spawned_at is not None  # else it waits for room, or gave up just now
         )
 
     @property

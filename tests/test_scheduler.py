@@ -220,6 +220,30 @@ async def test_cancelled_spawn_closes_the_coroutine_and_leaves_no_trace() -> Non
     assert log == []
 
 
+async def test_spawn_is_cancelled_in_the_turn_in_which_there_is_room() -> None:
+    """A5, L5: it gets no place; and its job is none of the scheduler's at any moment."""
+    made: list[Job[Any]] = []
+
+    class Noting(Scheduler):
+        def _make(self, *arguments: Any) -> Job[Any]:
+            made.append(super()._make(*arguments))
+            return made[-1]
+
+    async with Noting(limit=1, pending_limit=1) as scheduler:
+        go = asyncio.Event()
+        active = await scheduler.spawn(wait_for(go))
+        pending = await scheduler.spawn(nothing())
+        caller = asyncio.create_task(scheduler.spawn(nothing()))
+        await settle()
+        caller.cancel()
+        await pending.close()
+        assert not caller.done()
+        assert [job for job in made if job in scheduler] == list(scheduler) == [active]
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        go.set()
+
+
 async def test_spawn_cancelled_when_just_given_room_never_ran() -> None:
     """A5: also when its place was given in the same turn; the next one gets it."""
     go, log = asyncio.Event(), list[int]()
