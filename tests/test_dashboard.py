@@ -16,6 +16,7 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import aiohttp_jinja2
 import jinja2
@@ -25,12 +26,14 @@ from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
 import aiohttp_jobs.dashboard
-from aiohttp_jobs import SCHEDULER, JobState, Scheduler, setup
+from aiohttp_jobs import SCHEDULER, Job, JobState, Scheduler, setup
 from aiohttp_jobs.dashboard import Access, app, history, overview, setup_dashboard, stream
 from aiohttp_jobs.dashboard.charts import run_times, throughput
 from aiohttp_jobs.dashboard.history import History, Point
 from aiohttp_jobs.dashboard.record import raised_by
+from aiohttp_jobs.dashboard.views import process_name
 from aiohttp_jobs.dashboard.words import ago, duration
+from tests.clients import serving
 from tests.loops import settle
 from tests.work import Boom, Reports, fail, nothing, stubborn, wait_for
 
@@ -94,6 +97,12 @@ async def post(client: Client, path: str, **headers: str) -> ClientResponse:
         return response
 
 
+def path_of(job: Job[Any] | int, before: str = "/jobs/job/") -> str:
+    """The path of a job's own page, or of one with this number."""
+    number = job if isinstance(job, int) else job.id
+    return f"{before}{process_name()}-{number}"
+
+
 def rows(page: str, table: str) -> list[str]:
     """The text of each row of a table."""
     (body,) = re.findall(rf'<table class="{table}">.*?<tbody>(.*?)</tbody>', page, re.S)
@@ -122,13 +131,13 @@ async def test_access_decides(
     client = await start(make_app(by_header, limit=1))
     go = asyncio.Event()
     job = await scheduler_of(client).spawn(wait_for(go))
-    for path in ("/jobs/", f"/jobs/job/{job.id}", "/jobs/static/dashboard.css"):
+    for path in ("/jobs/", path_of(job), "/jobs/static/dashboard.css"):
         page = await get(client, path, looks, Access=access)
         assert ("<form method" in page) == (access == "MANAGE" and "css" not in path)
-    for path in ("/jobs/live", f"/jobs/job/{job.id}/live"):
+    for path in ("/jobs/live", path_of(job) + "/live"):
         async with client.get(path, headers={"Access": access}) as response:
             assert response.status == looks
-    response = await post(client, f"/jobs/job/{job.id}/cancel", Access=access, **HERE)
+    response = await post(client, path_of(job) + "/cancel", Access=access, **HERE)
     assert response.status == cancels
     assert (job.state is JobState.ACTIVE) == (access != "MANAGE")
 
@@ -179,7 +188,7 @@ async def test_other_sites_are_refused(
     """Sec-Fetch-Site decides, else Origin; neither is a refusal."""
     client = await start(make_app())
     job = await scheduler_of(client).spawn(wait_for(asyncio.Event()))
-    response = await post(client, f"/jobs/job/{job.id}/cancel", **headers)
+    response = await post(client, path_of(job) + "/cancel", **headers)
     assert response.status == status
     assert (job.state is JobState.ACTIVE) == (status == 403)
 
@@ -188,7 +197,7 @@ async def test_get_changes_nothing(start: Start) -> None:
     """Cancelling is POST only."""
     client = await start(make_app())
     job = await scheduler_of(client).spawn(wait_for(asyncio.Event()))
-    await get(client, f"/jobs/job/{job.id}/cancel", 405)
+    await get(client, path_of(job) + "/cancel", 405)
     assert job.active
 
 
@@ -279,7 +288,7 @@ async def test_everything_is_escaped(start: Start) -> None:
     await settle()
     active = await scheduler.spawn(wait_for(go), evil, origin=evil)
     await scheduler.spawn(nothing(), f'"{evil}', origin=evil)
-    paths = ("/jobs/", f"/jobs/job/{active.id}", f"/jobs/job/{ended.id}")
+    paths = ("/jobs/", path_of(active), path_of(ended))
     for path in paths:
         async with client.get(path, params={"search": evil, "name": evil}) as response:
             page = await response.text()
@@ -303,8 +312,7 @@ async def test_no_values_are_shown(start: Start) -> None:
     active = await scheduler.spawn(log_in(SECRET, go))
     await settle()
     seen = [
-        await get(client, path)
-        for path in ("/jobs/", f"/jobs/job/{active.id}", f"/jobs/job/{failed.id}")
+        await get(client, path) for path in ("/jobs/", path_of(active), path_of(failed))
     ]
     assert "await go.wait()" in seen[1]
     assert "raise Boom(" in seen[2]
@@ -325,7 +333,7 @@ async def test_page_of_a_job_that_has_failed_tells_the_whole_story(start: Start)
     client = await start(make_app())
     job = await scheduler_of(client).spawn(outer(), "order", origin="POST /orders")
     await settle()
-    page = await get(client, f"/jobs/job/{job.id}")
+    page = await get(client, path_of(job))
     for part in (
         "order",
         "POST /orders",
@@ -345,10 +353,40 @@ async def test_page_of_a_job_that_has_failed_tells_the_whole_story(start: Start)
 async def test_unknown_job_is_not_found(start: Start) -> None:
     """Neither shown, followed nor cancelled."""
     client = await start(make_app())
-    assert "no job 12345" in await get(client, "/jobs/job/12345", 404)
-    await get(client, "/jobs/job/12345/live", 404)
-    assert (await post(client, "/jobs/job/12345/cancel", **HERE)).status == 404
-    await get(client, "/jobs/job/" + "9" * 5000, 404)
+    path = path_of(12345678)
+    assert "no job 12345678" in await get(client, path, 404)
+    await get(client, path + "/live", 404)
+    assert (await post(client, path + "/cancel", **HERE)).status == 404
+    await get(client, path + "9" * 5000, 404)
+
+
+async def test_job_of_another_process_is_not_taken_for_one_of_this(start: Start) -> None:
+    """Its number is the same, but behind a proxy, or after a restart, it is not meant."""
+    client = await start(make_app())
+    job = await scheduler_of(client).spawn(wait_for(asyncio.Event()))
+    path = f"/jobs/job/0123abcd-{job.id}"
+    assert "of another process" in await get(client, path, 404)
+    await get(client, path + "/live", 404)
+    assert (await post(client, path + "/cancel", **HERE)).status == 404
+    assert job.state is JobState.ACTIVE
+
+
+def test_every_process_has_a_name_of_its_own() -> None:
+    """Workers are forked after all has been imported and set up."""
+    mine = process_name()
+    assert mine == process_name()
+    with mock.patch("os.getpid", return_value=-1):
+        assert process_name() != mine
+
+
+async def test_name_that_cannot_be_encoded_is_shown_escaped(start: Start) -> None:
+    """PEP 383: the name of a file may be no text."""
+    client = await start(make_app())
+    job = await scheduler_of(client).spawn(wait_for(asyncio.Event()), "\udcff.txt")
+    for path in ("/jobs/", path_of(job)):
+        assert "\\udcff.txt" in await get(client, path)
+    async with asyncio.timeout(20), client.get("/jobs/live") as response:
+        await Events(response).until("\\udcff.txt")
 
 
 async def test_cancel_works_on_active_pending_and_closed_jobs(start: Start) -> None:
@@ -358,12 +396,12 @@ async def test_cancel_works_on_active_pending_and_closed_jobs(start: Start) -> N
     active = await scheduler.spawn(wait_for(asyncio.Event()))
     pending = await scheduler.spawn(nothing())
     for job in (pending, active, active):
-        response = await post(client, f"/jobs/job/{job.id}/cancel", **HERE)
+        response = await post(client, path_of(job) + "/cancel", **HERE)
         assert response.status == 303
-        assert response.headers["Location"] == f"../../job/{job.id}"
+        assert response.headers["Location"] == path_of(job, "../../job/")
         await settle()
         assert job.state is JobState.CANCELLED
-        assert "cancelled" in await get(client, f"/jobs/job/{job.id}")
+        assert "cancelled" in await get(client, path_of(job))
     assert pending.started_at is None
 
 
@@ -375,10 +413,10 @@ async def test_job_that_takes_its_time_to_end_is_shown_as_being_cancelled(
     go = asyncio.Event()
     job = await scheduler_of(client).spawn(stubborn(go), "stubborn")
     await settle()
-    url = f"/jobs/job/{job.id}/cancel"
+    url = path_of(job) + "/cancel"
     assert (await post(client, url, Access="MANAGE", **HERE)).status == 303
     for access in ("READ", "MANAGE"):
-        for path in ("/jobs/", f"/jobs/job/{job.id}"):
+        for path in ("/jobs/", path_of(job)):
             page = await get(client, path, Access=access)
             assert "being cancelled" in page
             assert "<form method" not in page
@@ -398,7 +436,7 @@ async def test_failure_under_cancellation_still_reaches_the_handler(start: Start
     scheduler = scheduler_of(client)
     job = await scheduler.spawn(break_when_cancelled())
     await settle()
-    await post(client, f"/jobs/job/{job.id}/cancel", **HERE)
+    await post(client, path_of(job) + "/cancel", **HERE)
     await settle()
     assert isinstance(scheduler.exception_handler, Reports)
     assert scheduler.exception_handler.messages == ["Job processing failed"]
@@ -622,7 +660,7 @@ async def test_addresses_are_relative_and_lead_somewhere(start: Start) -> None:
     scheduler, go = scheduler_of(client), asyncio.Event()
     active = await scheduler.spawn(wait_for(go), "named")
     await scheduler.spawn(nothing(), "pending")
-    for path in ("/jobs/", f"/jobs/job/{active.id}"):
+    for path in ("/jobs/", path_of(active)):
         page = await get(client, path)
         for address in addresses(page):
             assert not re.match("/|[a-z]+:", address), address
@@ -655,22 +693,24 @@ async def test_proxy_may_strip_the_path_and_change_the_scheme(start: Start) -> N
     proxy.router.add_route("*", "/outer/{path:.*}", forward)
     client = await start(proxy)
     assert "proxied" in await get(client, "/outer/jobs")
-    page = await get(client, f"/outer/jobs/job/{job.id}")
+    page = await get(client, "/outer" + path_of(job))
     for address in addresses(page):
         if not address.endswith(("live", "cancel")):
-            url = client.make_url(f"/outer/jobs/job/{job.id}").join(URL(address))
+            url = client.make_url("/outer" + path_of(job)).join(URL(address))
             await get(client, url.path)
-    path = f"/outer/jobs/job/{job.id}/cancel"
+    path = "/outer" + path_of(job) + "/cancel"
     async with client.post(path, headers={"Origin": "https://test"}) as response:
-        assert response.url.path == f"/outer/jobs/job/{job.id}"
+        assert response.url.path == "/outer" + path_of(job)
         assert "cancelled" in await response.text()
 
 
 async def test_address_without_slash_leads_to_the_page(start: Start) -> None:
     """By a relative redirect, behind a proxy too."""
     client = await start(make_app())
-    async with client.get("/jobs", allow_redirects=False) as response:
-        assert (response.status, response.headers["Location"]) == (302, "jobs/")
+    for query in ("", "?search=a%20b&name=c"):
+        async with client.get("/jobs" + query, allow_redirects=False) as response:
+            assert response.status == 302
+            assert response.headers["Location"] == "jobs/" + query
     assert "This process only" in await get(client, "/jobs")
 
 
@@ -684,10 +724,10 @@ async def test_nested_below_a_sub_application(start: Start) -> None:
     job = await scheduler.spawn(wait_for(asyncio.Event()), "nested")
     page = await get(client, "/admin/office/jobs/")
     assert "nested" in page
-    assert f"job/{job.id}" in addresses(page)
-    response = await post(client, f"/admin/office/jobs/job/{job.id}/cancel", **HERE)
+    assert path_of(job, "job/") in addresses(page)
+    response = await post(client, "/admin/office" + path_of(job) + "/cancel", **HERE)
     assert response.status == 303
-    await get(client, f"/admin/office/jobs/job/{job.id}")
+    await get(client, "/admin/office" + path_of(job))
 
 
 async def test_two_in_one_process_do_not_meet(start: Start) -> None:
@@ -753,6 +793,9 @@ else:
         ({"authorize": lambda request: Access.MANAGE}, TypeError, "coroutine function"),
         ({"prefix": "jobs"}, ValueError, "prefix"),
         ({"prefix": "/"}, ValueError, "prefix"),
+        ({"prefix": "/all jobs"}, ValueError, "prefix"),
+        ({"prefix": "/{jobs}"}, ValueError, "prefix"),
+        ({"prefix": "/café"}, ValueError, "prefix"),
         ({"prefix": 3}, TypeError, "prefix"),
         ({"scheduler": 3}, TypeError, "scheduler"),
     ],
@@ -841,7 +884,7 @@ async def test_stream_sends_numbered_snapshots(start: Start) -> None:
         second = await events.until("comes and goes")
         assert int(second["id"]) > int(first["id"])
         assert rows(second["data"], "active")[0].startswith("comes and goes")
-        assert f"job/{job.id}/cancel" in second["data"]
+        assert path_of(job, "job/") + "/cancel" in second["data"]
         go.set()
         third = await events.until("Nothing runs just now")
         assert rows(third["data"], "recent")[0].startswith("comes and goes")
@@ -873,7 +916,7 @@ async def test_stream_of_a_job_follows_it_to_its_end(start: Start) -> None:
     client = await start(make_app())
     go = asyncio.Event()
     job = await scheduler_of(client).spawn(fail(go))
-    async with asyncio.timeout(20), client.get(f"/jobs/job/{job.id}/live") as response:
+    async with asyncio.timeout(20), client.get(path_of(job) + "/live") as response:
         events = Events(response)
         assert "await event.wait()" in (await events.until("suspended"))["data"]
         go.set()
@@ -938,6 +981,79 @@ async def test_stream_ends_after_its_life(
     client = await start(make_app())
     async with asyncio.timeout(20), client.get("/jobs/live") as response:
         assert (await response.text()).startswith("retry: ")
+
+
+class Stalling:
+    """Serves a stream to a client that reads nothing, until the connection is full."""
+
+    def __init__(self) -> None:
+        self.streams = stream.Streams()
+        self.request: web.Request | None = None
+        self.ended = asyncio.Event()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.request = request
+        try:
+            return await self.streams.serve(request, "key", self.render)
+        finally:
+            self.ended.set()
+
+    def render(self) -> str:
+        return os.urandom(50_000).hex()
+
+    @contextlib.asynccontextmanager
+    async def served(self) -> AsyncIterator[None]:
+        app = web.Application()
+        app.router.add_get("/", self.handle)
+        async with TestServer(app, host="127.0.0.1") as server:
+            with socket.create_connection((server.host, server.port)) as client:
+                client.setblocking(False)
+                client.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+                while not self.is_full():  # noqa: ASYNC110 (nothing tells of it)
+                    await asyncio.sleep(0)
+                yield
+
+    def is_full(self) -> bool:
+        transport = self.request and self.request.transport
+        return bool(transport and transport.get_write_buffer_size() > 2**16)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_client_that_does_not_read_does_not_hold_up_a_shutdown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A laptop that sleeps: what it was sent cannot be sent to the end."""
+    monkeypatch.setattr(stream, "PATIENCE", None)
+    stalling = Stalling()
+    async with asyncio.timeout(20), stalling.served():
+        stalling.streams.end()
+        await stalling.ended.wait()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_client_that_does_not_read_loses_its_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It must not take the place of others for ever."""
+    monkeypatch.setattr(stream, "PATIENCE", 0.1)
+    stalling = Stalling()
+    async with asyncio.timeout(20), stalling.served():
+        await stalling.ended.wait()
+        assert stalling.streams._open == []
+
+
+@pytest.mark.usefixtures("quick")
+async def test_client_that_has_gone_leaves_its_place_though_nothing_is_new() -> None:
+    """Not only when something is sent to it."""
+    stalling = Stalling()
+    app = web.Application()
+    app.router.add_get("/", stalling.handle)
+    with mock.patch.object(stalling, "render", return_value="the same"):
+        async with serving(app) as server, asyncio.timeout(10):
+            client = await server.send("GET", "/")
+            await client.receive_some()
+            await client.hang_up()
+            await stalling.ended.wait()
 
 
 @pytest.mark.parametrize("atomic_methods", [(), {"GET"}])

@@ -15,7 +15,9 @@ from aiohttp.test_utils import TestServer, make_mocked_request
 from playwright.async_api import Browser, Page, expect
 
 from aiohttp_jobs import SCHEDULER, Scheduler, setup
-from aiohttp_jobs.dashboard import Access, setup_dashboard, stream
+from aiohttp_jobs.dashboard import Access, setup_dashboard, stream, views
+from aiohttp_jobs.dashboard.views import process_name
+from aiohttp_jobs.scheduler import SchedulerState
 
 from .test_demo_browser import TIMEOUT, browser, expect_to_fit
 from .work import Reports, fail, nothing, wait_for
@@ -52,12 +54,17 @@ async def by_path(request: web.Request) -> Access:
     return Access[request.path.split("/")[1].upper()]
 
 
+async def log_in(request: web.Request) -> web.Response:
+    return web.Response(text="Who are you?", content_type="text/html")
+
+
 @pytest.fixture
 async def server() -> AsyncIterator[TestServer]:
     app = web.Application()
     scheduler = setup(app, limit=2, exception_handler=Reports())
     for access in Access:
         setup_dashboard(app, f"/{access.name.lower()}", authorize=by_path)
+    app.router.add_post("/log-in", log_in)
     server = TestServer(app, host="127.0.0.1")
     async with server:
         yield server
@@ -128,11 +135,43 @@ async def test_cancel_button_cancels_and_the_keyboard_keeps_its_place(
     await expect(table(page, "Active").get_by_role("row", name="other")).to_have_count(0)
     await expect(button).to_be_focused()
     await page.keyboard.press("Enter")
-    await expect(page.get_by_role("status")).to_have_text("The job is being cancelled")
+    await expect(page.get_by_role("status")).to_have_text("The job: cancelled")
     row = table(page, "Recent").get_by_role("row", name="stuck")
     await expect(row).to_contain_text("cancelled")
     assert job.closed
     assert "Active jobs" in await page.evaluate(LOOK)
+
+
+async def test_job_that_is_not_cancelled_is_not_said_to_be(
+    browser: Browser, visit: Visit, scheduler: Scheduler, server: TestServer
+) -> None:
+    """Who was logged out meanwhile is led to the log-in, which is no success."""
+    job = await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
+    page = await visit("/manage/")
+    await expect_live(page)
+    await page.get_by_role("button", name="Pause").click()
+    await page.evaluate("for (const f of document.forms) f.action = '/log-in'")
+    await page.get_by_role("button", name="Cancel").click()
+    status = page.get_by_role("status")
+    await expect(status).to_have_text("The job could not be cancelled")
+    assert job.active
+
+
+async def test_another_process_answers_the_page_says_which(
+    visit: Visit, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restart, or behind a proxy: live, as the jobs are; and the buttons lead to
+    its jobs."""
+    monkeypatch.setattr(stream, "PERIOD", 0.01)
+    await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
+    page = await visit("/manage/")
+    await expect_live(page)
+    monkeypatch.setattr(views.os, "getpid", lambda: 123456789)
+    await expect(page.locator("header")).to_contain_text("process 123456789")
+    form = page.locator("#active form")
+    await expect(form).to_have_attribute("action", re.compile(process_name()))
+    scheduler._move(SchedulerState.DRAINING)
+    await expect(page.locator("header")).to_contain_text("The scheduler is draining")
 
 
 async def test_cancel_works_without_scripts(visit: Visit, scheduler: Scheduler) -> None:
@@ -152,7 +191,7 @@ async def test_form_on_another_site_is_refused(
     """The browser's own word on it, not one made up by a test."""
     job = await scheduler.spawn(wait_for(asyncio.Event()))
     page = await browser.new_page()
-    target = server.make_url(f"/manage/job/{job.id}/cancel")
+    target = server.make_url(f"/manage/job/{process_name()}-{job.id}/cancel")
     await page.set_content(f'<form method="post" action="{target}"><button>Win</button>')
     await page.get_by_role("button").click()
     await expect(page.get_by_text("comes from another site")).to_be_visible()
@@ -278,7 +317,8 @@ async def test_pages_are_accessible_and_fit(
     await scheduler.spawn(nothing(), "pending", origin="GET /")
     viewport = {"width": width, "height": 900}
     page = await visit("/manage/", color_scheme=scheme, viewport=viewport)
-    for path in ("", "?search=nowhere", f"job/{active.id}", f"job/{broken.id}"):
+    jobs = [f"job/{process_name()}-{job.id}" for job in (active, broken)]
+    for path in ("", "?search=nowhere", *jobs):
         await page.goto(f"/manage/{path}")
         await expect_live(page)
         # What axe measures must not be replaced by a snapshot meanwhile.

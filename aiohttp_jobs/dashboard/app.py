@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Final
 
@@ -59,8 +60,10 @@ def setup_dashboard(
     check_authorize(authorize)
     if not isinstance(prefix, str):
         raise TypeError(f"prefix takes a str, not {prefix!r}")
-    if not prefix.startswith("/") or not prefix.strip("/"):
-        raise ValueError(f"prefix takes a path as '/jobs', not {prefix!r}")
+    if not re.fullmatch(r"(/[\w.~-]+)+/?", prefix, re.ASCII):
+        raise ValueError(
+            f"prefix takes a path as '/jobs', of letters, digits and '-', not {prefix!r}"
+        )
     if app.frozen or app.pre_frozen:
         raise RuntimeError(
             "setup_dashboard() was called for an application that runs already: call it "

@@ -12,12 +12,16 @@ from typing import Final
 
 from aiohttp import web
 
+from .words import encode
+
 __all__ = ("Streams",)
 
 # Seconds between two snapshots of a stream, so what is newer may be that late.
 PERIOD: Final = 1.0
 # Seconds of silence after which a stream gives a sign of life, for proxies.
 HEARTBEAT: Final = 15.0
+# Seconds that a client is given to take what it was sent.
+PATIENCE: Final = 15.0
 # Seconds after which a stream ends. The browser connects again, and is authorised again.
 LIFE: Final = 300.0
 # How many streams there may be at a time.
@@ -31,19 +35,16 @@ class Streams:
 
     def __init__(self) -> None:
         self._ending = asyncio.Event()
-        self._open = 0
+        self._open: list[web.Request] = []
         self._number = 0
         # What was rendered last, by what was asked for, with the time.
         self._rendered: dict[Hashable, tuple[float, int, str]] = {}
 
-    @property
-    def count(self) -> int:
-        """How many are open."""
-        return self._open
-
     def end(self) -> None:
         """End all streams, now and for good."""
         self._ending.set()
+        for request in self._open:
+            _cut_off(request)
 
     async def serve(
         self, request: web.Request, key: Hashable, render: Callable[[], str]
@@ -59,7 +60,7 @@ class Streams:
             HTTPServiceUnavailable: there are as many streams as may be, or the
                 application shuts down.
         """
-        if self._ending.is_set() or self._open >= MOST:
+        if self._ending.is_set() or len(self._open) >= MOST:
             raise web.HTTPServiceUnavailable(
                 text="503: Too many live pages are open", headers={"Retry-After": "10"}
             )
@@ -70,32 +71,41 @@ class Streams:
                 "X-Accel-Buffering": "no",
             }
         )
-        self._open += 1
+        self._open.append(request)
         try:
             with contextlib.suppress(ConnectionError):  # the client has gone
                 await response.prepare(request)
                 await response.write(f"retry: {RETRY * 1000}\n\n".encode())
-                await self._send(response, key, render)
+                await self._send(request, response, key, render)
         finally:
-            self._open -= 1
+            self._open.remove(request)
             self._rendered.pop(key, None)
         return response
 
     async def _send(
-        self, response: web.StreamResponse, key: Hashable, render: Callable[[], str]
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        key: Hashable,
+        render: Callable[[], str],
     ) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + LIFE
         sent, sent_at = "", loop.time()
-        while not self._ending.is_set() and loop.time() < end:
+        # A client that has gone shows when something is sent, and that may take long.
+        while (
+            request.transport is not None
+            and not self._ending.is_set()
+            and loop.time() < end
+        ):
             number, html = self._snapshot(key, render)
             if html != sent:
                 lines = "".join(f"data: {line}\n" for line in html.splitlines())
                 event = f"event: snapshot\nid: {number}\n{lines}\n"
-                await response.write(event.encode())
+                await _write(request, response, encode(event))
                 sent, sent_at = html, loop.time()
             elif loop.time() - sent_at >= HEARTBEAT:
-                await response.write(b": still here\n\n")
+                await _write(request, response, b": still here\n\n")
                 sent_at = loop.time()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD):
@@ -110,3 +120,21 @@ class Streams:
             number, html = self._number, render()
             self._rendered[key] = now, number, html
         return number, html
+
+
+async def _write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await response.write(data)
+    except TimeoutError:
+        _cut_off(request)
+
+
+def _cut_off(request: web.Request) -> None:
+    """Break the connection off if its client does not take what it was sent.
+
+    To wait for it would hold up the shutdown as long as the server lets it.
+    """
+    transport = request.transport
+    if transport is not None and transport.get_write_buffer_size():
+        transport.abort()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import posixpath
+import secrets
 import socket
 from collections.abc import Mapping
 from typing import Any, Final
@@ -20,8 +22,9 @@ from .history import History
 from .overview import OUTCOMES, Query, names, overview
 from .record import cut
 from .stream import Streams
+from .words import encode
 
-__all__ = ("Links", "Views", "add_security_headers")
+__all__ = ("Links", "Views", "add_security_headers", "process_name")
 
 SECURITY_HEADERS: Final = {
     "Content-Security-Policy": (
@@ -41,6 +44,20 @@ async def add_security_headers(
     response.headers.update(SECURITY_HEADERS)
     is_file = isinstance(response, web.FileResponse)
     response.headers["Cache-Control"] = "no-cache" if is_file else "no-store"
+
+
+def process_name() -> str:
+    """What no other process is called, nor this one after a restart.
+
+    Jobs are numbered in each process from 1 on. Their addresses have this beside the
+    number: a page may have come from one worker, and its button lead to another.
+    """
+    return _name_of(os.getpid())  # asked for each time: workers are forks
+
+
+@functools.cache
+def _name_of(pid: int) -> str:
+    return secrets.token_hex(4)
 
 
 class Links:
@@ -64,6 +81,10 @@ class Links:
         """The address of the route of this name, with these parts of its path."""
         path = self._router[name].url_for(**parts).raw_path
         return self._to_top + path.removeprefix(self._top) or "./"
+
+    def to_job(self, job_id: int, name: str = "job") -> str:
+        """The address of a job's own page, or of what else there is of it."""
+        return self.to(name, **_job_parts(job_id))
 
 
 class Views:
@@ -90,7 +111,7 @@ class Views:
 
     def add_routes(self) -> None:
         """Put the handlers into the application."""
-        job = "/job/{id:[0-9]{1,15}}"
+        job = "/job/{process:[0-9a-f]+}-{id:[0-9]{1,15}}"
         self._app.add_routes(
             [
                 web.get("", self.to_overview),
@@ -106,7 +127,9 @@ class Views:
 
     async def to_overview(self, request: web.Request) -> web.Response:
         """Go on to the address that ends with a slash, which the others stand below."""
-        raise web.HTTPFound(posixpath.basename(request.rel_url.raw_path) + "/")
+        url = posixpath.basename(request.rel_url.raw_path) + "/"
+        query = request.rel_url.raw_query_string
+        raise web.HTTPFound(f"{url}?{query}" if query else url)
 
     async def show_overview(self, request: web.Request) -> web.Response:
         links = self._links("overview")
@@ -125,39 +148,38 @@ class Views:
 
         def render() -> str:
             context = overview(self._scheduler, self._history, query)
-            return self._render("overview_live.html", access, links, context)
+            return self._snapshot("overview_live.html", access, links, context)
 
         return await self._streams.serve(request, (query, access), render)
 
     async def show_job(self, request: web.Request) -> web.Response:
-        job_id = int(request.match_info["id"])
+        job_id = _job_id(request)
         job = find(self._scheduler, self._history, job_id)
         if job is None:
             raise _not_found(job_id)
-        links = self._links("job", id=str(job_id))
-        stream = links.to("job-live", id=str(job_id))
-        context = {**details(job), "stream": stream}
+        links = self._links("job", job_id)
+        context = {**details(job), "stream": links.to_job(job_id, "job-live")}
         return self._page("job.html", request, links, context)
 
     async def follow_job(self, request: web.Request) -> web.StreamResponse:
-        job_id = int(request.match_info["id"])
+        job_id = _job_id(request)
         job = find(self._scheduler, self._history, job_id)
         if job is None:
             raise _not_found(job_id)
-        links, access = self._links("job", id=str(job_id)), request[ACCESS]
+        links, access = self._links("job", job_id), request[ACCESS]
 
         def render() -> str:
             nonlocal job
             if isinstance(job, Job) and job.closed:
                 # What is remembered tells more; and the job can be forgotten.
                 job = self._history.find(job_id)
-            context = None if job is None else details(job)
-            return self._render("job_live.html", access, links, context or {"id": job_id})
+            context = {"id": job_id} if job is None else details(job)
+            return self._snapshot("job_live.html", access, links, context)
 
         return await self._streams.serve(request, (job_id, access), render)
 
     async def cancel_job(self, request: web.Request) -> web.Response:
-        job_id = int(request.match_info["id"])
+        job_id = _job_id(request)
         job = find_job(self._scheduler, job_id)
         if job is not None:
             # As close() does, but nobody waits here: how it takes its cancellation is
@@ -165,11 +187,11 @@ class Views:
             job._stop(self._scheduler.close_timeout)
         elif self._history.find(job_id) is None:
             raise _not_found(job_id)
-        links = self._links("cancel", id=str(job_id))
-        raise web.HTTPSeeOther(links.to("job", id=str(job_id)))
+        raise web.HTTPSeeOther(self._links("cancel", job_id).to_job(job_id))
 
-    def _links(self, name: str, **parts: str) -> Links:
+    def _links(self, name: str, job_id: int | None = None) -> Links:
         """The addresses as the page of this route needs them."""
+        parts = {} if job_id is None else _job_parts(job_id)
         page = self._app.router[name].url_for(**parts).raw_path
         return Links(self._app, page)
 
@@ -180,20 +202,41 @@ class Views:
         links: Links,
         context: Mapping[str, Any],
     ) -> web.Response:
-        more = {
-            "host": cut(socket.gethostname()),
-            "pid": os.getpid(),
-            "scheduler_state": self._scheduler.state.name.lower(),
-        }
-        html = self._render(template, request[ACCESS], links, {**more, **context})
-        return web.Response(text=html, content_type="text/html")
+        html = self._render(template, request[ACCESS], links, context)
+        return web.Response(body=encode(html), content_type="text/html", charset="utf-8")
+
+    def _snapshot(
+        self, template: str, access: Access, links: Links, context: Mapping[str, Any]
+    ) -> str:
+        """Render what changes: who answers, which may be another process by now."""
+        return self._render("snapshot.html", access, links, {**context, "live": template})
 
     def _render(
         self, template: str, access: Access, links: Links, context: Mapping[str, Any]
     ) -> str:
         return self._environment.get_template(template).render(
-            context, links=links, may_manage=access is Access.MANAGE
+            context,
+            links=links,
+            may_manage=access is Access.MANAGE,
+            host=cut(socket.gethostname()),
+            pid=os.getpid(),
+            scheduler_state=self._scheduler.state.name.lower(),
         )
+
+
+def _job_parts(job_id: int) -> dict[str, str]:
+    return {"process": process_name(), "id": str(job_id)}
+
+
+def _job_id(request: web.Request) -> int:
+    """The number of the job that the request is about, which has to be one of ours."""
+    job_id = int(request.match_info["id"])
+    if request.match_info["process"] != process_name():
+        raise web.HTTPNotFound(
+            text=f"404: Job {job_id} is of another process than {os.getpid()}, which has "
+            "answered, or was lost in a restart: go back to all jobs"
+        )
+    return job_id
 
 
 def _not_found(job_id: int) -> web.HTTPNotFound:

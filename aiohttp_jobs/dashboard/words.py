@@ -19,6 +19,7 @@ __all__ = (
     "STATES",
     "clock_time",
     "duration",
+    "encode",
     "frames_of",
     "state_word",
     "where",
@@ -43,6 +44,11 @@ _PACKAGES: Final = (
     "site-packages",
     "dist-packages",
 )
+
+
+def encode(text: str) -> bytes:
+    """What is sent of a page. A name may be that of a file which is no text (PEP 383)."""
+    return text.encode(errors="backslashreplace")
 
 
 def state_word(state: JobState, started_at: float | None) -> str:

@@ -48,7 +48,7 @@ function connect() {
   });
   source.addEventListener("error", () => {
     if (source?.readyState !== EventSource.CLOSED) return say("Not connected: trying again");
-    say("No live updates: trying again soon");
+    say("No live updates: trying again soon, or reload the page");
     retry = setTimeout(connect, RETRY);
   });
 }
@@ -67,8 +67,13 @@ pauseButton.addEventListener("click", () => {
 // -- snapshots --------------------------------------------------------------------------
 
 function update(html) {
+  const { body } = new DOMParser().parseFromString(html, "text/html");
+  // Who has answered stands elsewhere, and is another process after a restart.
+  const process = body.querySelector("#process");
+  merge(document.getElementById("process"), process);
+  process.remove();
   const fresh = live.cloneNode(false);
-  fresh.append(...new DOMParser().parseFromString(html, "text/html").body.childNodes);
+  fresh.append(...body.childNodes);
   const focused = live.contains(document.activeElement) ? document.activeElement : null;
   const section = focused?.closest("section, .title");
   merge(live, fresh);
@@ -115,13 +120,14 @@ function merge(old, fresh) {
 live.addEventListener("submit", async (event) => {
   const form = event.target;
   event.preventDefault();
-  let gone = false;
+  let word = null;
   try {
-    // The answer leads to the job's page; here the next snapshot tells how it went.
-    const response = await fetch(form.action, { method: "POST", redirect: "manual" });
-    gone = response.type === "opaqueredirect";
+    // The answer is the job's page, or that of a log-in or an error.
+    const response = await fetch(form.action, { method: "POST" });
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    word = page.querySelector(".facts .word");
   } catch {}
-  answer(gone ? "The job is being cancelled" : "The job could not be cancelled");
+  answer(word ? `The job: ${word.textContent}` : "The job could not be cancelled");
 });
 
 pauseButton.hidden = false;
