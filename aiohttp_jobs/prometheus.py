@@ -183,6 +183,16 @@ class _Families:
             "Jobs that are accepted and not yet started.",
             labels=["scheduler"],
         )
+        self.taken = GaugeMetricFamily(
+            "aiohttp_jobs_slots_taken",
+            "How many jobs run that take one of the slots which the limit bounds.",
+            labels=["scheduler"],
+        )
+        self.callers = GaugeMetricFamily(
+            "aiohttp_jobs_callers_waiting",
+            "How many callers of spawn() wait for room among the pending jobs.",
+            labels=["scheduler"],
+        )
         self.limit = GaugeMetricFamily(
             "aiohttp_jobs_limit",
             "How many jobs may run at once; +Inf if there is no limit.",
@@ -207,7 +217,7 @@ class _Families:
         )
 
     def __iter__(self) -> Iterator[Metric]:
-        yield from (self.active, self.pending, self.limit)
+        yield from (self.active, self.pending, self.taken, self.callers, self.limit)
         yield from (self.ended, self.waited, self.ran)
 
 
@@ -247,10 +257,12 @@ class _Watch:
     def show(self, families: _Families) -> None:
         """Add a sample for everything that was counted. May run in another thread."""
         scheduler, name = self.scheduler, self.name
-        # With no limit it is infinite, so that active / limit stays a number.
+        # With no limit it is infinite, so that taken / limit stays a number.
         limit = float("inf") if scheduler.limit is None else scheduler.limit
         families.active.add_metric([name], scheduler.active_count)
         families.pending.add_metric([name], scheduler.pending_count)
+        families.taken.add_metric([name], scheduler.slots_taken)
+        families.callers.add_metric([name], scheduler.callers_waiting)
         families.limit.add_metric([name], limit)
         for job, counts in list(self._counts.items()):
             for state in _OUTCOMES:

@@ -139,6 +139,20 @@ class Scheduler(Slots, Collection[Job[Any]]):
         """How many jobs are accepted and not yet started."""
         return len(self._pending)
 
+    @property
+    def slots_taken(self) -> int:
+        """How many slots are taken just now.
+
+        By all active jobs but those that take none, as atomic handlers, and those that
+        lend theirs while they wait for another job.
+        """
+        return self._slots - self._free
+
+    @property
+    def callers_waiting(self) -> int:
+        """How many callers of :meth:`spawn` wait for room among the pending jobs."""
+        return len(self._pending.callers)
+
     def active_jobs(self, count: int | None = None) -> list[Job[Any]]:
         """Return the jobs that run just now, the first `count` to start, or all."""
         return list(islice(self._active, count))
@@ -172,6 +186,8 @@ class Scheduler(Slots, Collection[Job[Any]]):
         return Statistics(
             active=len(self._active),
             pending=len(self._pending),
+            slots_taken=self.slots_taken,
+            callers_waiting=self.callers_waiting,
             shielded=len(self._shields),
             limit=self._limit,
             pending_limit=self._pending.limit,

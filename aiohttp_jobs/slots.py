@@ -85,8 +85,9 @@ class Slots:
         self._active: dict[Job[Any], None] = {}
         # Active jobs that take no slot.
         self._at_once: set[Job[Any]] = set()
+        self._slots: Final = NO_LIMIT if limit is None else limit
         # Slots that are free; below 0 when a job went on after lending its own.
-        self._free = NO_LIMIT if limit is None else limit
+        self._free = self._slots
         # Empty unless no slot is free, but for moments inside `_fill`, and while a caller
         # that was woken to take its place has not yet run.
         self._pending = PendingJobs(pending_limit)

@@ -15,6 +15,10 @@ class Statistics:
     active: int
     #: How many are accepted and not yet started.
     pending: int
+    #: How many slots are taken, see :attr:`Scheduler.slots_taken`.
+    slots_taken: int
+    #: How many callers of :meth:`Scheduler.spawn` wait for room among the pending jobs.
+    callers_waiting: int
     #: How many awaitables are shielded.
     shielded: int
     #: How many jobs may run at once; None for no limit.

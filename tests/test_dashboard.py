@@ -267,6 +267,22 @@ async def test_overview_shows_all_without_scripts(start: Start) -> None:
     go.set()
 
 
+async def test_figures_tell_slots_from_jobs(start: Start) -> None:
+    """W5: there may be more active jobs than slots, which is no fault."""
+    client = await start(make_app(limit=1, pending_limit=1))
+    scheduler, go = scheduler_of(client), asyncio.Event()
+    for _ in range(2):
+        await scheduler.spawn(wait_for(go))
+        scheduler.spawn_at_once(wait_for(go))
+    caller = asyncio.create_task(scheduler.spawn(wait_for(go)))
+    await settle()
+    page = await get(client, "/jobs/")
+    assert "<strong>1</strong> of 1<small>and 2 without a slot, longest" in page
+    assert ", 1 without room</small>" in page
+    go.set()
+    await caller
+
+
 async def test_page_says_which_process_it_shows(start: Start) -> None:
     """It shows this one only, by the name of the host and the number of the process."""
     page = await get(await start(make_app()), "/jobs/")

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer, make_mocked_request
 from playwright.async_api import Browser, Page, expect
 
 from aiohttp_jobs import SCHEDULER, Scheduler, setup
-from aiohttp_jobs.dashboard import Access, setup_dashboard, stream, views
+from aiohttp_jobs.dashboard import Access, setup_dashboard, stream
 from aiohttp_jobs.dashboard.views import process_name
 from aiohttp_jobs.scheduler import SchedulerState
 
@@ -166,7 +166,7 @@ async def test_another_process_answers_the_page_says_which(
     await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
     page = await visit("/manage/")
     await expect_live(page)
-    monkeypatch.setattr(views.os, "getpid", lambda: 123456789)
+    monkeypatch.setattr("os.getpid", lambda: 123456789)
     await expect(page.locator("header")).to_contain_text("process 123456789")
     form = page.locator("#active form")
     await expect(form).to_have_attribute("action", re.compile(process_name()))

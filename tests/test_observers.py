@@ -349,6 +349,31 @@ async def test_statistics_count_everything_once() -> None:
     await asyncio.wait([shielded])
 
 
+async def test_statistics_tell_slots_from_jobs_and_who_has_no_room() -> None:
+    """L2, W5: an active job may take no slot, or lend its own."""
+    go = asyncio.Event()
+
+    async def parent() -> None:
+        await (await scheduler.spawn(wait_for(go)))
+
+    async with Scheduler(limit=1, pending_limit=1) as scheduler:
+        await scheduler.spawn(parent())
+        scheduler.spawn_at_once(wait_for(go))
+        await settle()
+        pending = await scheduler.spawn(nothing())
+        caller = asyncio.create_task(scheduler.spawn(nothing()))
+        await settle()
+        now = scheduler.statistics()
+        assert (now.active, now.slots_taken) == (3, 1)
+        assert (now.pending, now.callers_waiting) == (1, 1)
+        await pending.close()
+        assert scheduler.callers_waiting == 0
+        go.set()
+        await caller
+        await scheduler.drain()
+        assert scheduler.slots_taken == 0
+
+
 async def test_held_job_may_be_the_one_that_has_waited_longest() -> None:
     """Jobs that wait for something else than a slot count as pending."""
     async with Scheduler() as scheduler:

@@ -72,7 +72,9 @@ async def test_each_job_is_counted_once_by_coroutine_and_outcome(
         await scheduler.spawn(wait_for(go))
     now = read(registry)
     assert now["aiohttp_jobs_active", "default"] == 3
+    assert now["aiohttp_jobs_slots_taken", "default"] == 3
     assert now["aiohttp_jobs_pending", "default"] == 1
+    assert now["aiohttp_jobs_callers_waiting", "default"] == 0
     assert now["aiohttp_jobs_limit", "default"] == 3
     assert now["aiohttp_jobs_jobs_total", "nothing", "succeeded", "default"] == 2
     assert now["aiohttp_jobs_jobs_total", "nothing", "failed", "default"] == 0
@@ -279,6 +281,8 @@ async def test_openmetrics_is_served_to_who_asks_for_it(
     assert {name: family.type for name, family in families.items()} == {
         "aiohttp_jobs_active": "gauge",
         "aiohttp_jobs_pending": "gauge",
+        "aiohttp_jobs_slots_taken": "gauge",
+        "aiohttp_jobs_callers_waiting": "gauge",
         "aiohttp_jobs_limit": "gauge",
         "aiohttp_jobs_jobs": "counter",
         "aiohttp_jobs_wait_seconds": "histogram",

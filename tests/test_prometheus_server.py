@@ -113,7 +113,7 @@ async def test_prometheus_scrapes_an_application(tmp_path: Path) -> None:
 
         (up,) = await ask("up")
         assert up["is"] == 1
-        (used,) = await ask("aiohttp_jobs_active / aiohttp_jobs_limit")
+        (used,) = await ask("aiohttp_jobs_slots_taken / aiohttp_jobs_limit")
         assert (used["is"], used["scheduler"]) == (0, "default")
         # The label job is the target's own in Prometheus, which renames the other one.
         ended = await ask("sum by (exported_job, outcome) (aiohttp_jobs_jobs_total) > 0")
@@ -133,6 +133,8 @@ async def test_prometheus_scrapes_an_application(tmp_path: Path) -> None:
         } == {
             "aiohttp_jobs_active": "gauge",
             "aiohttp_jobs_pending": "gauge",
+            "aiohttp_jobs_slots_taken": "gauge",
+            "aiohttp_jobs_callers_waiting": "gauge",
             "aiohttp_jobs_limit": "gauge",
             "aiohttp_jobs_jobs": "counter",
             "aiohttp_jobs_wait_seconds": "histogram",
