@@ -18,7 +18,7 @@ from .access import Authorize, check_authorize, make_guard
 from .history import PERIOD, History
 from .stream import Streams
 from .views import Views, add_security_headers
-from .words import duration
+from .words import breakable, duration
 
 __all__ = ("setup_dashboard",)
 
@@ -95,6 +95,7 @@ def _make(scheduler: Scheduler, authorize: Authorize) -> web.Application:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = breakable
     environment.filters["duration"] = duration
     history = History(scheduler.statistics())
     streams = Streams()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import linecache
+import re
 import sysconfig
 import time
 import traceback
@@ -11,12 +12,15 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Final
 
+from markupsafe import Markup, escape
+
 from aiohttp_jobs.job import JobState
 
 from .record import Frame
 
 __all__ = (
     "STATES",
+    "breakable",
     "clock_time",
     "duration",
     "encode",
@@ -44,6 +48,11 @@ _PACKAGES: Final = (
     "site-packages",
     "dist-packages",
 )
+
+
+def breakable(text: str) -> Markup:
+    """Let a long name of code be broken at its signs, if it has to be."""
+    return Markup(re.sub("([_.@/]+)", r"\1<wbr>", str(escape(text))))
 
 
 def encode(text: str) -> bytes:
