@@ -210,8 +210,9 @@ class Books:
         have_room = [self._is_listed(w) for w in self._line if not self._has_gone(w)]
         assert have_room == sorted(have_room, reverse=True)
         if scheduler.pending_limit:
-            # Held jobs do not keep a caller from a free slot; it may be gone by then.
-            held = any(work.is_held for work in map(self._work_of, pending))
+            # Held jobs do not keep a caller from a free slot. It may be gone by then, for
+            # one who had lent it goes on; and the held one may be held no more.
+            held = any(work.was_held for work in map(self._work_of, pending))
             assert scheduler.pending_count <= scheduler.pending_limit + held
 
     def _check_state(self, work: Work) -> None:

@@ -100,7 +100,7 @@ class Work:
         self.spawned_by = ""
         self.timeout: float | None = None
         self.takes_slot = True
-        self.is_held = False
+        self.is_held = self.was_held = False
         # ... whether some call has the right to end its job, ...
         self.is_targeted = False
         # ... and how often the machine itself has cancelled its task.

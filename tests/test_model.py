@@ -256,7 +256,7 @@ class Model(RuleBasedStateMachine):
                 elif how == "at once":
                     scheduler.spawn_at_once(work.coro, work.name)
                 else:
-                    work.is_held = True
+                    work.is_held = work.was_held = True
                     future = self.loop.create_future()
                     self.books.futures.append(future)
                     scheduler.spawn_after(future, work.coro, work.name, **options)
