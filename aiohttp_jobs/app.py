@@ -36,7 +36,8 @@ def setup(
     Args:
         app: the application, or sub-application.
         close_timeout, wait_timeout, limit, pending_limit: as for :class:`Scheduler`.
-        exception_handler, observers: likewise.
+        exception_handler: likewise.
+        observers: objects that are told of jobs, see :meth:`Scheduler.add_observer`.
         atomic_methods: HTTP methods whose handlers are all atomic, ``{"POST", "PUT"}``
             for example.
 

@@ -31,13 +31,13 @@ T_co = TypeVar("T_co", covariant=True)
 class JobState(enum.IntEnum):
     """Where a job is in its life. From `SUCCEEDED` on it is closed."""
 
-    PENDING = 0  # accepted, waiting for a slot
-    ACTIVE = 1  # running
-    STOPPING = 2  # running, but cancelled: the only way in here is the one cancellation
-    SUCCEEDED = 3
-    FAILED = 4
-    CANCELLED = 5
-    LET_GO = 6  # it did not end when cancelled; nobody waits for it any longer
+    PENDING = 0  #: accepted, waiting for a slot
+    ACTIVE = 1  #: running
+    STOPPING = 2  #: running, and cancelled: there is no other way in here
+    SUCCEEDED = 3  #: it gave a result
+    FAILED = 4  #: it raised an exception, or ran longer than its timeout
+    CANCELLED = 5  #: it was cancelled, or never started
+    LET_GO = 6  #: it did not end in time when cancelled; nobody waits for it any longer
 
 
 # Plain globals: to look a member up in its enumeration costs more than to compare it.

@@ -284,6 +284,9 @@ class Slots:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             return  # it has left through the loop
         context: dict[str, Any] = {"message": message, "job": job, "exception": error}
+        if self._exception_handler is None:
+            # The loop's own writes down what is there, and a job's repr tells no name.
+            context |= {"job_id": job.id, "job_name": job.label, "job_origin": job.origin}
         # In debug mode Python notes where a coroutine is made, and that is where a job is
         # spawned.
         if made := getattr(job._coro, "cr_origin", None):

@@ -400,6 +400,14 @@ async def reporting_by_a_job(page: Page) -> None:
     assert page.printed() == ""
 
 
+@check("observing")
+async def observing(page: Page) -> None:
+    client = await page.serve()
+    await client.post("/remind")
+    await client.app[SCHEDULER].drain()
+    assert page.names["counter"].failures == {"reminder": 1}
+
+
 @check("periodic")
 async def periodic(page: Page) -> None:
     ran = asyncio.Semaphore(0)

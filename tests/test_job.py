@@ -351,11 +351,13 @@ async def test_failures_go_to_the_loops_handler_by_default(
 ) -> None:
     """R5: without a handler, failures go to the loop's, with the job in the context."""
     async with Scheduler() as scheduler:
-        job = await scheduler.spawn(fail())
+        job = await scheduler.spawn(fail(), "mail", origin="POST /mails")
     (context,) = loop_errors
     assert context["message"] == "Job processing failed"
     assert context["job"] is job
     assert isinstance(context["exception"], Boom)
+    named = (context["job_id"], context["job_name"], context["job_origin"])
+    assert named == (job.id, "mail", "POST /mails")
 
 
 async def test_call_exception_handler_is_public(
