@@ -56,8 +56,10 @@ def job_fields(job: Job[Any]) -> dict[str, Any]:
         "job_outcome": job.state.name.lower() if job.closed else None,
         "job_wait_seconds": _seconds(spawned, waited_until),
         "job_run_seconds": _seconds(started, closed),
-        # Not str(): an exception's own __str__ may raise.
-        "job_error": error and traceback.format_exception_only(error)[0].strip(),
+        # An exception may be false; and not str(): its own __str__ may raise.
+        "job_error": (
+            None if error is None else traceback.format_exception_only(error)[0].strip()
+        ),
     }
 
 

@@ -135,6 +135,28 @@ async def test_exception_without_a_text_is_logged_all_the_same(
     assert fields(record)["job_error"].startswith("tests.test_logs.Unprintable")
 
 
+class Empty(Exception):
+    def __len__(self) -> int:
+        return 0
+
+
+async def test_exception_that_is_false_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """By its name, and not as the object that no formatter can turn into JSON."""
+    caplog.set_level(logging.INFO, "aiohttp_jobs")
+
+    async def raises() -> None:
+        raise Empty("empty")
+
+    async with Scheduler(
+        observers=[JobLogger()], exception_handler=Reports()
+    ) as scheduler:
+        await scheduler.spawn(raises())
+    (record,) = caplog.records
+    assert fields(record)["job_error"] == "tests.test_logs.Empty: empty"
+
+
 # -- the records that are always there ---------------------------------------------------
 
 

@@ -75,7 +75,10 @@ def raised_by(exception: BaseException | None) -> tuple[Raised, ...]:
     """
     chain: list[Raised] = []
     seen: set[int] = set()
-    while exception and id(exception) not in seen and len(chain) < MOST_CAUSES:
+    # An exception may be false, as everything that has a length.
+    while exception is not None and len(chain) < MOST_CAUSES:
+        if id(exception) in seen:
+            break
         seen.add(id(exception))
         before, link = exception.__cause__, "This was the cause of:"
         if before is None and not exception.__suppress_context__:
@@ -87,7 +90,7 @@ def raised_by(exception: BaseException | None) -> tuple[Raised, ...]:
                 cut(f"{module}.{kind.__qualname__}".lstrip(".")),
                 _message(exception),
                 tuple(_frames(exception)),
-                link if before else "",
+                link if before is not None else "",
             )
         )
         exception = before
