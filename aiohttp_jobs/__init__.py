@@ -4,6 +4,7 @@
 #
 #   errors.py      what goes wrong, as a tree
 #   checks.py      what arguments may be
+#   failures.py    how an exception is told of
 #   stack.py       where a suspended coroutine stands
 #   job.py         Job: one run of a coroutine; waiting for it, closing it, running it
 #   pending.py     the jobs that wait for a slot, and the callers that wait for room

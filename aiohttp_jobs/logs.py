@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from typing import Any
 
 from .closing import logger
+from .failures import line_of
 from .job import Job
 
 __all__ = ("JobLogger", "job_fields")
@@ -56,10 +56,7 @@ def job_fields(job: Job[Any]) -> dict[str, Any]:
         "job_outcome": job.state.name.lower() if job.closed else None,
         "job_wait_seconds": _seconds(spawned, waited_until),
         "job_run_seconds": _seconds(started, closed),
-        # An exception may be false; and not str(): its own __str__ may raise.
-        "job_error": (
-            None if error is None else traceback.format_exception_only(error)[0].strip()
-        ),
+        "job_error": None if error is None else line_of(error),
     }
 
 

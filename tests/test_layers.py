@@ -25,6 +25,7 @@ PACKAGE = Path(aiohttp_jobs.__file__).parent
 CORE = (
     "errors",
     "checks",
+    "failures",
     "stack",
     "job",
     "pending",

@@ -118,21 +118,34 @@ class Unprintable(Exception):
         raise Boom("no text")
 
 
-async def test_exception_without_a_text_is_logged_all_the_same(
-    caplog: pytest.LogCaptureFixture,
+SYNTAX_ERROR = SyntaxError("invalid syntax", ("s", 1, 3, "a b", 1, 4))
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (Unprintable(), "tests.test_logs.Unprintable: (its message cannot be shown)"),
+        (SYNTAX_ERROR, "SyntaxError: invalid syntax (s, line 1)"),
+        (Boom("boom\nand more"), "tests.work.Boom: boom"),
+    ],
+    ids=["unprintable", "syntax error", "lines"],
+)
+async def test_unusual_exception_is_logged_in_one_line(
+    caplog: pytest.LogCaptureFixture, error: Exception, line: str
 ) -> None:
-    """The logger is not dropped for it."""
+    """Without a text, with a place in a source or with many lines: the logger is not
+    dropped for it."""
     caplog.set_level(logging.INFO, "aiohttp_jobs")
 
     async def raises() -> None:
-        raise Unprintable
+        raise error
 
     async with Scheduler(
         observers=[JobLogger()], exception_handler=Reports()
     ) as scheduler:
         await scheduler.spawn(raises())
     (record,) = caplog.records
-    assert fields(record)["job_error"].startswith("tests.test_logs.Unprintable")
+    assert fields(record)["job_error"] == line
 
 
 class Empty(Exception):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
+from aiohttp_jobs.failures import message_of, type_name_of
 from aiohttp_jobs.job import JobState
 
 __all__ = ("MOST_LETTERS", "Frame", "Raised", "Record", "cut", "raised_by")
@@ -83,12 +84,10 @@ def raised_by(exception: BaseException | None) -> tuple[Raised, ...]:
         before, link = exception.__cause__, "This was the cause of:"
         if before is None and not exception.__suppress_context__:
             before, link = exception.__context__, "While this was handled, came:"
-        kind = type(exception)
-        module = "" if kind.__module__ in ("builtins", "__main__") else kind.__module__
         chain.append(
             Raised(
-                cut(f"{module}.{kind.__qualname__}".lstrip(".")),
-                _message(exception),
+                cut(type_name_of(exception)),
+                cut(message_of(exception), MOST_OF_MESSAGE),
                 tuple(_frames(exception)),
                 link if before is not None else "",
             )
@@ -96,13 +95,6 @@ def raised_by(exception: BaseException | None) -> tuple[Raised, ...]:
         exception = before
     chain.reverse()
     return tuple(chain)
-
-
-def _message(exception: BaseException) -> str:
-    try:
-        return cut(str(exception), MOST_OF_MESSAGE)
-    except Exception:  # it is anybody's code
-        return "(its message cannot be shown)"
 
 
 def _frames(exception: BaseException) -> Iterator[Frame]:
