@@ -6,13 +6,30 @@ gets out of here: whoever tells of a failure must not be the next one to fail.
 
 from __future__ import annotations
 
-__all__ = ("line_of", "message_of", "type_name_of")
+from typing import Any, Final, cast
+
+__all__ = ("inside_of", "line_of", "texts_of", "type_name_of")
+
+MOST_NOTES: Final = 5
 
 
 def line_of(error: BaseException) -> str:
-    """Return its class and message in one line."""
-    name, message = type_name_of(error), message_of(error).strip()
+    """Return its class and message in one line; of a group, with the first one inside."""
+    line, group = _line(error), error
+    while inside := inside_of(error):
+        error = inside[0]
+    return line if error is group else f"{line}, first: {_line(error)}"
+
+
+def _line(error: BaseException) -> str:
+    name, message = type_name_of(error), _text(error).strip()
     return f"{name}: {message.splitlines()[0]}" if message else name
+
+
+def inside_of(error: BaseException) -> tuple[BaseException, ...]:
+    """Return the exceptions in a group, as a TaskGroup raises; of others, nothing."""
+    group: Any = error
+    return group.exceptions if isinstance(error, BaseExceptionGroup) else ()
 
 
 def type_name_of(error: BaseException) -> str:
@@ -23,9 +40,20 @@ def type_name_of(error: BaseException) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def message_of(error: BaseException) -> str:
-    """Return its message, or that it has none to show."""
+def texts_of(error: BaseException) -> list[str]:
+    """Return its message, and the first of the notes that were added to it."""
     try:
-        return str(error)
+        notes = getattr(error, "__notes__", None)
     except Exception:
-        return "(its message cannot be shown)"
+        notes = None
+    texts = [_text(error)]
+    if isinstance(notes, list):
+        texts += map(_text, cast(list[object], notes)[:MOST_NOTES])
+    return texts
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return "(its text cannot be shown)"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from aiohttp_jobs.failures import line_of, message_of, type_name_of
+from aiohttp_jobs.failures import line_of, texts_of, type_name_of
 from tests.work import Boom
 
 
@@ -33,7 +35,7 @@ class Main(Exception):
         (Main("here"), "Main: here"),
         (
             Unprintable(),
-            "tests.test_failures.Unprintable: (its message cannot be shown)",
+            "tests.test_failures.Unprintable: (its text cannot be shown)",
         ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
@@ -44,6 +46,41 @@ def test_failure_is_told_in_one_line(error: BaseException, line: str) -> None:
     assert line.startswith(type_name_of(error))
 
 
-def test_message_is_told_whole() -> None:
-    """It may have many lines."""
-    assert message_of(Boom("a\nb")) == "a\nb"
+def group(*errors: Exception, name: str = "unhandled") -> ExceptionGroup[Exception]:
+    return ExceptionGroup(name, errors)
+
+
+def test_line_of_a_group_tells_what_is_inside() -> None:
+    """The first one that is no group itself; how many there are, the group tells."""
+    error = group(group(Boom("boom\nmore"), KeyError(1), name="inner"), Boom())
+    assert line_of(error) == (
+        "ExceptionGroup: unhandled (2 sub-exceptions), first: tests.work.Boom: boom"
+    )
+
+
+def test_texts_are_the_message_and_the_notes() -> None:
+    """Whole, as they may have many lines; of many notes the first ones."""
+    error = Boom("a\nb")
+    assert texts_of(error) == ["a\nb"]
+    error.add_note("order 3")
+    assert texts_of(error) == ["a\nb", "order 3"]
+    for number in range(100):
+        error.add_note(str(number))
+    assert texts_of(error) == ["a\nb", "order 3", "0", "1", "2", "3"]
+
+
+class BrokenNotes(Exception):
+    @property
+    def __notes__(self) -> list[str]:  # type: ignore[override]
+        raise Boom
+
+
+def test_notes_that_are_none_are_borne() -> None:
+    """They are an attribute that anybody may set."""
+    error: Any = Boom("boom")
+    error.__notes__ = [3, Unprintable()]
+    assert texts_of(error) == ["boom", "3", "(its text cannot be shown)"]
+    for wrong in (None, 3, "text"):
+        error.__notes__ = wrong
+        assert texts_of(error) == ["boom"]
+    assert texts_of(BrokenNotes("boom")) == ["boom"]

@@ -124,17 +124,21 @@ SYNTAX_ERROR = SyntaxError("invalid syntax", ("s", 1, 3, "a b", 1, 4))
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (Unprintable(), "tests.test_logs.Unprintable: (its message cannot be shown)"),
+        (Unprintable(), "tests.test_logs.Unprintable: (its text cannot be shown)"),
         (SYNTAX_ERROR, "SyntaxError: invalid syntax (s, line 1)"),
         (Boom("boom\nand more"), "tests.work.Boom: boom"),
+        (
+            ExceptionGroup("some", [Boom("boom"), Boom()]),
+            "ExceptionGroup: some (2 sub-exceptions), first: tests.work.Boom: boom",
+        ),
     ],
-    ids=["unprintable", "syntax error", "lines"],
+    ids=["unprintable", "syntax error", "lines", "group"],
 )
 async def test_unusual_exception_is_logged_in_one_line(
     caplog: pytest.LogCaptureFixture, error: Exception, line: str
 ) -> None:
-    """Without a text, with a place in a source or with many lines: the logger is not
-    dropped for it."""
+    """Without a text, with a place in a source, with many lines or others inside: the
+    logger is not dropped for it."""
     caplog.set_level(logging.INFO, "aiohttp_jobs")
 
     async def raises() -> None:

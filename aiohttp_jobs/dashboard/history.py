@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 from aiohttp_jobs.job import CANCELLED, SUCCEEDED, Job
 from aiohttp_jobs.statistics import Statistics
 
-from .record import MOST_LETTERS, Record, cut, raised_by
+from .record import MOST_LETTERS, Record, cut, error_line, raised_by
 
 __all__ = ("History", "Point")
 
@@ -81,12 +81,14 @@ class History:
             job._spawned_at,
             job._started_at,
             job._closed_at,
+            "",
             (),
         )
         if state is SUCCEEDED or state is CANCELLED:
             self._keep(raw)
         else:
-            self._failures.append((*raw[:-1], raised_by(job.exception())))
+            error = job.exception()
+            self._failures.append((*raw[:-2], error_line(error), raised_by(error)))
 
     def measure(self, now: Statistics) -> None:
         """Add the point of the period that is over."""

@@ -12,15 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from aiohttp_jobs.failures import message_of, type_name_of
+from aiohttp_jobs.failures import inside_of, line_of, texts_of, type_name_of
 from aiohttp_jobs.job import JobState
 
-__all__ = ("MOST_LETTERS", "Frame", "Raised", "Record", "cut", "raised_by")
+__all__ = ("MOST_LETTERS", "Frame", "Raised", "Record", "cut", "error_line", "raised_by")
 
 MOST_LETTERS: Final = 200  # of a name
-MOST_OF_MESSAGE: Final = 1000  # letters of an exception's message
+MOST_OF_TEXT: Final = 1000  # letters of an exception's message, or of a note
 MOST_FRAMES: Final = 30  # of one traceback: the innermost ones
-MOST_CAUSES: Final = 5
+MOST_CAUSES: Final = 5  # of which each came from the next, or is inside of it
+MOST_RAISED: Final = 10  # with all that is inside of groups
 
 Frame: TypeAlias = tuple[str, int, str]  # file, line number, function
 
@@ -30,13 +31,11 @@ class Raised:
     """An exception, without the values that it was raised among."""
 
     type_name: str
+    #: With its notes.
     message: str
     frames: tuple[Frame, ...]
     #: How it came about from the one before it; empty for the first one.
     link: str
-
-    def __str__(self) -> str:
-        return f"{self.type_name}: {self.message}" if self.message else self.type_name
 
 
 class Record(NamedTuple):
@@ -50,6 +49,8 @@ class Record(NamedTuple):
     spawned_at: float
     started_at: float | None
     closed_at: float
+    #: The exception in one line; empty if there was none.
+    error: str = ""
     #: The exception that it has failed with, last, and before it what that came from.
     raised: tuple[Raised, ...] = ()
 
@@ -57,44 +58,54 @@ class Record(NamedTuple):
     def label(self) -> str:
         return self.name or self.coro_name
 
-    @property
-    def error(self) -> str:
-        """The exception in one line; empty if there was none."""
-        return str(self.raised[-1]).partition("\n")[0] if self.raised else ""
-
 
 def cut(text: str, most: int = MOST_LETTERS) -> str:
     """Shorten what is too long to be kept or shown."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def error_line(exception: BaseException | None) -> str:
+    """Write an exception in one line; empty if there is none."""
+    return "" if exception is None else cut(line_of(exception), MOST_OF_TEXT)
+
+
 def raised_by(exception: BaseException | None) -> tuple[Raised, ...]:
-    """Describe an exception and what it came from, in the order of a traceback.
+    """Describe an exception, what it came from and what is inside of a group, in the
+    order of a traceback.
 
     Only names and line numbers are taken; the lines themselves are read when somebody
     looks at them.
     """
-    chain: list[Raised] = []
+    story: list[Raised] = []
     seen: set[int] = set()
-    # An exception may be false, as everything that has a length.
-    while exception is not None and len(chain) < MOST_CAUSES:
-        if id(exception) in seen:
-            break
+
+    def tell(exception: BaseException | None, link: str, depth: int) -> bool:
+        """Add it, after what led to it. The link is for the first that is added."""
+        # None is the only one: an exception may be false, as all that has a length.
+        if exception is None or id(exception) in seen:
+            return False
+        if depth > MOST_CAUSES or len(seen) == MOST_RAISED:
+            return False
         seen.add(id(exception))
-        before, link = exception.__cause__, "This was the cause of:"
+        inside = inside_of(exception)
+        before, came = exception.__cause__, "This was the cause of"
         if before is None and not exception.__suppress_context__:
-            before, link = exception.__context__, "While this was handled, came:"
-        chain.append(
-            Raised(
-                cut(type_name_of(exception)),
-                cut(message_of(exception), MOST_OF_MESSAGE),
-                tuple(_frames(exception)),
-                link if before is not None else "",
-            )
-        )
-        exception = before
-    chain.reverse()
-    return tuple(chain)
+            before, came = exception.__context__, "While this was handled, came"
+        if tell(before, link, depth + 1):
+            link = f"{came} a group with:" if inside else f"{came}:"
+        told = len(story)
+        for part in inside:
+            if tell(part, link, depth + 1):
+                link = "In the same group was:"
+        if len(story) > told:
+            link = "This was in the group:"
+        text = "\n".join(cut(text, MOST_OF_TEXT) for text in texts_of(exception))
+        frames = tuple(_frames(exception))
+        story.append(Raised(cut(type_name_of(exception)), text, frames, link))
+        return True
+
+    tell(exception, "", 1)
+    return tuple(story)
 
 
 def _frames(exception: BaseException) -> Iterator[Frame]:
