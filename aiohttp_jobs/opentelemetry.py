@@ -9,6 +9,7 @@ INTERNAL.
 
 from __future__ import annotations
 
+import traceback
 from contextvars import Token
 from typing import Any
 
@@ -16,6 +17,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
 
+from .failures import line_of, texts_of, type_name_of
 from .job import LET_GO, Job
 
 __all__ = ("JobTracer",)
@@ -59,18 +61,38 @@ class JobTracer:
         span, token = running
         if job.state is not LET_GO:
             detach(token)  # the context may have been given to more jobs than this
-        span.set_attribute("aiohttp_jobs.outcome", job.state.name.lower())
-        error = job.exception()
-        if error is not None:
-            span.record_exception(error)
-            span.set_attribute("error.type", _type_name(error))
-            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
-        elif job.state is LET_GO:
-            # Told from outside of the job's context, and it still runs.
-            span.set_status(
-                Status(StatusCode.ERROR, "It did not end in time when it was cancelled")
-            )
-        span.end()
+        try:
+            _tell_end(span, job)
+        finally:
+            span.end()
+
+
+def _tell_end(span: Span, job: Job[Any]) -> None:
+    span.set_attribute("aiohttp_jobs.outcome", job.state.name.lower())
+    error = job.exception()
+    if error is not None:
+        span.set_attribute("error.type", type_name_of(error))
+        span.set_status(Status(StatusCode.ERROR, line_of(error)))
+        _record(span, error)
+    elif job.state is LET_GO:
+        # Told from outside of the job's context, and it still runs.
+        span.set_status(
+            Status(StatusCode.ERROR, "It did not end in time when it was cancelled")
+        )
+
+
+def _record(span: Span, error: BaseException) -> None:
+    try:
+        span.record_exception(error)
+    except Exception:  # it asks the exception for its text, which may raise
+        span.add_event(
+            "exception",
+            {
+                "exception.type": type_name_of(error),
+                "exception.message": "\n".join(texts_of(error)),
+                "exception.stacktrace": "".join(traceback.format_tb(error.__traceback__)),
+            },
+        )
 
 
 def _attributes(job: Job[Any]) -> dict[str, str | int | float]:
@@ -92,15 +114,8 @@ def _function_name(job: Job[Any]) -> str:
 
     One that was renamed, by a decorator for example, knows the module of that one only.
     """
-    code = getattr(job._coro, "cr_code", None)
-    if code is None or code.co_qualname != job.coro_name:
+    frame = getattr(job._coro, "cr_frame", None)
+    if frame is None or frame.f_code.co_qualname != job.coro_name:
         return job.coro_name
-    module: str = job._coro.cr_frame.f_globals["__name__"]  # type: ignore[attr-defined]
-    return f"{module}.{job.coro_name}"
-
-
-def _type_name(error: BaseException) -> str:
-    kind = type(error)
-    if kind.__module__ == "builtins":
-        return kind.__qualname__
-    return f"{kind.__module__}.{kind.__qualname__}"
+    module = frame.f_globals.get("__name__")  # exec() needs none
+    return f"{module}.{job.coro_name}" if module else job.coro_name

@@ -243,7 +243,7 @@ async def test_failure_is_recorded(traces: Traces, job_tracer: JobTracer) -> Non
     assert attributes(failed)["aiohttp_jobs.outcome"] == "failed"
     assert attributes(failed)["error.type"] == "tests.work.Boom"
     assert failed.status.status_code is StatusCode.ERROR
-    assert failed.status.description == "Boom: boom"
+    assert failed.status.description == "tests.work.Boom: boom"
     (event,) = failed.events
     assert event.name == "exception"
     recorded = dict(event.attributes or {})
@@ -251,6 +251,95 @@ async def test_failure_is_recorded(traces: Traces, job_tracer: JobTracer) -> Non
     assert "in fail" in str(recorded["exception.stacktrace"])
     assert attributes(late)["error.type"] == "TimeoutError"
     assert late.status.status_code is StatusCode.ERROR
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise Boom("no text")
+
+
+async def raise_unprintable() -> None:
+    raise Unprintable
+
+
+async def test_failure_without_a_text_is_recorded(
+    traces: Traces, job_tracer: JobTracer
+) -> None:
+    """Its span ends as others do, and the tracer goes on."""
+    async with Scheduler(
+        observers=[job_tracer], exception_handler=Reports()
+    ) as scheduler:
+        await scheduler.spawn(raise_unprintable())
+        await scheduler.drain()
+        await scheduler.spawn(nothing())
+    spans = traces.spans()
+    failed = spans["raise_unprintable"]
+    name = "tests.test_opentelemetry.Unprintable"
+    assert attributes(failed)["error.type"] == name
+    assert failed.status.status_code is StatusCode.ERROR
+    assert failed.status.description == f"{name}: (its text cannot be shown)"
+    (event,) = failed.events
+    assert event.name == "exception"
+    recorded = dict(event.attributes or {})
+    assert recorded["exception.type"] == name
+    assert recorded["exception.message"] == "(its text cannot be shown)"
+    assert "in raise_unprintable" in str(recorded["exception.stacktrace"])
+    assert spans["nothing"].status.status_code is StatusCode.UNSET
+
+
+async def test_span_of_a_group_tells_what_is_inside(
+    traces: Traces, job_tracer: JobTracer
+) -> None:
+    """In its status; the event has the tracebacks of all."""
+
+    async def raises() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+
+    async with Scheduler(
+        observers=[job_tracer], exception_handler=Reports()
+    ) as scheduler:
+        await scheduler.spawn(raises())
+    span = traces.spans()[raises.__qualname__]
+    assert attributes(span)["error.type"] == "ExceptionGroup"
+    assert str(span.status.description).endswith("first: tests.work.Boom: boom")
+    (event,) = span.events
+    assert "in fail" in str((event.attributes or {})["exception.stacktrace"])
+
+
+async def test_span_ends_whatever_the_sdk_does(
+    traces: Traces, job_tracer: JobTracer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not current in what comes after the job, either."""
+
+    def refuse(*arguments: Any) -> None:
+        raise Boom
+
+    shared = contextvars.Context()
+    async with Scheduler(observers=[job_tracer]) as scheduler:
+        monkeypatch.setattr("opentelemetry.sdk.trace.Span.set_attribute", refuse)
+        await scheduler.spawn(nothing(), context=shared)
+    assert set(traces.spans()) == {"nothing"}
+    assert not shared.run(trace.get_current_span).get_span_context().is_valid
+
+
+async def test_function_that_does_not_know_its_module_is_named_all_the_same(
+    traces: Traces, job_tracer: JobTracer
+) -> None:
+    """One that exec() has made; and a coroutine that has no frame any more."""
+    made: dict[str, Any] = {}
+    exec("async def bare(): pass", made)
+    used_up = nothing()
+    with pytest.raises(StopIteration):
+        used_up.send(None)
+    async with Scheduler(
+        observers=[job_tracer], exception_handler=Reports()
+    ) as scheduler:
+        await scheduler.spawn(made["bare"]())
+        await scheduler.spawn(used_up)
+    spans = traces.spans()
+    for name in ("bare", "nothing"):
+        assert attributes(spans[name])["code.function.name"] == name
 
 
 async def test_cancelled_job_is_no_error_but_one_that_is_let_go_is(
