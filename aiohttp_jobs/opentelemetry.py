@@ -51,7 +51,10 @@ class JobTracer:
                 links=[Link(spawner)] if spawner.is_valid else (),
                 attributes=attributes,
             )
-        self._running[job] = span, attach(trace.set_span_in_context(span))
+        # It is invalid without a tracer provider. Then the spawner's, which may have come
+        # with a request, stays current, for what the job calls.
+        if span.get_span_context().is_valid:
+            self._running[job] = span, attach(trace.set_span_in_context(span))
 
     def job_closed(self, job: Job[Any]) -> None:
         """End the span. A job that was cancelled before its first step has none."""

@@ -377,6 +377,20 @@ async def test_without_a_tracer_provider_nothing_is_traced() -> None:
         await job
 
 
+async def test_without_a_tracer_provider_the_context_is_passed_on() -> None:
+    """What a job calls belongs to the trace that its request came with, as without us."""
+
+    async def current() -> int:
+        number: int = trace.get_current_span().get_span_context().span_id
+        return number
+
+    remote = trace.SpanContext(trace_id=1, span_id=2, is_remote=True)
+    token = context.attach(trace.set_span_in_context(trace.NonRecordingSpan(remote)))
+    async with Scheduler(observers=[JobTracer()]) as scheduler:
+        assert await (await scheduler.spawn(current())) == 2
+    context.detach(token)
+
+
 async def test_closed_job_is_not_kept(job_tracer: JobTracer) -> None:
     """L4: nothing grows in a tracer that is there for a year."""
 
