@@ -10,8 +10,8 @@ from typing import Any, Final
 
 __all__ = ("stack_of",)
 
-# Between two coroutines that await each other may stand a helper of the interpreter that
-# does not tell what it awaits; the garbage collector knows.
+# Between two coroutines that await each other may stand a helper of the interpreter, or
+# two, that do not tell what they await; the garbage collector knows.
 _HELPERS: Final = frozenset(
     {
         "anext_awaitable",
@@ -43,9 +43,9 @@ def stack_of(coro: Coroutine[Any, Any, Any]) -> traceback.StackSummary:
 
 def _frames(awaitable: Any) -> Iterator[tuple[types.FrameType, int]]:
     while awaitable is not None:
-        if type(awaitable).__name__ in _HELPERS:
+        if _is_helper(awaitable):
             known: list[Any] = gc.get_referents(awaitable)
-            awaitable = next((x for x in known if type(x) in _AWAITING), None)
+            awaitable = next((x for x in known if _awaits(x)), None)
             continue
         for frame_name, await_name in _ATTRIBUTES:
             if hasattr(awaitable, frame_name):
@@ -56,3 +56,11 @@ def _frames(awaitable: Any) -> Iterator[tuple[types.FrameType, int]]:
                 break
         else:
             return
+
+
+def _awaits(known: object) -> bool:
+    return type(known) in _AWAITING or _is_helper(known)
+
+
+def _is_helper(awaitable: object) -> bool:
+    return type(awaitable).__name__ in _HELPERS

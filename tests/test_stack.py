@@ -49,6 +49,10 @@ async def by_iteration(go: asyncio.Event) -> None:
         pass
 
 
+async def by_anext(go: asyncio.Event) -> None:
+    await anext(numbers(go), None)
+
+
 async def names(job_of: types.FunctionType) -> list[str]:
     go = asyncio.Event()
     async with Scheduler() as scheduler:
@@ -77,6 +81,12 @@ async def test_stack_goes_through_everything_that_can_be_awaited() -> None:
     ]
     assert await names(by_iteration) == [  # type: ignore[arg-type]
         "by_iteration",
+        "numbers",
+        "innermost",
+        "wait",
+    ]
+    assert await names(by_anext) == [  # type: ignore[arg-type]
+        "by_anext",
         "numbers",
         "innermost",
         "wait",
