@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -96,7 +97,7 @@ def setup_metrics(
 
 
 def jobs_collector(registry: CollectorRegistry | None = None) -> JobsCollector:
-    """Return the collector of this registry; the first call puts it in there.
+    """Return the collector of this registry; it is put in there if it is not.
 
     Args:
         registry: None for the global one, ``prometheus_client.REGISTRY``.
@@ -107,6 +108,10 @@ def jobs_collector(registry: CollectorRegistry | None = None) -> JobsCollector:
         collector = JobsCollector()
         registry.register(collector)
         _collectors[registry] = collector
+    else:
+        # Somebody may have taken it out. If not, the registry refuses its names.
+        with suppress(ValueError):
+            registry.register(collector)
     return collector
 
 

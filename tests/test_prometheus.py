@@ -186,6 +186,16 @@ async def test_schedulers_share_a_registry_by_their_names(
         assert end["aiohttp_jobs_jobs_total", "nothing", "succeeded", "second"] == 1
 
 
+async def test_collector_that_was_taken_out_is_put_back(
+    registry: CollectorRegistry,
+) -> None:
+    """As by tests that leave the global registry empty: the next call puts it in."""
+    registry.unregister(jobs_collector(registry))
+    async with Scheduler(limit=1) as scheduler:
+        jobs_collector(registry).add(scheduler)
+        assert read(registry)["aiohttp_jobs_limit", "default"] == 1
+
+
 async def test_name_or_scheduler_twice_in_a_registry_is_refused(
     registry: CollectorRegistry,
 ) -> None:
