@@ -33,7 +33,7 @@ class JobState(enum.IntEnum):
 
     PENDING = 0  #: accepted, waiting for a slot
     ACTIVE = 1  #: running
-    STOPPING = 2  #: running, and cancelled: there is no other way in here
+    STOPPING = 2  #: running, after its one cancellation
     SUCCEEDED = 3  #: it gave a result
     FAILED = 4  #: it raised an exception, or ran longer than its timeout
     CANCELLED = 5  #: it was cancelled, or never started

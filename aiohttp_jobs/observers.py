@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from .closing import logger
@@ -23,9 +23,7 @@ _Call: TypeAlias = "tuple[object, Callable[[Job[Any]], object]]"
 class Observers:
     """Calls the methods that its observers have; one that raises is dropped.
 
-    Args:
-        observers: objects with any of the methods of `EVENTS`, each of which takes the
-            job.
+    An observer is an object with any of the methods of `EVENTS`, which take the job.
     """
 
     __slots__ = ("_observers", *EVENTS)
@@ -37,12 +35,10 @@ class Observers:
     job_running: tuple[_Call, ...]
     job_closed: tuple[_Call, ...]
 
-    def __init__(self, observers: Iterable[object] = ()) -> None:
+    def __init__(self) -> None:
         self._observers: list[object] = []
         for event in EVENTS:
             setattr(self, event, ())
-        for observer in observers:
-            self.add(observer)
 
     def __len__(self) -> int:
         return len(self._observers)

@@ -62,7 +62,7 @@ def setup_metrics(
     Raises:
         RuntimeError: the application has no scheduler, was given metrics before, or runs
             already.
-        TypeError: an argument cannot be right; the sentence names it.
+        TypeError, ValueError: an argument cannot be right; the sentence names it.
     """
     scheduler = app.get(SCHEDULER)
     if scheduler is None:
@@ -70,6 +70,10 @@ def setup_metrics(
             "setup_metrics() was called for an application without a scheduler: call "
             "aiohttp_jobs.setup(app) first"
         )
+    if path is not None and not isinstance(path, str):
+        raise TypeError(f"path takes a str or None, not {path!r}")
+    if path is not None and not path.startswith("/"):
+        raise ValueError(f"path takes a path as '/metrics', not {path!r}")
     if _WATCH in app:
         raise RuntimeError(
             "setup_metrics() was called before for this application: call it once"

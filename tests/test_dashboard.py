@@ -366,6 +366,23 @@ async def test_page_of_a_job_that_has_failed_tells_the_whole_story(start: Start)
     assert "<form method" not in page
 
 
+async def test_job_that_is_let_go_shows_where_it_hangs(start: Start) -> None:
+    """E0: it may still run, and nobody looks at it any more."""
+    client = await start(make_app(close_timeout=0))
+    go = asyncio.Event()
+    job = await scheduler_of(client).spawn(stubborn(go), "stubborn")
+    await settle()
+    with pytest.raises(TimeoutError):
+        await job.close()
+    (row,) = rows(await get(client, "/jobs/?outcome=let_go"), "recent")
+    assert re.search(r"^stubborn let go still at stubborn, work.py:\d+ ", row)
+    page = await get(client, path_of(job))
+    assert "Where it was when it was let go" in page
+    assert "await go.wait()" in page
+    go.set()
+    await settle()
+
+
 async def test_unknown_job_is_not_found(start: Start) -> None:
     """Neither shown, followed nor cancelled."""
     client = await start(make_app())

@@ -372,6 +372,15 @@ async def test_second_application_of_one_name_does_not_start(
     assert found["aiohttp_jobs_limit", "other"] == 7
 
 
+@pytest.mark.parametrize(("path", "error"), [(5, TypeError), ("metrics", ValueError)])
+def test_bad_path_is_refused(path: Any, error: type[Exception]) -> None:
+    """A7: by name, at the call."""
+    app = web.Application()
+    setup(app)
+    with pytest.raises(error, match="path takes"):
+        setup_metrics(app, path)
+
+
 async def test_bad_setup_is_refused(registry: CollectorRegistry) -> None:
     """W1: no scheduler, twice, too late: each with its own sentence."""
     app = web.Application()

@@ -103,15 +103,15 @@ def _make(scheduler: Scheduler, authorize: Authorize) -> web.Application:
     views.add_routes()
     dashboard.router.add_static("/static", _HERE / "static", name="static")
     dashboard.on_response_prepare.append(add_security_headers)
-    watch = _Watch(scheduler, history, streams)
-    dashboard.on_startup.append(watch.start)
-    dashboard.on_shutdown.append(watch.shut_down)
-    dashboard.on_cleanup.append(watch.clean_up)
+    life = _Life(scheduler, history, streams)
+    dashboard.on_startup.append(life.start)
+    dashboard.on_shutdown.append(life.shut_down)
+    dashboard.on_cleanup.append(life.clean_up)
     scheduler.add_observer(history)
     return dashboard
 
 
-class _Watch:
+class _Life:
     """When the history is measured and forgotten, and the streams end."""
 
     def __init__(self, scheduler: Scheduler, history: History, streams: Streams) -> None:

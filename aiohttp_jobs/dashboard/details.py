@@ -49,7 +49,7 @@ def details(job: Job[Any] | Record) -> dict[str, Any]:
         "times": times,
         "can_be_cancelled": isinstance(job, Job)
         and job.state.name in ("PENDING", "ACTIVE"),
-        "stack": with_code(frames_of(job.stack())) if isinstance(job, Job) else [],
+        "stack": with_code(frames_of(job.stack()) if isinstance(job, Job) else job.stack),
         "raised": [
             (raised, with_code(raised.frames))
             for raised in (job.raised if isinstance(job, Record) else ())

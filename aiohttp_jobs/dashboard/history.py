@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, takewhile
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
-from aiohttp_jobs.job import CANCELLED, SUCCEEDED, Job
+from aiohttp_jobs.job import CANCELLED, LET_GO, SUCCEEDED, Job
+from aiohttp_jobs.stack import stack_of
 from aiohttp_jobs.statistics import Statistics
 
 from .record import MOST_LETTERS, Record, cut, error_line, raised_by
+from .words import frames_of, where
 
 __all__ = ("History", "Point")
 
@@ -45,6 +47,8 @@ class Point:
 # The fields of a record. A plain tuple is quicker still, and few are ever looked at.
 _Raw: TypeAlias = tuple[Any, ...]
 _closed_at: Final = itemgetter(Record._fields.index("closed_at"))
+# Its last fields, of one that has not failed.
+_NO_FAILURE: Final = ("", (), ())
 
 
 class History:
@@ -57,7 +61,7 @@ class History:
     def __init__(self, statistics: Statistics) -> None:
         self._ends: deque[_Raw] = deque(maxlen=MOST_ENDS)
         self._failures: deque[_Raw] = deque(maxlen=MOST_FAILURES)
-        self._keep = self._ends.append
+        self._keep = self._ends.append  # looked up once, not for every job
         self._points = deque([Point()] * POINTS, maxlen=POINTS)
         self._before = statistics
         self._measured_at = 0.0
@@ -72,7 +76,7 @@ class History:
             coro_name = coro.__qualname__
         except AttributeError:  # a coroutine of another make
             coro_name = job.coro_name
-        raw = (
+        raw: _Raw = (
             job._id or job.id,
             state,
             name,
@@ -81,29 +85,29 @@ class History:
             job._spawned_at,
             job._started_at,
             job._closed_at,
-            "",
-            (),
+            *_NO_FAILURE,
         )
         if state is SUCCEEDED or state is CANCELLED:
             self._keep(raw)
+            return
+        raw = raw[: -len(_NO_FAILURE)]
+        if state is LET_GO:
+            stack = frames_of(stack_of(coro))  # of what it goes on with, unwatched
+            self._failures.append((*raw, f"still at {where(stack)}", (), tuple(stack)))
         else:
             error = job.exception()
-            self._failures.append((*raw[:-2], error_line(error), raised_by(error)))
+            self._failures.append((*raw, error_line(error), raised_by(error), ()))
 
     def measure(self, now: Statistics) -> None:
         """Add the point of the period that is over."""
         before, self._before = self._before, now
-        times: list[float] = []
-        ends = self.records()
         last = self._measured_at
-        for number, record in enumerate(ends):
-            if record.closed_at <= last:
-                break
-            if not number:
-                self._measured_at = record.closed_at
-            if record.started_at is not None:
-                times.append(record.closed_at - record.started_at)
-        times.sort()
+        ends = list(takewhile(lambda end: end.closed_at > last, self.records()))
+        if ends:
+            self._measured_at = ends[0].closed_at
+        times = sorted(
+            end.closed_at - end.started_at for end in ends if end.started_at is not None
+        )
         self._points.append(
             Point(
                 now.succeeded - before.succeeded,

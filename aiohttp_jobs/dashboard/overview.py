@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from aiohttp_jobs.job import Job
+from aiohttp_jobs.job import CANCELLED, FAILED, LET_GO, SUCCEEDED, Job
 from aiohttp_jobs.scheduler import Scheduler
 
 from . import charts
@@ -27,9 +27,8 @@ LOOKED_AT: Final = 1000
 MOST_NAMES: Final = 100
 
 OUTCOMES: Final = {
-    state.name.lower(): word for state, word in STATES.items() if state.name in
-    ("SUCCEEDED", "FAILED", "CANCELLED", "LET_GO")
-}  # fmt: skip
+    state.name.lower(): STATES[state] for state in (SUCCEEDED, FAILED, CANCELLED, LET_GO)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +69,6 @@ class Query:
         fields = {field: getattr(other, field) for field in self.__slots__}
         return "?" + urlencode({k: v for k, v in fields.items() if v not in ("", 1)})
 
-    def takes_end(self, record: Record) -> bool:
-        """The same of a job that is over: has it the outcome, too?"""
-        if self.outcome and record.state.name.lower() != self.outcome:
-            return False
-        return self.takes(record)
-
     @property
     def filters(self) -> bool:
         """Does it leave out any job?"""
@@ -91,6 +84,12 @@ class Query:
         if isinstance(job, Record):
             words.append(job.error)
         return self.search.casefold() in "\n".join(words).casefold()
+
+    def takes_end(self, record: Record) -> bool:
+        """Has this job, which is over, the outcome, and what :meth:`takes` looks at?"""
+        if self.outcome and record.state.name.lower() != self.outcome:
+            return False
+        return self.takes(record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

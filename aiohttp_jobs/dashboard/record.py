@@ -49,10 +49,12 @@ class Record(NamedTuple):
     spawned_at: float
     started_at: float | None
     closed_at: float
-    #: The exception in one line; empty if there was none.
+    #: The exception in one line, or where it was when it was let go; else empty.
     error: str = ""
     #: The exception that it has failed with, last, and before it what that came from.
     raised: tuple[Raised, ...] = ()
+    #: Where it was suspended when it was let go, the innermost frame last.
+    stack: tuple[Frame, ...] = ()
 
     @property
     def label(self) -> str:
