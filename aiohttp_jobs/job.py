@@ -153,6 +153,15 @@ class Job(Generic[T_co]):
         return self._state is PENDING
 
     @property
+    def takes_slot(self) -> bool:
+        """Is it active, and takes one of its scheduler's slots?
+
+        Not if it was started outside of ``limit``, as an atomic handler is, nor while it
+        lends its slot because it waits for another job.
+        """
+        return self.active and not self._lends
+
+    @property
     def closed(self) -> bool:
         """Is it over, because it succeeded, failed or was cancelled?"""
         return self._state >= SUCCEEDED

@@ -40,7 +40,7 @@ class JobTracer:
     def job_running(self, job: Job[Any]) -> None:
         """Begin the span. The current one, of the job's context, is the spawner's."""
         attributes = _attributes(job)
-        if job._lends:  # it takes no slot: an atomic handler, not yet waiting for others
+        if not job.takes_slot:  # as an atomic handler; in its first step no job waits
             span = self._tracer.start_span(job.coro_name, attributes=attributes)
         else:
             spawner = trace.get_current_span().get_span_context()

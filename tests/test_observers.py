@@ -365,6 +365,7 @@ async def test_statistics_tell_slots_from_jobs_and_who_has_no_room() -> None:
         await settle()
         now = scheduler.statistics()
         assert (now.active, now.slots_taken) == (3, 1)
+        assert sum(job.takes_slot for job in scheduler) == 1
         assert (now.pending, now.callers_waiting) == (1, 1)
         await pending.close()
         assert scheduler.callers_waiting == 0
