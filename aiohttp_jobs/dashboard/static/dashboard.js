@@ -70,8 +70,8 @@ function update(html) {
   const { body } = new DOMParser().parseFromString(html, "text/html");
   // Who has answered stands elsewhere, and is another process after a restart.
   const process = body.querySelector("#process");
-  merge(document.getElementById("process"), process);
-  process.remove();
+  if (process) merge(document.getElementById("process"), process);
+  process?.remove();
   const fresh = live.cloneNode(false);
   fresh.append(...body.childNodes);
   const focused = live.contains(document.activeElement) ? document.activeElement : null;
