@@ -26,22 +26,23 @@ class _Shielded:
         report: called with its exception if there is nobody to raise it to.
     """
 
-    __slots__ = ("cancelled", "outers", "report", "timer")
+    __slots__ = ("_owed", "_report", "cancelled", "timer", "waiting")
 
     def __init__(self, report: Callable[[BaseException], None]) -> None:
-        self.report = report
-        # What its callers await; most often one has shielded it, once. After a failure:
-        # those told of it who have not yet come to collect it, until one has it.
-        self.outers: list[_Outer[Any]] = []
+        self._report = report
+        # What its callers wait for, in their order; most often there is one.
+        self.waiting: dict[_Outer[Any], None] = {}
+        # After a failure: how many were told and have not come to collect it; 0 for good
+        # when somebody has it. No more than their number, which keeps none of them alive.
+        self._owed = 0
         # The end of its time; None if it may take any.
         self.timer: asyncio.TimerHandle | None = None
         # Has closing cancelled it?
         self.cancelled = False
 
     def settle(self, inner: asyncio.Future[Any]) -> None:
-        """Tell the callers how it has ended."""
-        outers = [outer for outer in self.outers if not outer.cancelled()]
-        self.outers = []
+        """Tell those who wait how it has ended."""
+        outers, self.waiting = self.waiting, {}
         if inner.cancelled():
             for outer in outers:
                 outer.cancel()
@@ -49,18 +50,22 @@ class _Shielded:
             for outer in outers:
                 outer.set_result(inner.result())
         elif outers:
-            self.outers = outers
+            self._owed = len(outers)
             for outer in outers:
                 outer.set_exception(error)
         else:
-            self.report(error)
+            self._report(error)
 
-    def left(self, outer: _Outer[Any]) -> None:
-        """Note that its caller was cancelled, maybe in the turn of the failure."""
-        if outer in self.outers and outer.done() and not outer.cancelled():
-            self.outers.remove(outer)
-            if not self.outers and (error := outer.exception()) is not None:
-                self.report(error)
+    def received(self) -> None:
+        """Note that the failure has been raised to somebody."""
+        self._owed = 0
+
+    def missed(self, error: BaseException) -> None:
+        """Note that one who was told did not collect it, and report it if none did."""
+        if self._owed:
+            self._owed -= 1
+            if not self._owed:
+                self._report(error)
 
 
 class Shields:
@@ -90,7 +95,7 @@ class Shields:
             self._shielded[inner] = shielded
             inner.add_done_callback(partial(self._ended, scheduler, shielded))
         outer = _Outer[T](inner.get_loop(), shielded)
-        shielded.outers.append(outer)
+        shielded.waiting[outer] = None
         return outer
 
     def bound(
@@ -159,23 +164,39 @@ class _Outer(asyncio.Future[T]):
     """What the caller of a shield awaits: cancelling it leaves the inner one alone.
 
     Args:
-        shielded: the inner one, of which it is told.
+        shielded: the inner one, which tells this one.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, shielded: _Shielded) -> None:
         super().__init__(loop=loop)
         self._shielded = shielded
+        # How many await it just now: mostly its caller alone.
+        self._awaited = 0
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Wait no more; the inner one does not keep it."""
+        self._shielded.waiting.pop(self, None)
+        return super().cancel(msg)
 
     def __await__(self) -> Generator[Any, None, T]:
+        self._awaited += 1
         try:
             return (yield from super().__await__())
-        except asyncio.CancelledError:
-            # Its caller may have been cancelled in the very turn in which the failure
-            # arrived: asyncio would drop the failure.
-            self._shielded.left(self)
+        except BaseException as error:
+            self._note(error)
             raise
-        except BaseException:
-            self._shielded.outers = []  # somebody has it
-            raise
+        finally:
+            self._awaited -= 1
+            del self  # the exception's traceback shows this frame: break the cycle
 
     __iter__ = __await__
+
+    def _note(self, raised: BaseException) -> None:
+        """Tell the inner one what has come out of an await of this."""
+        failure = None if not self.done() or self.cancelled() else self.exception()
+        if failure is raised:
+            self._shielded.received()
+        elif failure is not None and self._awaited == 1:
+            # The caller was cancelled in the very turn in which the failure arrived:
+            # asyncio would drop it.
+            self._shielded.missed(failure)

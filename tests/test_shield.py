@@ -166,6 +166,79 @@ async def test_of_two_callers_some_are_cancelled_in_the_turn_of_the_failure(
     assert reports.messages == ([LOST] if stays is None else [])
 
 
+async def test_caller_that_is_closed_by_hand_keeps_no_other_waiting() -> None:
+    """R2: nor does it pass for one who has received what has not yet come."""
+    inner = asyncio.get_running_loop().create_future()
+
+    async def caller() -> Any:
+        return await scheduler.shield(inner)
+
+    async with Scheduler() as scheduler:
+        task = asyncio.create_task(caller())
+        await settle()
+        other = caller()
+        other.send(None)
+        other.close()
+        inner.set_result(1)
+        assert await task == 1
+
+
+async def test_one_who_awaits_it_is_cancelled_in_the_turn_of_the_failure() -> None:
+    """R2: the other one receives it, and nobody else."""
+    reports = Reports()
+    inner = asyncio.get_running_loop().create_future()
+
+    async def wait() -> None:
+        await outer
+
+    async with Scheduler(exception_handler=reports) as scheduler:
+        outer = scheduler.shield(inner)
+        first, second = asyncio.create_task(wait()), asyncio.create_task(wait())
+        await settle()
+        inner.add_done_callback(lambda inner: outer.done() and first.cancel())
+        inner.set_exception(Boom("boom"))
+        ends = await asyncio.gather(first, second, return_exceptions=True)
+    assert isinstance(ends[1], Boom)
+    assert reports.contexts == []
+
+
+async def test_caller_that_has_gone_is_forgotten_while_the_rest_goes_on() -> None:
+    """L4: what is shielded for long does not keep all who once waited for it."""
+    async with Scheduler() as scheduler:
+        inner = asyncio.get_running_loop().create_future()
+        gone = weakref.ref(scheduler.shield(inner))
+        outer = gone()
+        assert outer is not None
+        outer.cancel()
+        del outer
+        assert gone() is None
+        inner.set_result(None)
+
+
+async def test_failure_that_was_received_is_kept_by_nothing() -> None:
+    """L4: neither by a cycle that only the garbage collector would find."""
+    seen = list[weakref.ref[Boom]]()
+    go = asyncio.Event()
+
+    async def caller() -> None:
+        try:
+            await scheduler.shield(fail(go))
+        except Boom as error:
+            seen.append(weakref.ref(error))
+
+    async with Scheduler() as scheduler:
+        gc.disable()
+        try:
+            task = asyncio.create_task(caller())
+            await settle()
+            go.set()
+            await task
+            await settle()
+            assert [ref() for ref in seen] == [None]
+        finally:
+            gc.enable()
+
+
 def test_exception_handler_that_exits_keeps_no_close_waiting() -> None:
     """R6, E7: it is told that what was shielded did not end, and raises SystemExit."""
     go = asyncio.Event()
