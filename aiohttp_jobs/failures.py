@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
-__all__ = ("inside_of", "line_of", "texts_of", "type_name_of")
+__all__ = ("before", "inside_of", "line_of", "texts_of", "type_name_of")
 
 MOST_NOTES: Final = 5
+# Letters that are looked at for one line.
+MOST_OF_LINE: Final = 1000
 
 
 def line_of(error: BaseException) -> str:
@@ -22,14 +24,28 @@ def line_of(error: BaseException) -> str:
 
 
 def _line(error: BaseException) -> str:
-    name, message = type_name_of(error), _text(error).strip()
+    name, message = type_name_of(error), _text(error)[:MOST_OF_LINE].strip()
     return f"{name}: {message.splitlines()[0]}" if message else name
 
 
 def inside_of(error: BaseException) -> tuple[BaseException, ...]:
     """Return the exceptions in a group, as a TaskGroup raises; of others, nothing."""
-    group: Any = error
-    return group.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    is_group = issubclass(type(error), BaseExceptionGroup)
+    return _attribute(error, "exceptions") or () if is_group else ()
+
+
+def before(error: BaseException) -> tuple[BaseException | None, bool]:
+    """Return the exception that it came from, if any, and whether that was its cause.
+
+    If not its cause, it was what was being handled when this one was raised.
+    """
+    cause = _attribute(error, "__cause__")
+    if isinstance(cause, BaseException):
+        return cause, True
+    if _attribute(error, "__suppress_context__"):
+        return None, False
+    context = _attribute(error, "__context__")
+    return (context if isinstance(context, BaseException) else None), False
 
 
 def type_name_of(error: BaseException) -> str:
@@ -42,18 +58,27 @@ def type_name_of(error: BaseException) -> str:
 
 def texts_of(error: BaseException) -> list[str]:
     """Return its message, and the first of the notes that were added to it."""
-    try:
-        notes = getattr(error, "__notes__", None)
-    except Exception:
-        notes = None
+    notes = _attribute(error, "__notes__")
     texts = [_text(error)]
     if isinstance(notes, list):
         texts += map(_text, cast(list[object], notes)[:MOST_NOTES])
     return texts
 
 
+def _attribute(error: BaseException, name: str) -> Any:
+    """Read an attribute that a subclass may have made its own, and that may raise."""
+    try:
+        return getattr(error, name, None)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        return None
+
+
 def _text(value: object) -> str:
     try:
         return str(value)
-    except Exception:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
         return "(its text cannot be shown)"

@@ -75,12 +75,22 @@ class Observers:
                 raise
             except BaseException:
                 self.remove(observer)
-                logger.exception(
-                    "The observer %r failed in %s() and is told no more",
-                    observer,
-                    event,
-                    extra={"observer_method": event, **job_fields(job)},
-                )
+                _log(observer, event, job)
+
+
+def _log(observer: object, event: str, job: Job[Any]) -> None:
+    """Log that it raises. If its repr does so too, that is not the job's fault either."""
+    try:
+        logger.exception(
+            "The observer %r failed in %s() and is told no more",
+            observer,
+            event,
+            extra={"observer_method": event, **job_fields(job)},
+        )
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        logger.error("An observer failed in %s() and is told no more", event)
 
 
 def _method(observer: object, event: str) -> Callable[[Job[Any]], object] | None:

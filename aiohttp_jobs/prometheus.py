@@ -110,12 +110,12 @@ def jobs_collector(registry: CollectorRegistry | None = None) -> JobsCollector:
     collector = _collectors.get(registry)
     if collector is None:
         collector = JobsCollector()
-        registry.register(collector)
-        _collectors[registry] = collector
     else:
-        # Somebody may have taken it out. If not, the registry refuses its names.
-        with suppress(ValueError):
-            registry.register(collector)
+        # Is it there? Somebody may have taken it out, and no method tells.
+        with suppress(KeyError):
+            registry.unregister(collector)
+    registry.register(collector)
+    _collectors[registry] = collector
     return collector
 
 

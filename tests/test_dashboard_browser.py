@@ -54,6 +54,10 @@ async def by_path(request: web.Request) -> Access:
     return Access[request.path.split("/")[1].upper()]
 
 
+async def lead_to_log_in(request: web.Request) -> web.Response:
+    raise web.HTTPFound("/log-in")
+
+
 async def log_in(request: web.Request) -> web.Response:
     return web.Response(text="Who are you?", content_type="text/html")
 
@@ -64,7 +68,8 @@ async def server() -> AsyncIterator[TestServer]:
     scheduler = setup(app, limit=2, exception_handler=Reports())
     for access in Access:
         setup_dashboard(app, f"/{access.name.lower()}", authorize=by_path)
-    app.router.add_post("/log-in", log_in)
+    app.router.add_post("/logged-out/cancel", lead_to_log_in)
+    app.router.add_get("/log-in", log_in)
     server = TestServer(app, host="127.0.0.1")
     async with server:
         yield server
@@ -150,10 +155,10 @@ async def test_job_that_is_not_cancelled_is_not_said_to_be(
     page = await visit("/manage/")
     await expect_live(page)
     await page.get_by_role("button", name="Pause").click()
-    await page.evaluate("for (const f of document.forms) f.action = '/log-in'")
+    await page.evaluate("for (const f of document.forms) f.action = '/logged-out/cancel'")
     await page.get_by_role("button", name="Cancel").click()
     status = page.get_by_role("status")
-    await expect(status).to_have_text("The job could not be cancelled")
+    await expect(status).to_have_text("The job: could not be cancelled")
     assert job.active
 
 

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from aiohttp_jobs.failures import line_of, texts_of, type_name_of
+from aiohttp_jobs.failures import before, line_of, texts_of, type_name_of
 from tests.work import Boom
 
 
 class Unprintable(Exception):
     def __str__(self) -> str:
         raise Boom("no text")
+
+
+class Cancelling(Exception):
+    """Not even an Exception comes out of it."""
+
+    def __str__(self) -> str:
+        raise asyncio.CancelledError
+
+
+class BrokenGroup(ExceptionGroup[Exception]):
+    @property
+    def exceptions(self) -> Any:
+        raise Boom("no parts")
+
+
+class BrokenCause(Exception):
+    @property
+    def __cause__(self) -> Any:  # type: ignore[override]
+        raise Boom("no cause")
 
 
 class Main(Exception):
@@ -37,6 +57,15 @@ class Main(Exception):
             Unprintable(),
             "tests.test_failures.Unprintable: (its text cannot be shown)",
         ),
+        (
+            Cancelling(),
+            "tests.test_failures.Cancelling: (its text cannot be shown)",
+        ),
+        (
+            BrokenGroup("broken", [Boom()]),
+            "tests.test_failures.BrokenGroup: broken (1 sub-exception)",
+        ),
+        (Boom("x" * 10**8 + "\n"), "tests.work.Boom: " + "x" * 1000),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
@@ -67,6 +96,19 @@ def test_texts_are_the_message_and_the_notes() -> None:
     for number in range(100):
         error.add_note(str(number))
     assert texts_of(error) == ["a\nb", "order 3", "0", "1", "2", "3"]
+
+
+def test_what_it_came_from_is_its_cause_or_else_its_context() -> None:
+    """As a traceback has it; whatever the attributes are."""
+    first, second = Boom(1), Boom(2)
+    assert before(first) == (None, False)
+    first.__context__ = second
+    assert before(first) == (second, False)
+    first.__suppress_context__ = True
+    assert before(first) == (None, False)
+    first.__cause__ = second
+    assert before(first) == (second, True)
+    assert before(BrokenCause()) == (None, False)
 
 
 class BrokenNotes(Exception):

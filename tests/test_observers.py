@@ -349,6 +349,29 @@ async def test_statistics_count_everything_once() -> None:
     await asyncio.wait([shielded])
 
 
+async def test_neither_observer_nor_failure_can_be_told_of_and_no_job_is_harmed(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R2, R5: the failure is reported, and the next job starts."""
+
+    class Hostile:
+        def job_closed(self, job: Job[Any]) -> None:
+            raise Boom
+
+        def __repr__(self) -> str:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    reports = Reports()
+    scheduler = Scheduler(limit=1, exception_handler=reports, observers=[Hostile()])
+    await scheduler.spawn(fail())
+    last = await scheduler.spawn(give("next"))
+    assert await last == "next"
+    assert reports.messages == ["Job processing failed"]
+    assert "An observer failed in job_closed() and is told no more" in caplog.text
+    await scheduler.close()
+
+
 async def test_statistics_tell_slots_from_jobs_and_who_has_no_room() -> None:
     """L2, W5: an active job may take no slot, or lend its own."""
     go = asyncio.Event()

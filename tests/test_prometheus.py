@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge, generate_latest
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
@@ -194,6 +194,10 @@ async def test_collector_that_was_taken_out_is_put_back(
     async with Scheduler(limit=1) as scheduler:
         jobs_collector(registry).add(scheduler)
         assert read(registry)["aiohttp_jobs_limit", "default"] == 1
+    registry.unregister(jobs_collector(registry))
+    Gauge("aiohttp_jobs_limit", "of somebody else", registry=registry)
+    with pytest.raises(ValueError, match="Duplicated"):
+        jobs_collector(registry)
 
 
 async def test_name_or_scheduler_twice_in_a_registry_is_refused(

@@ -13,7 +13,7 @@ from aiohttp_jobs.job import CANCELLED, LET_GO, SUCCEEDED, Job
 from aiohttp_jobs.stack import stack_of
 from aiohttp_jobs.statistics import Statistics
 
-from .record import MOST_LETTERS, Record, cut, error_line, raised_by
+from .record import MOST_FRAMES, MOST_LETTERS, Record, cut, error_line, raised_by
 from .words import frames_of, where
 
 __all__ = ("History", "Point")
@@ -93,7 +93,8 @@ class History:
         raw = raw[: -len(_NO_FAILURE)]
         if state is LET_GO:
             stack = frames_of(stack_of(coro))  # of what it goes on with, unwatched
-            self._failures.append((*raw, f"still at {where(stack)}", (), tuple(stack)))
+            innermost = tuple(stack[-MOST_FRAMES:])
+            self._failures.append((*raw, f"still at {where(stack)}", (), innermost))
         else:
             error = job.exception()
             self._failures.append((*raw, error_line(error), raised_by(error), ()))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from aiohttp_jobs.failures import inside_of, line_of, texts_of, type_name_of
+from aiohttp_jobs.failures import before, inside_of, line_of, texts_of, type_name_of
 from aiohttp_jobs.job import JobState
 
 __all__ = ("MOST_LETTERS", "Frame", "Raised", "Record", "cut", "error_line", "raised_by")
@@ -78,36 +78,47 @@ def raised_by(exception: BaseException | None) -> tuple[Raised, ...]:
     Only names and line numbers are taken; the lines themselves are read when somebody
     looks at them.
     """
-    story: list[Raised] = []
-    seen: set[int] = set()
+    story = _Story()
+    # None is the only one: an exception may be false, as all that has a length.
+    if exception is not None:
+        story.add(exception, "", 1)
+    return tuple(story.told)
 
-    def tell(exception: BaseException | None, link: str, depth: int) -> bool:
-        """Add it, after what led to it. The link is for the first that is added."""
-        # None is the only one: an exception may be false, as all that has a length.
-        if exception is None or id(exception) in seen:
+
+class _Story:
+    """What was raised, in the order in which it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Raised] = []
+        self._seen: set[int] = set()
+
+    def add(self, exception: BaseException, link: str, depth: int) -> bool:
+        """Add an exception, after what led to it; was there room for it?
+
+        Args:
+            link: how the first that is added came about.
+            depth: how many exceptions stand between this and the one that is told of.
+        """
+        if id(exception) in self._seen or len(self._seen) == MOST_RAISED:
             return False
-        if depth > MOST_CAUSES or len(seen) == MOST_RAISED:
+        if depth > MOST_CAUSES:
             return False
-        seen.add(id(exception))
+        self._seen.add(id(exception))
         inside = inside_of(exception)
-        before, came = exception.__cause__, "This was the cause of"
-        if before is None and not exception.__suppress_context__:
-            before, came = exception.__context__, "While this was handled, came"
-        if tell(before, link, depth + 1):
-            link = f"{came} a group with:" if inside else f"{came}:"
-        told = len(story)
+        earlier, is_cause = before(exception)
+        if earlier is not None and self.add(earlier, link, depth + 1):
+            link = "This was the cause of" if is_cause else "While this was handled, came"
+            link += " a group with:" if inside else ":"
+        told = len(self.told)
         for part in inside:
-            if tell(part, link, depth + 1):
+            if self.add(part, link, depth + 1):
                 link = "In the same group was:"
-        if len(story) > told:
+        if len(self.told) > told:
             link = "This was in the group:"
         text = "\n".join(cut(text, MOST_OF_TEXT) for text in texts_of(exception))
         frames = tuple(_frames(exception))
-        story.append(Raised(cut(type_name_of(exception)), text, frames, link))
+        self.told.append(Raised(cut(type_name_of(exception)), text, frames, link))
         return True
-
-    tell(exception, "", 1)
-    return tuple(story)
 
 
 def _frames(exception: BaseException) -> Iterator[Frame]:

@@ -120,14 +120,17 @@ function merge(old, fresh) {
 live.addEventListener("submit", async (event) => {
   const form = event.target;
   event.preventDefault();
-  let word = null;
+  let words = "could not be cancelled";
   try {
-    // The answer is the job's page, or that of a log-in or an error.
     const response = await fetch(form.action, { method: "POST" });
-    const page = new DOMParser().parseFromString(await response.text(), "text/html");
-    word = page.querySelector(".facts .word");
+    // It led to the job's page, and not to a log-in. Behind a proxy another process may
+    // have answered that, which does not know the job.
+    if (response.url === form.action.replace(/\/cancel$/, "")) {
+      const page = new DOMParser().parseFromString(await response.text(), "text/html");
+      words = page.querySelector(".facts .word")?.textContent ?? "being cancelled";
+    }
   } catch {}
-  answer(word ? `The job: ${word.textContent}` : "The job could not be cancelled");
+  answer(`The job: ${words}`);
 });
 
 pauseButton.hidden = false;
