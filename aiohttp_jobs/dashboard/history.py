@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, takewhile
+from itertools import chain, starmap, takewhile
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
@@ -44,11 +44,9 @@ class Point:
         return self.succeeded + self.failed + self.cancelled
 
 
-# The fields of a record. A plain tuple is quicker still, and few are ever looked at.
+# The fields of a record, or the first ones: quicker to make, and few are looked at.
 _Raw: TypeAlias = tuple[Any, ...]
 _closed_at: Final = itemgetter(Record._fields.index("closed_at"))
-# Its last fields, of one that has not failed.
-_NO_FAILURE: Final = ("", (), ())
 
 
 class History:
@@ -85,13 +83,10 @@ class History:
             job._spawned_at,
             job._started_at,
             job._closed_at,
-            *_NO_FAILURE,
         )
         if state is SUCCEEDED or state is CANCELLED:
             self._keep(raw)
-            return
-        raw = raw[: -len(_NO_FAILURE)]
-        if state is LET_GO:
+        elif state is LET_GO:
             stack = frames_of(stack_of(coro))  # of what it goes on with, unwatched
             innermost = tuple(stack[-MOST_FRAMES:])
             self._failures.append((*raw, f"still at {where(stack)}", (), innermost))
@@ -127,7 +122,7 @@ class History:
     def records(self) -> Iterator[Record]:
         """Go over what is remembered, the latest end first."""
         ends = sorted(chain(self._ends, self._failures), key=_closed_at, reverse=True)
-        return map(Record._make, ends)
+        return starmap(Record, ends)
 
     def find(self, job_id: int) -> Record | None:
         """The record of this job, if it is remembered."""

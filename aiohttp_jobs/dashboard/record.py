@@ -39,7 +39,7 @@ class Raised:
 
 
 class Record(NamedTuple):
-    """A job that is over. A tuple, because it costs every job less to make one."""
+    """A job that is over. A tuple, as each look at the page makes a thousand."""
 
     id: int
     state: JobState
