@@ -481,7 +481,7 @@ async def test_filters_leave_out_what_does_not_fit(start: Start) -> None:
     scheduler, go = scheduler_of(client), asyncio.Event()
     for number in range(30):
         await scheduler.spawn(nothing(), f"mail {number}")
-    await scheduler.spawn(fail(), origin="POST /Orders")
+    failed = await scheduler.spawn(fail(), origin="POST /Orders")
     await scheduler.drain()
     await scheduler.spawn(wait_for(go), "import")
     assert len(rows(await get(client, "/jobs/"), "recent")) == 25
@@ -490,7 +490,9 @@ async def test_filters_leave_out_what_does_not_fit(start: Start) -> None:
     assert 'href="./?search=MAIL&amp;recent=2#recent"' in page
     assert len(rows(await get(client, "/jobs/?search=mail&recent=2"), "recent")) == 5
     assert len(rows(await get(client, "/jobs/?recent=99"), "recent")) == 6
-    for query in ("search=orders", "search=boom", "name=fail", "outcome=failed"):
+    by_number = f"search={failed.id}"
+    searches = (by_number, "search=orders", "search=boom", "name=fail")
+    for query in (*searches, "outcome=failed"):
         (row,) = rows(await get(client, f"/jobs/?{query}"), "recent")
         assert row.startswith("fail POST /Orders failed")
     everything = rows(await get(client, "/jobs/?outcome=nonsense&recent=x"), "recent")

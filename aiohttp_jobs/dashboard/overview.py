@@ -75,10 +75,10 @@ class Query:
         return bool(self.search or self.name or self.outcome)
 
     def takes(self, job: Job[Any] | Record) -> bool:
-        """Has this job the name, and what is searched for in any of its words?"""
+        """Has this job the name, and is it, or one of its words, searched for?"""
         if self.name and self.name not in (job.coro_name, job.label):
             return False
-        if not self.search:
+        if not self.search or self.search == str(job.id):
             return True
         words = [job.label, job.coro_name, job.origin or ""]
         if isinstance(job, Record):
