@@ -269,7 +269,8 @@ class Job(Generic[T_co]):
             Cancelling the waiter leaves the job alone, and the timeout is forgotten.
         """
         try:
-            check_seconds("timeout", timeout)
+            if timeout is not None:
+                check_seconds("timeout", timeout)
             if (scheduler := self._scheduler) is not None:
                 scheduler._check_loop()
                 self._refuse_itself("wait for")

@@ -261,8 +261,11 @@ class Slots:
         pending = self._pending
         if pending.queue or pending.callers:
             self._fill()
-        # Is this nearly the last? (Nobody waits for it with more than these active.)
-        if len(self._active) - len(self._at_once) <= len(self._drainers.waiting):
+        # Is this nearly the last? (Nobody waits for it with more than these active, and
+        # nobody at all while the scheduler is open.)
+        if self._state is not OPEN and (
+            len(self._active) - len(self._at_once) <= len(self._drainers.waiting)
+        ):
             self._check_idle()
         # Last of all: the exception handler may raise SystemExit.
         try:
