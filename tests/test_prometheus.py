@@ -24,6 +24,18 @@ from tests.work import Reports, fail, nothing, stubborn, wait_for
 Start = Callable[..., Awaitable[Any]]
 Samples = dict[tuple[str, ...], float]
 
+# All metrics, with the types by which Prometheus knows them.
+TYPES = {
+    "aiohttp_jobs_active": "gauge",
+    "aiohttp_jobs_pending": "gauge",
+    "aiohttp_jobs_slots_taken": "gauge",
+    "aiohttp_jobs_callers_waiting": "gauge",
+    "aiohttp_jobs_limit": "gauge",
+    "aiohttp_jobs_jobs": "counter",
+    "aiohttp_jobs_wait_seconds": "histogram",
+    "aiohttp_jobs_run_seconds": "histogram",
+}
+
 
 def samples(text: str) -> Samples:
     """The samples of this package, by metric and values of labels."""
@@ -292,16 +304,7 @@ async def test_openmetrics_is_served_to_who_asks_for_it(
     assert response.headers["Content-Encoding"] in {"gzip", "deflate"}
     text = await response.text()
     families = {f.name: f for f in parse_openmetrics(text)}  # type: ignore[no-untyped-call]
-    assert {name: family.type for name, family in families.items()} == {
-        "aiohttp_jobs_active": "gauge",
-        "aiohttp_jobs_pending": "gauge",
-        "aiohttp_jobs_slots_taken": "gauge",
-        "aiohttp_jobs_callers_waiting": "gauge",
-        "aiohttp_jobs_limit": "gauge",
-        "aiohttp_jobs_jobs": "counter",
-        "aiohttp_jobs_wait_seconds": "histogram",
-        "aiohttp_jobs_run_seconds": "histogram",
-    }
+    assert {name: family.type for name, family in families.items()} == TYPES
 
 
 async def test_global_registry_is_left_at_clean_up(

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from aiohttp_jobs import SCHEDULER, setup
 from aiohttp_jobs.prometheus import jobs_collector, setup_metrics
+from tests.test_prometheus import TYPES
 from tests.work import Reports, fail, nothing
 
 CONFIG = """
@@ -130,16 +131,7 @@ async def test_prometheus_scrapes_an_application(tmp_path: Path) -> None:
             m["metric"]: m["type"]
             for m in known
             if m["metric"].startswith("aiohttp_jobs")
-        } == {
-            "aiohttp_jobs_active": "gauge",
-            "aiohttp_jobs_pending": "gauge",
-            "aiohttp_jobs_slots_taken": "gauge",
-            "aiohttp_jobs_callers_waiting": "gauge",
-            "aiohttp_jobs_limit": "gauge",
-            "aiohttp_jobs_jobs": "counter",
-            "aiohttp_jobs_wait_seconds": "histogram",
-            "aiohttp_jobs_run_seconds": "histogram",
-        }
+        } == TYPES
     await runner.cleanup()
 
 
