@@ -75,8 +75,9 @@ class Shields:
 
     def __init__(self) -> None:
         self._shielded: dict[asyncio.Future[Any], _Shielded] = {}
-        # Held so that they are not collected while they run.
-        self._strays: set[asyncio.Future[Any]] = set()
+        # Held so that they are not collected while they run, and for who shields them
+        # again: one failure is told once, whoever has waited for it.
+        self._strays: dict[asyncio.Future[Any], _Shielded] = {}
 
     def __len__(self) -> int:
         return len(self._shielded)
@@ -89,11 +90,11 @@ class Shields:
 
     def add(self, scheduler: Scheduler, inner: asyncio.Future[T]) -> asyncio.Future[T]:
         """Shield `inner`, which is not done; return what its caller awaits."""
-        shielded = self._shielded.get(inner)
+        shielded = self._shielded.get(inner) or self._strays.pop(inner, None)
         if shielded is None:
             shielded = _Shielded(partial(_lost, scheduler, inner))
-            self._shielded[inner] = shielded
-            inner.add_done_callback(partial(self._ended, scheduler, shielded))
+            inner.add_done_callback(partial(self._ended, scheduler))
+        self._shielded[inner] = shielded
         outer = _Outer[T](inner.get_loop(), shielded)
         shielded.waiting[outer] = None
         return outer
@@ -121,21 +122,19 @@ class Shields:
         self.bound(scheduler, inner, grace)
         return inner.cancel()
 
-    def _ended(
-        self, scheduler: Scheduler, shielded: _Shielded, inner: asyncio.Future[Any]
-    ) -> None:
+    def _ended(self, scheduler: Scheduler, inner: asyncio.Future[Any]) -> None:
         """One callback for callers and books: whoever sees it end, sees it told."""
-        self._strays.discard(inner)
-        if self._shielded.get(inner) is shielded:
-            del self._shielded[inner]
+        shielded = self._strays.pop(inner, None)
+        if shielded is None:
+            shielded = self._shielded.pop(inner)
             if shielded.timer is not None:
                 shielded.timer.cancel()
             scheduler._check_idle()
         shielded.settle(inner)
 
     def _let_go(self, scheduler: Scheduler, inner: asyncio.Future[Any]) -> None:
-        del self._shielded[inner]
-        self._strays.add(inner)
+        shielded = self._strays[inner] = self._shielded.pop(inner)
+        shielded.timer = None
         try:
             scheduler.call_exception_handler(
                 {

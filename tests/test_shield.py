@@ -385,6 +385,34 @@ async def test_what_clean_up_shields_late_does_not_hold_the_close_up() -> None:
     assert len(reports.messages) == 2
 
 
+async def test_what_was_let_go_may_be_shielded_again_and_fails_to_that_caller() -> None:
+    """R2, E0: by clean-up, which then has it; and nobody else is told."""
+    go, reports = asyncio.Event(), Reports()
+
+    async def overtime() -> None:
+        await stubborn(go)
+        raise Boom("boom")
+
+    async def closes() -> None:
+        inner = asyncio.create_task(overtime())
+        scheduler.shield(inner).cancel()
+        await settle()
+        await scheduler.close()
+        await later(1)
+        assert inner not in scheduler._shields
+        outer = scheduler.shield(inner)
+        assert inner in scheduler._shields
+        go.set()
+        with pytest.raises(Boom):
+            await outer
+
+    scheduler = Scheduler(close_timeout=1, exception_handler=reports)
+    await (await scheduler.spawn(closes()))
+    assert reports.messages == ["Shielded awaitable closing timed out"]
+    assert len(scheduler._shields) == 0
+    await scheduler.close()
+
+
 async def test_job_that_closes_may_shield_afterwards() -> None:
     """E3: the job that a close spares may protect what it does, for close_timeout."""
     log, reports = list[str](), Reports()
