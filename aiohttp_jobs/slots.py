@@ -147,6 +147,8 @@ class Slots:
             for _ in range(BATCH):
                 if self._state >= CLOSING:
                     return  # looked at anew: an eager job may have closed it just now
+                # Held jobs that fill the room keep nobody from a free slot. (So there is
+                # one too many pending if the slot is reclaimed before the caller has it.)
                 if pending.callers and (
                     not pending.is_full() or (self._free > 0 and not pending.queue)
                 ):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, make_mocked_request
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, ConsoleMessage, Page, expect
 
 from aiohttp_jobs import SCHEDULER, Scheduler, setup
 from aiohttp_jobs.dashboard import Access, setup_dashboard, stream
@@ -84,13 +84,18 @@ def scheduler(server: TestServer) -> Scheduler:
 
 @pytest.fixture
 async def visit(browser: Browser, server: TestServer) -> AsyncIterator[Visit]:
-    """Open a page. In the end the browser must not have complained."""
+    """Open a page. In the end the browser must not have complained, but as expected."""
     complaints: list[str] = []
 
-    async def visit(path: str, **options: Any) -> Page:
+    async def visit(path: str, expects: str = "", **options: Any) -> Page:
         page = await browser.new_page(base_url=str(server.make_url("/")), **options)
         page.set_default_timeout(TIMEOUT)
-        page.on("console", lambda message: complaints.append(message.text))
+
+        def complain(message: ConsoleMessage) -> None:
+            if not expects or expects not in message.text:
+                complaints.append(message.text)
+
+        page.on("console", complain)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         await page.goto(path)
         return page
@@ -160,6 +165,20 @@ async def test_job_that_is_not_cancelled_is_not_said_to_be(
     status = page.get_by_role("status")
     await expect(status).to_have_text("The job: could not be cancelled")
     assert job.active
+
+
+async def test_another_process_answers_for_the_cancelled_job(
+    visit: Visit, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a proxy: it does not know the job's page, but the job is cancelled."""
+    job = await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
+    page = await visit("/manage/", expects="404")
+    await expect_live(page)
+    monkeypatch.setattr("aiohttp_jobs.dashboard.views.find", lambda *arguments: None)
+    await page.get_by_role("button", name="Cancel").click()
+    status = page.get_by_role("status")
+    await expect(status).to_have_text("The job: being cancelled")
+    assert job.closed
 
 
 async def test_another_process_answers_the_page_says_which(
