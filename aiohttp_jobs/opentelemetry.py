@@ -17,8 +17,8 @@ from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
 
-from .failures import line_of, texts_of, type_name_of
-from .job import LET_GO, Job
+from .core.failures import line_of, texts_of, type_name_of
+from .core.job import LET_GO, Job
 
 __all__ = ("JobTracer",)
 

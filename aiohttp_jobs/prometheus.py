@@ -24,9 +24,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from .job import CANCELLED, FAILED, LET_GO, SUCCEEDED, Job, JobState
-from .scheduler import Scheduler
-from .web import SCHEDULER
+from .core.job import CANCELLED, FAILED, LET_GO, SUCCEEDED, Job, JobState
+from .core.scheduler import Scheduler
+from .web.request import SCHEDULER
 
 __all__ = ("JobsCollector", "jobs_collector", "setup_metrics")
 

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from aiohttp_jobs import Job, JobCancelled, JobsError, Scheduler
-from aiohttp_jobs.job import CANCELLED, FAILED, LET_GO, SUCCEEDED
-from aiohttp_jobs.scheduler import SchedulerState
+from aiohttp_jobs.core.job import CANCELLED, FAILED, LET_GO, SUCCEEDED
+from aiohttp_jobs.core.scheduler import SchedulerState
 from tests.loops import VirtualLoop
 from tests.model import LEAVES, Call, Give, Manner, Order, Watched, Work, spawner
 

@@ -18,7 +18,7 @@ from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Handler
 
 from aiohttp_jobs import Scheduler
-from aiohttp_jobs.scheduler import SchedulerState
+from aiohttp_jobs.core.scheduler import SchedulerState
 
 __all__ = (
     "Answer",

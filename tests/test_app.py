@@ -20,7 +20,7 @@ from aiohttp_jobs import (
     shield,
     spawn,
 )
-from aiohttp_jobs.scheduler import SchedulerState
+from aiohttp_jobs.core.scheduler import SchedulerState
 from tests.clients import (
     Failures,
     Gate,

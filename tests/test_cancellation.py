@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from aiohttp_jobs import Job, JobCancelled, Scheduler, SchedulerFull, atomic, setup, spawn
-from aiohttp_jobs.scheduler import SchedulerState
+from aiohttp_jobs.core.scheduler import SchedulerState
 from tests.interrupt import Interrupt, interrupted
 from tests.loops import later, settle
 from tests.work import Boom, Reports, fail, give, nothing, stubborn, wait_for

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from aiohttp_jobs import JobCancelled, Scheduler, SchedulerClosed
-from aiohttp_jobs.closing import BATCH
-from aiohttp_jobs.scheduler import SchedulerState
+from aiohttp_jobs.core.closing import BATCH
+from aiohttp_jobs.core.scheduler import SchedulerState
 from tests.loops import later, settle
 from tests.work import Boom, Reports, fail, give, nothing, stubborn, wait_for
 

@@ -15,9 +15,9 @@ from aiohttp.test_utils import TestServer, make_mocked_request
 from playwright.async_api import Browser, ConsoleMessage, Page, expect
 
 from aiohttp_jobs import SCHEDULER, Scheduler, setup
+from aiohttp_jobs.core.scheduler import SchedulerState
 from aiohttp_jobs.dashboard import Access, setup_dashboard, stream
 from aiohttp_jobs.dashboard.views import process_name
-from aiohttp_jobs.scheduler import SchedulerState
 
 from .test_demo_browser import TIMEOUT, browser, expect_to_fit
 from .work import Reports, fail, nothing, wait_for

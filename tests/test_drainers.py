@@ -9,7 +9,7 @@ import math
 import pytest
 
 from aiohttp_jobs import JobCancelled, Scheduler
-from aiohttp_jobs.scheduler import SchedulerState
+from aiohttp_jobs.core.scheduler import SchedulerState
 from tests.loops import later, settle
 from tests.work import Boom, Reports, fail, give, nothing, stubborn, wait_for
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiohttp_jobs.failures import before, line_of, texts_of, type_name_of
+from aiohttp_jobs.core.failures import before, line_of, texts_of, type_name_of
 from tests.work import Boom
 
 

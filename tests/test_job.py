@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aiohttp_jobs import Job, JobCancelled, Scheduler
-from aiohttp_jobs.job import JobState
+from aiohttp_jobs.core.job import JobState
 from tests.loops import is_missing, later, make_loop, settle
 from tests.work import Boom, Reports, fail, give, stubborn, wait_for
 

@@ -23,26 +23,26 @@ PACKAGE = Path(aiohttp_jobs.__file__).parent
 
 # From the bottom to the top; a module imports from lower lines only.
 CORE = (
-    "errors",
-    "checks",
-    "failures",
-    "stack",
-    "job",
-    "pending",
-    "shield",
-    "closing",
-    "drainers",
-    "logs",
-    "observers",
-    "slots",
-    "statistics",
-    "scheduler",
+    "core.errors",
+    "core.checks",
+    "core.failures",
+    "core.stack",
+    "core.job",
+    "core.pending",
+    "core.shield",
+    "core.closing",
+    "core.drainers",
+    "core.logs",
+    "core.observers",
+    "core.slots",
+    "core.statistics",
+    "core.scheduler",
 )
 AIOHTTP_LAYER = (
-    "web",
-    "atomic",
-    "middleware",
-    "app",
+    "web.request",
+    "web.atomic",
+    "web.middleware",
+    "web.setup",
 )
 # On top, imported by nothing else: each needs the package of its extra.
 EXTRAS = {
@@ -51,21 +51,21 @@ EXTRAS = {
 }
 # An extra that is a package: its own modules, from the bottom to the top.
 DASHBOARD = (
-    "access",
-    "record",
-    "words",
-    "history",
-    "charts",
-    "details",
-    "overview",
-    "stream",
-    "views",
-    "app",
-    "__init__",
+    "dashboard.access",
+    "dashboard.record",
+    "dashboard.words",
+    "dashboard.history",
+    "dashboard.charts",
+    "dashboard.details",
+    "dashboard.overview",
+    "dashboard.stream",
+    "dashboard.views",
+    "dashboard.app",
+    "dashboard",
 )
 # What comes with its extra.
 DASHBOARD_NEEDS = {"aiohttp", "aiohttp_jinja2", "jinja2", "markupsafe"}
-LAYERS = (*CORE, *AIOHTTP_LAYER, "__init__", *EXTRAS)
+LAYERS = ("core", *CORE, "web", *AIOHTTP_LAYER, *EXTRAS, *DASHBOARD, "")
 
 # Where aiohttp keeps what everybody may use.
 PUBLIC_MODULES = {"aiohttp", "aiohttp.hdrs", "aiohttp.typedefs", "aiohttp.web"}
@@ -75,69 +75,80 @@ modules = pytest.mark.parametrize("module", LAYERS)
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module; those of the package by their own name, with a dot before."""
+    """One imported module; those of the package by their own name, after a dot."""
 
     module: str
     names: tuple[str, ...]
     for_types_only: bool
 
 
+def path_of(module: str) -> Path:
+    path = PACKAGE.joinpath(*module.split(".")) if module else PACKAGE
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
 @functools.cache
 def tree_of(module: str) -> ast.Module:
-    return ast.parse((PACKAGE / f"{module}.py").read_text())
+    return ast.parse(path_of(module).read_text())
 
 
 def imports(module: str) -> list[Import]:
-    return list(_imports(tree_of(module), False))
+    path = path_of(module).relative_to(PACKAGE)
+    return list(_imports(tree_of(module), path.parent.parts, False))
 
 
-def _imports(node: ast.AST, for_types_only: bool) -> Iterator[Import]:
+def _imports(
+    node: ast.AST, folder: tuple[str, ...], for_types_only: bool
+) -> Iterator[Import]:
     if isinstance(node, ast.Import):
         for alias in node.names:
             yield Import(alias.name, (), for_types_only)
     elif isinstance(node, ast.ImportFrom):
         names = tuple(alias.name for alias in node.names)
-        if node.level and node.module is None:
-            for name in names:
-                yield Import(f".{name}", (), for_types_only)
-        else:
-            yield Import("." * node.level + (node.module or ""), names, for_types_only)
+        module = node.module or ""
+        if node.level:
+            base = folder[: len(folder) - node.level + 1]
+            module = ".".join(["", *base, *([module] if module else [])])
+        elif module.partition(".")[0] == "aiohttp_jobs":
+            module = module.removeprefix("aiohttp_jobs") or "."
+        if module.removeprefix(".") in LAYERS and path_of(module[1:]).stem == "__init__":
+            inside = [name for name in names if f"{module}.{name}"[1:] in LAYERS]
+            for name in inside:
+                yield Import(f"{module}.{name}", (), for_types_only)
+            names = tuple(name for name in names if name not in inside)
+            if inside and not names:
+                return
+        yield Import(module, names, for_types_only)
     elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
         for statement in node.body:
-            yield from _imports(statement, True)
+            yield from _imports(statement, folder, True)
         for statement in node.orelse:
-            yield from _imports(statement, for_types_only)
+            yield from _imports(statement, folder, for_types_only)
     else:
         for child in ast.iter_child_nodes(node):
-            yield from _imports(child, for_types_only)
+            yield from _imports(child, folder, for_types_only)
 
 
 def test_every_module_has_its_layer() -> None:
     """A new module has to be given its place in the table above, and an old one stays in
     it no longer than it is there."""
-    assert sorted(path.stem for path in PACKAGE.glob("*.py")) == sorted(LAYERS)
-    below = {path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE}
-    assert below == {PACKAGE / "dashboard" / f"{name}.py" for name in DASHBOARD}
+    assert set(PACKAGE.rglob("*.py")) == {path_of(module) for module in LAYERS}
 
 
 def test_map_of_the_package_names_the_modules_in_this_order() -> None:
     """The comment at the top of the package is the map for newcomers."""
     text = (PACKAGE / "__init__.py").read_text()
-    assert tuple(re.findall(r"(?m)^#   (\w+)\.py  ", text)) == (
-        *CORE,
-        *AIOHTTP_LAYER,
-        *EXTRAS,
-    )
+    named = re.findall(r"(?m)^#   ([\w/]+)\.py  ", text)
+    assert named == [name.replace(".", "/") for name in (*CORE, *AIOHTTP_LAYER, *EXTRAS)]
 
 
 @modules
 def test_imports_from_the_package_point_down(module: str) -> None:
-    """No module imports one that is above it, nor one by an absolute name."""
+    """No module imports one that is above it, not even for type checkers."""
     lower = {f".{name}" for name in LAYERS[: LAYERS.index(module)]}
     inside = {each for each in imports(module) if each.module.startswith(".")}
     assert {each.module for each in inside if not each.for_types_only} <= lower
     assert {each.module for each in inside} <= {f".{name}" for name in LAYERS}
-    assert "aiohttp_jobs" not in {each.module for each in imports(module)}
 
 
 @pytest.mark.parametrize("module", CORE)
@@ -169,18 +180,11 @@ def test_extra_needs_one_package_more(module: str, package: str) -> None:
 
 
 @pytest.mark.parametrize("module", DASHBOARD)
-def test_imports_of_the_dashboard_point_down(module: str) -> None:
-    """Inside of it, and from it to the core and the aiohttp layer."""
-    needed = imports(f"dashboard/{module}")
-    lower = {f".{name}" for name in DASHBOARD[: DASHBOARD.index(module)]}
-    inside = {each.module for each in needed if each.module.startswith(".")}
-    assert inside <= lower
-    for each in needed:
-        if each.module.partition(".")[0] == "aiohttp_jobs":
-            assert each.module.removeprefix("aiohttp_jobs.") in (*CORE, *AIOHTTP_LAYER)
-        elif not each.module.startswith("."):
-            top = each.module.partition(".")[0]
-            assert top in DASHBOARD_NEEDS | sys.stdlib_module_names
+def test_dashboard_needs_what_comes_with_its_extra(module: str) -> None:
+    """And the core and the aiohttp layer of the package."""
+    outside = {each.module for each in imports(module) if each.module[0] != "."}
+    top_level = {name.partition(".")[0] for name in outside}
+    assert top_level <= DASHBOARD_NEEDS | sys.stdlib_module_names
 
 
 # -- nothing private of aiohttp ---------------------------------------------------------

@@ -93,7 +93,7 @@ class Model(RuleBasedStateMachine):
         self.while_it_lives = contextlib.ExitStack()
         self.while_it_lives.enter_context(self.books.recording())
         for module in ("closing", "slots"):
-            patch = mock.patch(f"aiohttp_jobs.{module}.BATCH", batch)
+            patch = mock.patch(f"aiohttp_jobs.core.{module}.BATCH", batch)
             self.while_it_lives.enter_context(patch)
 
     def teardown(self) -> None:

@@ -198,7 +198,7 @@ async def test_span_tells_of_its_job(
 ) -> None:
     """By the conventions where there are some; how long it was pending, too."""
     clock, go = [10.0], asyncio.Event()
-    monkeypatch.setattr("aiohttp_jobs.slots.monotonic", lambda: clock[0])
+    monkeypatch.setattr("aiohttp_jobs.core.slots.monotonic", lambda: clock[0])
     async with Scheduler(limit=1, observers=[job_tracer]) as scheduler:
         await scheduler.spawn(wait_for(go))
         job = await scheduler.spawn(nothing(), "order 3", origin="POST /orders")

@@ -127,7 +127,7 @@ async def test_times_fall_into_their_buckets(
 ) -> None:
     """A bound belongs to its bucket; buckets are cumulative, and the sum is exact."""
     clock = [0.0]
-    monkeypatch.setattr("aiohttp_jobs.slots.monotonic", lambda: clock[0])
+    monkeypatch.setattr("aiohttp_jobs.core.slots.monotonic", lambda: clock[0])
     scheduler = Scheduler(limit=1)
     jobs_collector(registry).add(scheduler)
     for seconds in (0.0, 0.005, 0.0051, 60.0, 4000.0):

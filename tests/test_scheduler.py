@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aiohttp_jobs import Job, JobCancelled, Scheduler, SchedulerClosed, SchedulerFull
-from aiohttp_jobs.scheduler import SchedulerState
+from aiohttp_jobs.core.scheduler import SchedulerState
 from tests.loops import settle
 from tests.work import give, nothing, wait_for
 

@@ -11,8 +11,8 @@ import aiohttp_jinja2
 import jinja2
 from aiohttp import web
 
-from aiohttp_jobs.scheduler import Scheduler
-from aiohttp_jobs.web import SCHEDULER
+from aiohttp_jobs.core.scheduler import Scheduler
+from aiohttp_jobs.web.request import SCHEDULER
 
 from .access import Authorize, check_authorize, make_guard
 from .history import PERIOD, History

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from aiohttp_jobs.job import Job
-from aiohttp_jobs.scheduler import Scheduler
+from aiohttp_jobs.core.job import Job
+from aiohttp_jobs.core.scheduler import Scheduler
 
 from .history import History
 from .record import Record, cut

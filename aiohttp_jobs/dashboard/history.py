@@ -9,9 +9,9 @@ from itertools import chain, starmap, takewhile
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
-from aiohttp_jobs.job import CANCELLED, LET_GO, SUCCEEDED, Job
-from aiohttp_jobs.stack import stack_of
-from aiohttp_jobs.statistics import Statistics
+from aiohttp_jobs.core.job import CANCELLED, LET_GO, SUCCEEDED, Job
+from aiohttp_jobs.core.stack import stack_of
+from aiohttp_jobs.core.statistics import Statistics
 
 from .record import MOST_FRAMES, MOST_LETTERS, Record, cut, error_line, raised_by
 from .words import frames_of, where

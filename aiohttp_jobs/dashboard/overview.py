@@ -9,8 +9,8 @@ from itertools import islice
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from aiohttp_jobs.job import CANCELLED, FAILED, LET_GO, SUCCEEDED, Job
-from aiohttp_jobs.scheduler import Scheduler
+from aiohttp_jobs.core.job import CANCELLED, FAILED, LET_GO, SUCCEEDED, Job
+from aiohttp_jobs.core.scheduler import Scheduler
 
 from . import charts
 from .history import PERIOD, History

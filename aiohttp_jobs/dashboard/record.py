@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from aiohttp_jobs.failures import before, inside_of, line_of, texts_of, type_name_of
-from aiohttp_jobs.job import JobState
+from aiohttp_jobs.core.failures import before, inside_of, line_of, texts_of, type_name_of
+from aiohttp_jobs.core.job import JobState
 
 __all__ = ("MOST_LETTERS", "Frame", "Raised", "Record", "cut", "error_line", "raised_by")
 

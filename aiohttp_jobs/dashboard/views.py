@@ -13,8 +13,8 @@ from typing import Any, Final
 import jinja2
 from aiohttp import web
 
-from aiohttp_jobs.job import Job
-from aiohttp_jobs.scheduler import Scheduler
+from aiohttp_jobs.core.job import Job
+from aiohttp_jobs.core.scheduler import Scheduler
 
 from .access import ACCESS, Access
 from .details import details, find, find_job

@@ -14,7 +14,7 @@ from typing import Final
 
 from markupsafe import Markup, escape
 
-from aiohttp_jobs.job import JobState
+from aiohttp_jobs.core.job import JobState
 
 from .record import Frame
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aiohttp import web
 
-from .job import Job
-from .scheduler import Scheduler
+from aiohttp_jobs.core.job import Job
+from aiohttp_jobs.core.scheduler import Scheduler
 
 __all__ = (
     "SCHEDULER",

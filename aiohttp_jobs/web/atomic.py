@@ -14,8 +14,9 @@ from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from aiohttp import hdrs, web
 
-from .scheduler import Scheduler
-from .web import get_scheduler, origin_of, remember_task
+from aiohttp_jobs.core.scheduler import Scheduler
+
+from .request import get_scheduler, origin_of, remember_task
 
 __all__ = ("atomic", "is_atomic", "is_marked", "run_atomic")
 

@@ -8,10 +8,11 @@ from typing import Final
 
 from aiohttp import web
 
-from .job import ExceptionHandler
+from aiohttp_jobs.core.job import ExceptionHandler
+from aiohttp_jobs.core.scheduler import Scheduler
+
 from .middleware import make_middleware
-from .scheduler import Scheduler
-from .web import SCHEDULER
+from .request import SCHEDULER
 
 __all__ = ("setup",)
 

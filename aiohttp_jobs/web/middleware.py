@@ -8,10 +8,11 @@ from functools import partial
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from aiohttp_jobs.core.errors import SchedulerClosed, SchedulerFull
+from aiohttp_jobs.core.scheduler import Scheduler
+
 from .atomic import is_atomic, is_marked, run_atomic
-from .errors import SchedulerClosed, SchedulerFull
-from .scheduler import Scheduler
-from .web import SCHEDULER, remember_task
+from .request import SCHEDULER, remember_task
 
 __all__ = ("make_middleware",)
 

@@ -1,0 +1,1 @@
+"""The aiohttp layer: it finds the scheduler of a request, and delegates."""
