@@ -24,12 +24,19 @@
 #   web/middleware.py  the middleware: atomic requests, 503 on overload
 #   web/setup.py       setup: puts the above into an application, drains it at shutdown
 #
+# For applications that come from aiojobs, the names that they import from there:
+#
+#   _job.py        Job
+#   _scheduler.py  Scheduler, and the deprecated create_scheduler
+#   aiohttp.py     the functions of the aiohttp layer, and the app key by its other name
+#
 # On top, each with an extra of its name, and imported only by those who use it:
 #
 #   prometheus.py     what schedulers do, as metrics
 #   opentelemetry.py  a span for each job
 #   dashboard/        pages that show what runs, what waits, what failed and why
 
+from ._scheduler import create_scheduler
 from .core.errors import JobCancelled, JobsError, SchedulerClosed, SchedulerFull
 from .core.job import ExceptionHandler, Job, JobState
 from .core.logs import JobLogger
@@ -63,6 +70,7 @@ __all__ = (
     "SchedulerState",
     "Statistics",
     "atomic",
+    "create_scheduler",
     "get_scheduler",
     "get_scheduler_from_app",
     "get_scheduler_from_request",

@@ -44,6 +44,12 @@ AIOHTTP_LAYER = (
     "web.middleware",
     "web.setup",
 )
+# The names that applications import which come from aiojobs, by the modules they come by.
+FROM_AIOJOBS = (
+    "_job",
+    "_scheduler",
+    "aiohttp",
+)
 # On top, imported by nothing else: each needs the package of its extra.
 EXTRAS = {
     "prometheus": "prometheus_client",
@@ -65,7 +71,14 @@ DASHBOARD = (
 )
 # What comes with its extra.
 DASHBOARD_NEEDS = {"aiohttp", "aiohttp_jinja2", "jinja2", "markupsafe"}
-LAYERS = ("core", *CORE, "web", *AIOHTTP_LAYER, *EXTRAS, *DASHBOARD, "")
+LAYERS = (
+    *("core", *CORE),
+    *("web", *AIOHTTP_LAYER),
+    *FROM_AIOJOBS,
+    *EXTRAS,
+    *DASHBOARD,
+    "",
+)
 
 # Where aiohttp keeps what everybody may use.
 PUBLIC_MODULES = {"aiohttp", "aiohttp.hdrs", "aiohttp.typedefs", "aiohttp.web"}
@@ -111,7 +124,8 @@ def _imports(
             module = ".".join(["", *base, *([module] if module else [])])
         elif module.partition(".")[0] == "aiohttp_jobs":
             module = module.removeprefix("aiohttp_jobs") or "."
-        if module.removeprefix(".") in LAYERS and path_of(module[1:]).stem == "__init__":
+        is_ours = module.startswith(".") and module[1:] in LAYERS
+        if is_ours and path_of(module[1:]).stem == "__init__":
             inside = [name for name in names if f"{module}.{name}"[1:] in LAYERS]
             for name in inside:
                 yield Import(f"{module}.{name}", (), for_types_only)
@@ -139,7 +153,8 @@ def test_map_of_the_package_names_the_modules_in_this_order() -> None:
     """The comment at the top of the package is the map for newcomers."""
     text = (PACKAGE / "__init__.py").read_text()
     named = re.findall(r"(?m)^#   ([\w/]+)\.py  ", text)
-    assert named == [name.replace(".", "/") for name in (*CORE, *AIOHTTP_LAYER, *EXTRAS)]
+    order = (*CORE, *AIOHTTP_LAYER, *FROM_AIOJOBS, *EXTRAS)
+    assert named == [name.replace(".", "/") for name in order]
 
 
 @modules
@@ -161,7 +176,7 @@ def test_core_imports_the_standard_library_and_itself(module: str) -> None:
     )
 
 
-@pytest.mark.parametrize("module", AIOHTTP_LAYER)
+@pytest.mark.parametrize("module", [*AIOHTTP_LAYER, *FROM_AIOJOBS])
 def test_aiohttp_layer_imports_aiohttp_and_the_standard_library(module: str) -> None:
     """The package needs aiohttp and nothing else."""
     outside = {each.module for each in imports(module) if each.module[0] != "."}
