@@ -16,7 +16,7 @@ PINS :=
 # Two installations into one environment at a time would break it.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test axe test-oldest fuzz storm soak lint format docs bench dist clean
+.PHONY: help demo test axe test-oldest peer fuzz storm soak lint format docs bench dist clean
 
 help:  ## This list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -35,6 +35,9 @@ axe:  ## Fetch axe-core by npm; without it the tests do not check accessibility.
 test-oldest: PYTHON = python3.11
 test-oldest:  ## Run it with the oldest aiohttp that is supported.
 	$(MAKE) test PYTHON='$(PYTHON)' VENV='$(VENV)-oldest' PINS='$(OLDEST)'
+
+peer: $(VENV)/.installed-test  ## Run the tests and examples of aiojobs against this package.
+	$(BIN)/python -m tests.peer
 
 fuzz: $(VENV)/.installed-test  ## Search the interleavings for longer; the seed is printed.
 	$(BIN)/python -m pytest tests/test_model.py --hypothesis-profile=fuzz $(ARGS)
