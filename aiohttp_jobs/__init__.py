@@ -4,21 +4,34 @@
 #
 #   core/errors.py      what goes wrong, as a tree
 #   core/checks.py      what arguments may be
-#   core/failures.py    how an exception is told of
+#   core/states.py      the states of jobs and schedulers, and which may follow
+#   core/names.py       how what users call their jobs is written into a log
+#   core/guests.py      foreign code that is called in the middle of our own
+#   core/failures.py    an exception that somebody has to receive; telling of one
 #   core/stack.py       where a suspended coroutine stands
-#   core/job.py         Job: one run of a coroutine; to wait for it, close it, run it
-#   core/pending.py     the jobs that wait for a slot, and the callers that wait for room
-#   core/shield.py      the awaitables that a scheduler shields
-#   core/closing.py     what one close cancels, and the record that it leaves
-#   core/drainers.py    the callers of drain and close, who wait until nothing is left
-#   core/logs.py        the record of a job's end, and the fields of records
-#   core/observers.py   who is told when a job is spawned, started, running and closed
-#   core/slots.py       which job runs when, and the books of those that run
 #   core/statistics.py  a scheduler's figures at one moment
-#   core/scheduler.py   Scheduler: accepts, bounds, drains and closes jobs
+#   core/mark.py        how code is known to be part of a job
+#   core/keeper.py      what a job needs of what keeps it
+#   core/job.py         Job: one run of a coroutine; to wait for it, to close it
+#   core/logs.py        the package's records, and one of each job's end
+#   core/observers.py   who is told when a job is spawned, started, running, closed
+#   core/binding.py     the one event loop that a scheduler belongs to
+#   core/reports.py     who is told of a failure that nobody has received
+#   core/telling.py     what is told of a job, in the job's context
+#   core/pending.py     jobs that wait for a slot, and callers that wait for room
+#   core/slots.py       how many may run, who has which slot, who waits for whom
+#   core/running.py     a job's task, and what the task runs
+#   core/gate.py        which job runs when, and the books of those that run
+#   core/intake.py      how a job gets in: at once, into the queue, or later
+#   core/shield.py      the awaitables that a scheduler shields
+#   core/ending.py      draining and closing, and the record of it
+#   core/scheduler.py   Scheduler: the public face, which composes these
 #
 # The aiohttp layer, thin: it finds the scheduler and delegates.
 #
+#   web/attempt.py     which code answers a request, and what it leaves behind
+#   web/hangup.py      how a client's hang-up is told from a failure
+#   web/giveup.py      what becomes of a request that was given up
 #   web/request.py     the app key, get_scheduler*, spawn, shield
 #   web/atomic.py      @atomic, and what marks a handler
 #   web/middleware.py  the middleware: atomic requests, 503 on overload
@@ -38,9 +51,11 @@
 
 from ._scheduler import create_scheduler
 from .core.errors import JobCancelled, JobsError, SchedulerClosed, SchedulerFull
-from .core.job import ExceptionHandler, Job, JobState
+from .core.job import Job
 from .core.logs import JobLogger
-from .core.scheduler import Scheduler, SchedulerState
+from .core.reports import ExceptionHandler
+from .core.scheduler import Scheduler
+from .core.states import JobState, SchedulerState
 from .core.statistics import Statistics
 from .web.atomic import atomic
 from .web.request import (

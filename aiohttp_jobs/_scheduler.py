@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 
 from ._job import Job
-from .core.job import ExceptionHandler
+from .core.reports import ExceptionHandler
 from .core.scheduler import Scheduler
 
 __all__ = ("ExceptionHandler", "Job", "Scheduler", "create_scheduler")

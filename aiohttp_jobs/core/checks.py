@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import math
+from collections.abc import Coroutine
 
-__all__ = ("check_count", "check_handler", "check_seconds", "no_coroutine")
+__all__ = (
+    "check_count",
+    "check_future",
+    "check_handler",
+    "check_name",
+    "check_seconds",
+    "check_spawn",
+)
 
 
 def check_seconds(argument: str, value: object) -> None:
@@ -44,7 +53,41 @@ def check_handler(handler: object) -> None:
         )
 
 
-def no_coroutine(what: object) -> str:
+def check_name(argument: str, value: object) -> None:
+    """Refuse what is neither None nor a string."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{argument} takes a str or None, not {value!r}")
+
+
+def check_spawn(
+    coro: object,
+    name: object = None,
+    timeout: object = None,
+    context: object = None,
+    origin: object = None,
+) -> None:
+    """Refuse what cannot be a job."""
+    if not isinstance(coro, Coroutine):
+        raise TypeError(_no_coroutine(coro))
+    check_name("name", name)
+    check_seconds("timeout", timeout)
+    check_name("origin", origin)
+    if context is not None and not isinstance(context, contextvars.Context):
+        raise TypeError(f"context takes a contextvars.Context or None, not {context!r}")
+
+
+def check_future(argument: str, value: object, loop: asyncio.AbstractEventLoop) -> None:
+    """Refuse what is no future of this event loop."""
+    if not asyncio.isfuture(value):
+        raise TypeError(f"{argument} takes a future, a task for example, not {value!r}")
+    if value.get_loop() is not loop:
+        raise RuntimeError(
+            f"{argument}, {value!r}, belongs to a different event loop than the "
+            "scheduler: use a scheduler of its own loop"
+        )
+
+
+def _no_coroutine(what: object) -> str:
     """Say that something is no coroutine, and what was probably meant."""
     hint = ""
     if inspect.iscoroutinefunction(what):

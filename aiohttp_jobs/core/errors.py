@@ -9,12 +9,15 @@
     asyncio.CancelledError
      └── JobCancelled           the job that is waited for was cancelled
 
-They take values and write the sentence themselves.
+They take values and write the sentence themselves, so a copy, also one that was pickled,
+says the same.
 """
+
+from __future__ import annotations
 
 import asyncio
 
-__all__ = ("JobCancelled", "JobsError", "SchedulerClosed", "SchedulerFull")
+__all__ = ("HungUp", "JobCancelled", "JobsError", "SchedulerClosed", "SchedulerFull")
 
 
 class JobsError(RuntimeError):
@@ -29,8 +32,11 @@ class SchedulerClosed(JobsError):
     """
 
     def __init__(self, refused: str = "a new job") -> None:
-        super().__init__(
-            f"The scheduler is closed and does not take {refused}: "
+        super().__init__(refused)
+
+    def __str__(self) -> str:
+        return (
+            f"The scheduler is closed and does not take {self.args[0]}: "
             "start it before the scheduler closes"
         )
 
@@ -43,11 +49,14 @@ class SchedulerFull(JobsError):
     """
 
     def __init__(self, pending_limit: int) -> None:
-        super().__init__(
-            f"The scheduler is full, {pending_limit} jobs are pending: try again "
+        super().__init__(pending_limit)
+        self.pending_limit = pending_limit
+
+    def __str__(self) -> str:
+        return (
+            f"The scheduler is full, {self.pending_limit} jobs are pending: try again "
             "later, wait for room with spawn(), or raise pending_limit"
         )
-        self.pending_limit = pending_limit
 
 
 class JobCancelled(asyncio.CancelledError):
@@ -61,4 +70,25 @@ class JobCancelled(asyncio.CancelledError):
     """
 
     def __init__(self, job: str) -> None:
-        super().__init__(f"Job {job} was cancelled")
+        super().__init__(job)
+
+    def __str__(self) -> str:
+        return f"Job {self.args[0]} was cancelled"
+
+
+class HungUp(Exception):
+    """Raised by a job's coroutine: whom it worked for has gone, which is no failure.
+
+    The job ends as one that was hung up on. Nobody is told of a failure, and those who
+    wait for the job get `error`.
+
+    Args:
+        error: what the coroutine came upon when it had nobody to answer to.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+    def __str__(self) -> str:
+        return "The client has gone"

@@ -1,18 +1,70 @@
-"""Failures: how an exception is told of in logs, spans and pages.
+"""Failures: an exception that somebody has to receive, and how one is told of.
 
-It is anybody's code, which may raise where it is asked for its message. Nothing of that
-gets out of here: whoever tells of a failure must not be the next one to fail.
+It is anybody's code, which may raise wherever it is asked for anything, and may refuse to
+be changed. Nothing of that gets out of here: whoever tells of a failure must not be the
+next one to fail.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from types import TracebackType
+from typing import Any, Final, NoReturn, cast
 
-__all__ = ("before", "inside_of", "line_of", "texts_of", "type_name_of")
+__all__ = (
+    "Failure",
+    "before",
+    "context_of",
+    "inside_of",
+    "line_of",
+    "set_cause",
+    "set_context",
+    "set_traceback",
+    "texts_of",
+    "traceback_of",
+    "type_name_of",
+)
+
+# By BaseException's own descriptors: a frozen dataclass, say, refuses to have them set.
+_OWN: Final[Any] = vars(BaseException)
+traceback_of: Final = _OWN["__traceback__"].__get__
+set_traceback: Final = _OWN["__traceback__"].__set__
+context_of: Final = _OWN["__context__"].__get__
+set_context: Final = _OWN["__context__"].__set__
+set_cause: Final = _OWN["__cause__"].__set__
+
 
 MOST_NOTES: Final = 5
 # Letters that are looked at for one line.
 MOST_OF_LINE: Final = 1000
+
+
+class Failure:
+    """An exception that has been raised to nobody yet.
+
+    Args:
+        error: the exception.
+    """
+
+    __slots__ = ("_when_raised", "error", "is_received")
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        # Has it been raised to somebody? Else the exception handler is told.
+        self.is_received = False
+        self._when_raised: TracebackType | None = traceback_of(error)
+
+    def exception(self) -> BaseException:
+        """Return it as it was raised at first; who raises it adds to its traceback."""
+        return BaseException.with_traceback(self.error, self._when_raised)
+
+    def receive(self) -> NoReturn:
+        """Raise it to whoever calls this, who has it then."""
+        self.is_received = True
+        try:
+            # As asyncio.Future does: else each waiter would add to one traceback.
+            raise self.exception()
+        finally:
+            del self  # the exception's traceback shows this frame: break the cycle
 
 
 def line_of(error: BaseException) -> str:
@@ -51,9 +103,19 @@ def before(error: BaseException) -> tuple[BaseException | None, bool]:
 def type_name_of(error: BaseException) -> str:
     """Return its class as tracebacks have it: with the module, unless that is obvious."""
     kind = type(error)
-    if kind.__module__ in ("builtins", "__main__"):
-        return kind.__qualname__
-    return f"{kind.__module__}.{kind.__qualname__}"
+    name, module = _name_of(kind), _attribute(kind, "__module__")
+    if not isinstance(module, str) or module in ("builtins", "__main__"):
+        return name
+    return f"{module}.{name}"
+
+
+_qualname_of: Final = vars(type)["__qualname__"].__get__
+
+
+def _name_of(kind: type) -> str:
+    """By the descriptor of classes: a metaclass may have its own, which raises."""
+    name: str = _qualname_of(kind)
+    return name
 
 
 def texts_of(error: BaseException) -> list[str]:
@@ -65,7 +127,7 @@ def texts_of(error: BaseException) -> list[str]:
     return texts
 
 
-def _attribute(error: BaseException, name: str) -> Any:
+def _attribute(error: object, name: str) -> Any:
     """Read an attribute that a subclass may have made its own, and that may raise."""
     try:
         return getattr(error, name, None)

@@ -1,15 +1,23 @@
-"""Logs: the fields of a record that tells of a job, and a record of each job's end."""
+"""Logs: the package's records, their fields, and a record of each job's end."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Final
 
-from .closing import logger
 from .failures import line_of
+from .guests import call_guest
 from .job import Job
+from .names import shown
 
-__all__ = ("JobLogger", "job_fields")
+__all__ = ("JobLogger", "job_fields", "logger", "say")
+
+logger: Final = logging.getLogger("aiohttp_jobs")
+
+
+def say(level: int, message: str, *args: object, **fields: object) -> None:
+    """Log it. A handler or filter that raises harms nobody."""
+    call_guest(lambda: logger.log(level, message, *args, extra=fields))
 
 
 class JobLogger:
@@ -50,9 +58,9 @@ def job_fields(job: Job[Any]) -> dict[str, Any]:
     error = job.exception()
     return {
         "job_id": job.id,
-        "job_name": job.label,
-        "job_coro": job.coro_name,
-        "job_origin": job.origin,
+        "job_name": shown(job.label),
+        "job_coro": shown(job.coro_name),
+        "job_origin": None if job.origin is None else shown(job.origin),
         "job_outcome": job.state.name.lower() if job.closed else None,
         "job_wait_seconds": _seconds(spawned, waited_until),
         "job_run_seconds": _seconds(started, closed),

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from .closing import logger
-from .logs import job_fields
-
-if TYPE_CHECKING:
-    from .job import Job
+from .guests import call_guest
+from .job import Job
+from .logs import job_fields, logger
 
 __all__ = ("EVENTS", "Observers")
 
@@ -65,32 +63,34 @@ class Observers:
             calls: tuple[_Call, ...] = getattr(self, event)
             setattr(self, event, tuple(c for c in calls if c[0] is not observer))
 
+    def listen_to(self, event: str) -> bool:
+        """Is anybody told of this event?"""
+        return bool(getattr(self, event))
+
     def tell(self, event: str, job: Job[Any]) -> None:
-        """Call what the observers have for this event."""
+        """Call what the observers have for this event. Nothing comes out of them."""
         calls: tuple[_Call, ...] = getattr(self, event)
         for observer, method in calls:
-            try:
-                method(job)
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException:
+            error = call_guest(method, job)
+            if error is not None:
                 self.remove(observer)
-                _log(observer, event, job)
+                if call_guest(_log, observer, event, job, error) is not None:
+                    call_guest(_log_in_short, event)
 
 
-def _log(observer: object, event: str, job: Job[Any]) -> None:
-    """Log that it raises. If its repr does so too, that is not the job's fault either."""
-    try:
-        logger.exception(
-            "The observer %r failed in %s() and is told no more",
-            observer,
-            event,
-            extra={"observer_method": event, **job_fields(job)},
-        )
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:
-        logger.error("An observer failed in %s() and is told no more", event)
+def _log(observer: object, event: str, job: Job[Any], error: BaseException) -> None:
+    logger.error(
+        "The observer %r failed in %s() and is told no more",
+        observer,
+        event,
+        exc_info=error,
+        extra={"observer_method": event, **job_fields(job)},
+    )
+
+
+def _log_in_short(event: str) -> None:
+    """Log it where the observer's repr has raised, which is not the job's fault."""
+    logger.error("An observer failed in %s() and is told no more", event)
 
 
 def _method(observer: object, event: str) -> Callable[[Job[Any]], object] | None:

@@ -1,4 +1,4 @@
-"""PendingJobs: jobs that wait for a slot, and callers that wait for room among them."""
+"""Pending: jobs that wait for a slot, and callers that wait for room among them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any
 
-from .job import PENDING, Job
+from .job import Job
+from .states import PENDING
 
 __all__ = ("PendingJobs",)
 
@@ -23,12 +24,13 @@ class PendingJobs:
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
-        # The jobs in their order. Dropped ones stay until they come to the head or are
-        # half of it: a deque costs a quarter of a dictionary that could forget them.
+        # The jobs in their order. Those that have left it stay until they come to the
+        # head or are half of it: a deque costs a quarter of a dictionary, which forgets.
         self.queue: deque[Job[Any]] = deque()
         self._dropped = 0
-        # Pending jobs outside the queue, which they join when something has happened.
-        self.held: set[Job[Any]] = set()
+        # Pending jobs outside the queue, by number, each with what it is held back for,
+        # which join the queue when that is done.
+        self.held: dict[int, tuple[Job[Any], asyncio.Future[Any]]] = {}
         # The jobs of callers that wait for room, in their order. Empty unless full.
         self.callers: OrderedDict[Job[Any], asyncio.Future[None]] = OrderedDict()
         # Jobs in the queue whose spawn() was woken and has not yet returned. They keep
@@ -40,28 +42,29 @@ class PendingJobs:
 
     def __iter__(self) -> Iterator[Job[Any]]:
         yield from (job for job in self.queue if job.pending)
-        yield from self.held
+        yield from (job for job, _ in self.held.values())
 
     def first(self) -> Job[Any] | None:
         """The one in the queue that has waited longest."""
-        while self.queue and not self.queue[0].pending:
-            self.queue.popleft()
+        queue = self.queue
+        while queue and queue[0].state is not PENDING:
+            queue.popleft()
             self._dropped -= 1
-        return self.queue[0] if self.queue else None
+        return queue[0] if queue else None
 
     def is_full(self) -> bool:
         """Is there no room for one more?"""
         return bool(self.limit) and len(self) >= self.limit  # type: ignore[operator]
 
-    def pop(self) -> Job[Any] | None:
-        """Take out the next one to start; None if there is none just now."""
+    def head(self) -> Job[Any] | None:
+        """The next one to start; None if there is none just now."""
         queue = self.queue
-        while queue and (not self.unconfirmed or queue[0] not in self.unconfirmed):
-            job = queue.popleft()
-            if job._state is PENDING:
-                return job
-            self._dropped -= 1
-        return None
+        job = queue[0] if queue and queue[0].state is PENDING else self.first()
+        return None if self.unconfirmed and job in self.unconfirmed else job
+
+    def can_start(self, job: Job[Any]) -> bool:
+        """Is a pending job free to start, be its turn now or later?"""
+        return not (job.id in self.held or job in self.unconfirmed or job in self.callers)
 
     def admit(self) -> Job[Any] | None:
         """Give the first caller that waits for room its place, wake it; return its job.
@@ -69,24 +72,51 @@ class PendingJobs:
         The place is given here and not when the caller runs again: nobody who comes in
         between overtakes it.
         """
-        job, woken = self.callers.popitem(last=False)
-        if woken.done():  # it was cancelled in this turn, and clears up itself
+        job, woken = next(iter(self.callers.items()))
+        is_there = not woken.done()  # else cancelled in this turn, and clears up itself
+        if is_there:
+            if job not in self.unconfirmed:
+                self.queue.append(job)
+                self.unconfirmed.add(job)
+            woken.set_result(None)
+        del self.callers[job]
+        return job if is_there else None
+
+    def release(self, number: int) -> Job[Any] | None:
+        """Put a held job at the end of the queue, if it still is one."""
+        if number not in self.held:
             return None
+        job, _ = self.held[number]
         self.queue.append(job)
-        self.unconfirmed.add(job)
-        woken.set_result(None)
+        del self.held[number]
         return job
 
-    def drop(self, job: Job[Any]) -> None:
-        """Forget a pending job; its place is free at once."""
-        if job in self.held:
-            self.held.remove(job)
+    def leave(self, job: Job[Any]) -> None:
+        """Forget a job that is pending no longer; its place is free at once."""
+        if self.held and self.held.pop(job.id, None) is not None:
             return
-        self.unconfirmed.discard(job)
+        if self.unconfirmed:
+            self.unconfirmed.discard(job)
+        queue = self.queue
+        if queue and queue[0] is job:
+            queue.popleft()
+            return
         self._dropped += 1
-        if self._dropped * 2 > len(self.queue):
-            # Half of the queue is dead: clearing it was paid for by the drops.
-            alive = [other for other in self.queue if other.pending and other is not job]
-            self.queue.clear()
-            self.queue.extend(alive)
-            self._dropped = 0
+        if self._dropped * 2 > len(queue):
+            # Half of the queue is dead: to clear it was paid for by the drops.
+            self.mend()
+
+    def mend(self) -> None:
+        """Keep those that are pending, each once, and count anew."""
+        alive = list(dict.fromkeys(job for job in self.queue if job.pending))
+        self.queue = deque(alive)
+        self._dropped = 0
+        if self.unconfirmed:
+            self.unconfirmed.intersection_update(alive)
+        if self.held:
+            queued = set(alive)
+            self.held = {
+                number: (job, future)
+                for number, (job, future) in self.held.items()
+                if job.pending and job not in queued
+            }

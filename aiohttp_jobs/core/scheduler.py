@@ -1,40 +1,47 @@
-"""Scheduler: accepts, bounds, drains and closes jobs.
+"""Scheduler: the public face of the core, which composes what is below.
 
-Four parts, in this order: looking at it, taking jobs in, shielding, and ending. How the
-jobs that were taken in get their slots is in slots.py, the lower half.
+Five parts, in this order: looking at it, steering it, taking jobs in, shielding, and
+ending.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import math
 import warnings
 from collections.abc import Awaitable, Collection, Coroutine, Iterable, Iterator
-from functools import partial
 from itertools import islice
 from time import monotonic
-from types import CoroutineType, TracebackType
-from typing import Any, Final, Self, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
-from .checks import check_count, check_handler, check_seconds, no_coroutine
-from .closing import Closing, logger
-from .errors import SchedulerClosed, SchedulerFull
-from .job import CANCELLED, FAILED, LET_GO, SUCCEEDED, ExceptionHandler, Job
-from .observers import Observers
+from .binding import Binding
+from .checks import check_count, check_future, check_handler, check_seconds
+from .ending import Ending
+from .errors import SchedulerClosed
+from .gate import Gate
+from .guests import close_coroutine
+from .intake import Intake, make_job
+from .job import Job
+from .pending import PendingJobs
+from .reports import ExceptionHandler, Reports
 from .shield import Shields
-from .slots import CLOSED, CLOSING, DRAINING, SchedulerState, Slots
+from .slots import Slots
+from .states import (
+    CLOSED,
+    DRAINING,
+    OPEN,
+    SchedulerState,
+)
 from .statistics import Statistics
+from .telling import Telling
 
 __all__ = ("ExceptionHandler", "Scheduler", "SchedulerState")
 
 T = TypeVar("T")
 
-# Seconds between two words about a drain that takes long.
-REPORT_EVERY: Final = 5.0
 
-
-class Scheduler(Slots, Collection[Job[Any]]):
+class Scheduler(Collection[Job[Any]]):
     """Runs background jobs: at most `limit` at once, none lost silently.
 
     It may be made anywhere, also before there is an event loop, and belongs to the first
@@ -75,13 +82,21 @@ class Scheduler(Slots, Collection[Job[Any]]):
         check_handler(exception_handler)
         self._close_timeout = close_timeout
         self._wait_timeout = wait_timeout
-        self._limit = limit
-        super().__init__(limit, pending_limit, exception_handler)
-        self._shields = Shields()
-        # What goes on cancelling, from a close until all have been cancelled.
-        self._closing: Closing | None = None
-        # When the close that is under way has to return.
-        self._close_by = -math.inf
+        self._binding = Binding(self.__repr__)
+        self._slots = Slots(limit)
+        self._pending = PendingJobs(pending_limit)
+        self._reports = Reports(
+            exception_handler, self, lambda told: self.call_exception_handler(told)
+        )
+        self._telling = Telling(self._binding, self._reports)
+        self._gate = Gate(
+            self._binding, self._slots, self._pending, self._telling, close_timeout
+        )
+        self._intake = Intake(self._binding, self._gate)
+        self._shields = Shields(self._reports)
+        self._ending = Ending(
+            self._binding, self._gate, self._shields, self._reports, close_timeout
+        )
         for observer in observers:
             self.add_observer(observer)
 
@@ -92,27 +107,18 @@ class Scheduler(Slots, Collection[Job[Any]]):
 
     def __iter__(self) -> Iterator[Job[Any]]:
         """Go over a snapshot: the active jobs, then the pending ones, in their order."""
-        return iter([*self._active, *self._pending])
+        return iter([*self._gate.active.values(), *self._pending])
 
     def __len__(self) -> int:
-        return len(self._active) + len(self._pending)
+        return len(self._gate.active) + len(self._pending)
 
     def __contains__(self, job: object) -> bool:
+        # One that waits for room is not accepted yet.
         return (
             isinstance(job, Job)
-            and job._scheduler is self
-            and job._spawned_at is not None  # else it waits for room, or gave up just now
+            and job.keeper is self._gate
+            and job.spawned_at is not None
         )
-
-    @property
-    def limit(self) -> int | None:
-        """How many jobs run at once; None for no limit."""
-        return self._limit
-
-    @property
-    def pending_limit(self) -> int | None:
-        """How many jobs may be pending; 0 or None for no limit."""
-        return self._pending.limit
 
     @property
     def close_timeout(self) -> float | None:
@@ -127,12 +133,12 @@ class Scheduler(Slots, Collection[Job[Any]]):
     @property
     def exception_handler(self) -> ExceptionHandler | None:
         """What is called for a failure that nobody waits for; None for the loop's own."""
-        return self._exception_handler
+        return self._reports.handler
 
     @property
     def active_count(self) -> int:
         """How many jobs run just now."""
-        return len(self._active)
+        return len(self._gate.active)
 
     @property
     def pending_count(self) -> int:
@@ -141,12 +147,8 @@ class Scheduler(Slots, Collection[Job[Any]]):
 
     @property
     def slots_taken(self) -> int:
-        """How many slots are taken just now.
-
-        By all active jobs but those that take none, as atomic handlers, and those that
-        lend theirs while they wait for another job.
-        """
-        return self._slots - self._free
+        """How many slots are taken, by the active jobs that have one."""
+        return self._slots.taken
 
     @property
     def callers_waiting(self) -> int:
@@ -155,46 +157,42 @@ class Scheduler(Slots, Collection[Job[Any]]):
 
     def active_jobs(self, count: int | None = None) -> list[Job[Any]]:
         """Return the jobs that run just now, the first `count` to start, or all."""
-        return list(islice(self._active, count))
+        return list(islice(self._gate.active.values(), count))
 
     def pending_jobs(self, count: int | None = None) -> list[Job[Any]]:
-        """Return the first `count` pending jobs in their order, or all of them.
-
-        What it costs does not grow with the jobs behind those.
-        """
+        """Return the first `count` pending jobs in their order, or all of them."""
         return list(islice(self._pending, count))
 
     @property
     def closed(self) -> bool:
         """Does it refuse new jobs, because it is closing or closed?"""
-        return self._state >= CLOSING
+        return self._gate.state is not OPEN
 
     @property
     def state(self) -> SchedulerState:
         """Open, draining, closing or closed."""
-        return self._state
+        state = self._gate.state
+        return DRAINING if state is OPEN and self._ending.is_draining else state
 
     def statistics(self) -> Statistics:
-        """Return the figures of this moment.
-
-        What it costs does not grow with the jobs, but for those that are held back until
-        after their response.
-        """
-        now = monotonic()
-        oldest = next(iter(self._active), None)
-        waiting = [job for job in (self._pending.first(), *self._pending.held) if job]
+        """Return the figures of this moment. Its cost does not grow with the jobs."""
+        now, pending, ended = monotonic(), self._pending, self._gate.ended
+        oldest = next(iter(self._gate.active.values()), None)
+        waiting = [
+            job
+            for job in (pending.first(), *(job for job, _ in pending.held.values()))
+            if job
+        ]
         return Statistics(
-            active=len(self._active),
-            pending=len(self._pending),
-            slots_taken=self.slots_taken,
-            callers_waiting=self.callers_waiting,
+            active=len(self._gate.active),
+            pending=len(pending),
+            slots_taken=self._slots.taken,
+            callers_waiting=len(pending.callers),
             shielded=len(self._shields),
-            limit=self._limit,
-            pending_limit=self._pending.limit,
-            succeeded=self._ended[SUCCEEDED],
-            failed=self._ended[FAILED],
-            cancelled=self._ended[CANCELLED],
-            let_go=self._ended[LET_GO],
+            limit=self._slots.limit,
+            pending_limit=pending.limit,
+            **{state.name.lower(): count for state, count in ended.items()},
+            held=self._gate.is_held,
             longest_waiting=max(
                 (now - (job.spawned_at or now) for job in waiting), default=0.0
             ),
@@ -213,25 +211,64 @@ class Scheduler(Slots, Collection[Job[Any]]):
 
         They are plain functions, are called in the middle of the scheduler's work, and so
         have to be quick. One that raises is logged, and its observer is told no more.
-
-        Args:
-            observer: the object. Adding it twice is adding it once.
+        Adding it twice is adding it once.
 
         Raises:
             TypeError: it has none of the methods, or one is a coroutine function.
         """
-        if self._observers is None:
-            self._observers = Observers()
-        self._observers.add(observer)
+        self._telling.add(observer)
 
     def remove_observer(self, observer: object) -> None:
         """Call this observer no more; one that is not there is ignored."""
-        if self._observers is not None:
-            self._observers.remove(observer)
-            if not self._observers:
-                self._observers = None
+        self._telling.remove(observer)
 
-    # -- taking jobs in -----------------------------------------------------------------
+    # -- steering it --------------------------------------------------------------------
+
+    @property
+    def limit(self) -> int | None:
+        """How many jobs run at once; None for no limit.
+
+        It may be set. Raising it starts pending jobs at once; lowering it stops none.
+        """
+        return self._slots.limit
+
+    @limit.setter
+    def limit(self, limit: int | None) -> None:
+        check_count("limit", limit, least=1)
+        self._binding.check_if_bound()
+        self._slots.limit = limit
+        self._gate.pump_now()
+
+    @property
+    def pending_limit(self) -> int | None:
+        """How many jobs may be pending; 0 or None for no limit. It may be set, too."""
+        return self._pending.limit
+
+    @pending_limit.setter
+    def pending_limit(self, limit: int | None) -> None:
+        check_count("pending_limit", limit, least=0)
+        self._binding.check_if_bound()
+        self._pending.limit = limit
+        self._gate.pump_now()
+
+    @property
+    def held(self) -> bool:
+        """Does it start no pending jobs, because of :meth:`hold`?"""
+        return self._gate.is_held
+
+    def hold(self) -> None:
+        """Start no job that is pending or will be, until :meth:`release`.
+
+        Jobs are accepted as always, and wait; those that take no slot, as atomic
+        handlers, start. A drain says in the log that it is held.
+        """
+        self._binding.check_if_bound()
+        self._gate.is_held = True
+
+    def release(self) -> None:
+        """Start pending jobs again, after :meth:`hold`."""
+        self._binding.check_if_bound()
+        self._gate.release_all()
 
     async def spawn(
         self,
@@ -270,9 +307,9 @@ class Scheduler(Slots, Collection[Job[Any]]):
             If the caller is cancelled while it waits for room, the coroutine is closed
             without having run.
         """
-        job = self._make(coro, name, timeout, context, origin)
-        if not self._accept(job, context):
-            await self._wait_for_room(job, context)
+        job = make_job(coro, self._gate, name, timeout, context, origin)
+        if not self._intake.accept(job):
+            await self._intake.wait_for_room(job)
         return job
 
     def spawn_nowait(
@@ -292,10 +329,8 @@ class Scheduler(Slots, Collection[Job[Any]]):
             SchedulerFull: as many jobs are pending as may be, or callers of
                 :meth:`spawn` wait for room.
         """
-        job = self._make(coro, name, timeout, context, origin)
-        if not self._accept(job, context):
-            coro.close()
-            raise SchedulerFull(len(self._pending))
+        job = make_job(coro, self._gate, name, timeout, context, origin)
+        self._intake.accept_or_refuse(job)
         return job
 
     def spawn_at_once(
@@ -310,16 +345,10 @@ class Scheduler(Slots, Collection[Job[Any]]):
         For work that is bounded elsewhere, as an atomic handler is by the server. It is
         counted, listed, drained and closed like any other job.
 
-        Args:
-            coro, name, origin: as for :meth:`spawn`.
-
-        Raises:
-            SchedulerClosed, TypeError, RuntimeError: as :meth:`spawn`.
+        The arguments and errors are those of :meth:`spawn`.
         """
-        job = self._make(coro, name, None, None, origin)
-        job._lends = 1
-        self._at_once.add(job)
-        self._start(job, None)
+        job = make_job(coro, self._gate, name, None, None, origin)
+        self._intake.start_at_once(job)
         return job
 
     def spawn_after(
@@ -339,106 +368,14 @@ class Scheduler(Slots, Collection[Job[Any]]):
 
         Args:
             future: what to hold the job back for, a task for example.
-            coro, name, timeout, context, origin: as for :meth:`spawn`.
+            coro, name, timeout, context, origin: as for :meth:`spawn`, and its errors.
 
         Raises:
             SchedulerFull: as many jobs are pending as may be.
-            SchedulerClosed, TypeError, ValueError, RuntimeError: as :meth:`spawn`.
         """
-        job = self._make(coro, name, timeout, context, origin)
-        pending = self._pending
-        if pending.callers or pending.is_full():
-            coro.close()
-            raise SchedulerFull(len(pending))
-        job._context = contextvars.copy_context() if context is None else context
-        pending.held.add(job)
-        self._accepted(job)
-        future.add_done_callback(partial(self._release, job))
+        job = make_job(coro, self._gate, name, timeout, context, origin)
+        self._intake.hold_back(job, future)
         return job
-
-    def _release(self, job: Job[Any], future: asyncio.Future[Any]) -> None:
-        if job.pending:
-            self._pending.held.remove(job)
-            self._pending.queue.append(job)
-            self._fill()
-
-    def _make(
-        self,
-        coro: Coroutine[Any, Any, T],
-        name: str | None,
-        timeout: float | None,
-        context: contextvars.Context | None,
-        origin: str | None,
-    ) -> Job[T]:
-        """Check everything that can be refused at once; the coroutine is closed if so."""
-        # The first test is the quick one, for nearly all.
-        if type(coro) is not CoroutineType and not isinstance(coro, Coroutine):
-            raise TypeError(no_coroutine(coro))
-        try:
-            if name is not None and not isinstance(name, str):
-                raise TypeError(f"name takes a str or None, not {name!r}")
-            if timeout is not None:
-                check_seconds("timeout", timeout)
-            if origin is not None and not isinstance(origin, str):
-                raise TypeError(f"origin takes a str or None, not {origin!r}")
-            if context is not None and not isinstance(context, contextvars.Context):
-                raise TypeError(
-                    f"context takes a contextvars.Context or None, not {context!r}"
-                )
-            try:
-                loop = asyncio.get_running_loop()
-            except RuntimeError:
-                loop = None
-            if loop is None or loop is not self._loop:
-                loop = self._check_loop()
-            if self._state >= CLOSING:
-                raise SchedulerClosed
-            job: Job[T] = Job(coro, self, name, timeout, origin)  # pyright: ignore[reportUnknownArgumentType]
-        except BaseException:
-            coro.close()
-            raise
-        return job
-
-    def _accept(self, job: Job[Any], context: contextvars.Context | None) -> bool:
-        """Start the job, or put it into the queue; is there room for it?"""
-        pending = self._pending
-        if pending.callers:
-            return False
-        if self._free > 0 and not pending.queue:
-            self._start(job, context)
-            return True
-        if pending.is_full():
-            return False
-        job._context = contextvars.copy_context() if context is None else context
-        pending.queue.append(job)
-        self._accepted(job)
-        return True
-
-    async def _wait_for_room(
-        self, job: Job[Any], context: contextvars.Context | None
-    ) -> None:
-        job._context = contextvars.copy_context() if context is None else context
-        pending = self._pending
-        woken = pending.callers[job] = self._loop_in_use().create_future()
-        lender = self._lend()
-        try:
-            await woken
-            if job.closed and self.closed:
-                raise SchedulerClosed
-            pending.unconfirmed.discard(job)
-            # Before the lent slot is taken back: the place may have been given for it.
-            self._fill()
-        except BaseException:
-            # Cancelled. It may have its place in the queue by now, but has not started.
-            if job in pending.unconfirmed:
-                self._drop(job)
-            elif job.pending:
-                pending.callers.pop(job, None)
-                self._refuse(job)
-            raise
-        finally:
-            if lender is not None:
-                self._reclaim(lender)
 
     # -- shielding ----------------------------------------------------------------------
 
@@ -466,40 +403,37 @@ class Scheduler(Slots, Collection[Job[Any]]):
             cancels it.
         """
         try:
-            loop = self._check_loop()
-            if asyncio.isfuture(arg) and arg.get_loop() is not loop:
-                raise RuntimeError(
-                    f"{arg!r} belongs to a different event loop than {self!r}: shield it "
-                    "by a scheduler of its own loop"
-                )
-            if self._state is CLOSED:
+            loop = self._binding.check()
+            if asyncio.isfuture(arg):
+                check_future("arg", arg, loop)
+            if self._gate.state is CLOSED:
                 raise SchedulerClosed("a new shield")
-        except RuntimeError:
+            inner = asyncio.ensure_future(arg)
+        except BaseException:
             if asyncio.iscoroutine(arg):
-                arg.close()
+                close_coroutine(arg)
             raise
-        inner = asyncio.ensure_future(arg)
         if inner.done():
+            self._shields.asked_for(inner)
             return inner
-        outer = self._shields.add(self, inner)
-        if self._state is CLOSING and self._close_timeout is not None:
-            left = self._close_by - loop.time()
-            # Below 0 nobody but a job that its own close has spared keeps it closing.
-            self._shields.bound(self, inner, self._close_timeout if left < 0 else left)
+        outer = self._shields.add(inner)
+        self._ending.bound(inner)
         return outer
 
     # -- ending -------------------------------------------------------------------------
 
-    async def drain(self, timeout: float | None = None) -> bool:
+    async def drain(
+        self, timeout: float | None = None, *, background: bool = True
+    ) -> bool:
         """Let the background jobs end; they may spawn more, and so may anybody else.
 
-        Not waited for is what ends with something else: jobs started by
-        :meth:`spawn_at_once` and those that :meth:`spawn_after` holds back. Called from
-        inside a job it does not wait for that job. Every few seconds a log record (INFO)
-        says how many are left.
+        Called from inside a job it does not wait for that job. One that takes longer than
+        5 seconds says so in the log, with names.
 
         Args:
             timeout: seconds to wait; None for the scheduler's ``wait_timeout``.
+            background: leave out what ends with something else: jobs started by
+                :meth:`spawn_at_once` and those that :meth:`spawn_after` holds back.
 
         Returns:
             Whether none was left.
@@ -510,14 +444,16 @@ class Scheduler(Slots, Collection[Job[Any]]):
         Cancellation:
             The jobs are left alone.
         """
-        return await self._drain(timeout, background=True)
+        check_seconds("timeout", timeout)
+        return await self._ending.drain(
+            self._wait_timeout if timeout is None else timeout, background=background
+        )
 
     async def wait_and_close(self, timeout: float | None = None) -> None:
         """Drain, then close: let the jobs end, and cancel what is left at the deadline.
 
         While it drains, jobs and handlers may still spawn. Called from inside a job it
-        does not wait for that job. Every few seconds a log record (INFO) says how many
-        are left.
+        does not wait for that job. It is logged as :meth:`drain` is.
 
         Args:
             timeout: seconds to let the jobs end; None for the scheduler's
@@ -531,48 +467,20 @@ class Scheduler(Slots, Collection[Job[Any]]):
             left running. A second cancellation gets through while it closes.
         """
         check_seconds("timeout", timeout)
-        self._check_loop()
+        self._binding.check()
         try:
-            await self._drain(timeout)
+            await self.drain(timeout, background=False)
         finally:
             await self.close()
-
-    async def _drain(self, timeout: float | None, background: bool = False) -> bool:
-        check_seconds("timeout", timeout)
-        loop = self._check_loop()
-        if timeout is None:
-            timeout = self._wait_timeout
-        deadline = math.inf if timeout is None else loop.time() + timeout
-        me = self._drainers.caller()
-        self._move(DRAINING)
-        report_at = loop.time() + REPORT_EVERY
-        # In turns: for the log, and because whoever saw the last job end may spawn one.
-        while self._drainers.left(me, background) and (now := loop.time()) < deadline:
-            if now >= report_at:
-                report_at = now + REPORT_EVERY
-                logger.info(
-                    "The scheduler drains: %d active, %d pending, %d shielded left",
-                    len(self._active),
-                    len(self._pending),
-                    len(self._shields),
-                    extra={
-                        "jobs_active": len(self._active),
-                        "jobs_pending": len(self._pending),
-                        "shields_left": len(self._shields),
-                    },
-                )
-            await self._drainers.until_none_is_left(
-                me, background, min(report_at, deadline) - now
-            )
-        return not self._drainers.left(me, background)
 
     async def close(self) -> None:
         """Cancel all jobs and shielded awaitables, and wait until they have ended.
 
-        Pending jobs never start. Every job is given ``close_timeout`` to end; one that
-        takes longer is reported and let go. What was cancelled or never started is told
-        in one log record (WARNING). Closing again does nothing, but waits likewise.
-        Called from inside a job it spares that job and does not wait for it.
+        Jobs that were started take their first step before. Pending jobs never start.
+        Every job is given ``close_timeout`` to end; one that takes longer is reported and
+        let go. What was cancelled or never started is told in one log record (WARNING).
+        Closing again does nothing, but waits likewise. Called from inside a job it spares
+        that job and does not wait for it.
 
         Raises:
             RuntimeError: another event loop is running than the scheduler's.
@@ -580,47 +488,23 @@ class Scheduler(Slots, Collection[Job[Any]]):
         Cancellation:
             The caller's cancellation gets through; closing goes on without it.
         """
-        loop = self._check_loop()
-        me = self._drainers.caller()
-        self._move(CLOSING)
-        if self._close_timeout is not None and self._close_by <= loop.time():
-            self._close_by = loop.time() + self._close_timeout
-        while self._pending.callers:
-            job, woken = self._pending.callers.popitem(last=False)
-            self._refuse(job)
-            if not woken.done():
-                woken.set_result(None)
-        # Also those that are cancelled already: they may have been given more time.
-        victims = [job for job in self if job is not me]
-        shields = [inner for inner in self._shields if inner is not me]
-        if victims or shields:
-            first = self._closing is None
-            if self._closing is None:
-                self._closing = Closing(self)
-            self._closing.add(victims)
-            self._closing.add(shields)
-            if first:
-                self._closing.run()
-        self._check_idle()
-        while self._drainers.left(me):
-            await self._drainers.until_none_is_left(me)
+        await self._ending.close()
 
-    def _closing_is_done(self) -> None:
-        self._closing = None
-        self._check_idle()
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Hand a failure to the exception handler, or to the event loop's without one.
 
-    def _left(self) -> int:
-        """How many jobs and shielded awaitables are left, and is a close under way?"""
-        left = len(self._active) + len(self._pending) + len(self._shields)
-        return left + (self._closing is not None)
+        One that raises is reported to the event loop's, with both exceptions. Every
+        failure comes through here, with the `context` that
+        :meth:`asyncio.loop.call_exception_handler` takes.
+        """
+        self._reports.call(context)
 
-    def _check_idle(self) -> None:
-        if self._state is CLOSING and not self._left():
-            self._move(CLOSED)
-        super()._check_idle()
+    def check_loop(self) -> None:
+        """Belong to the running loop from now on; RuntimeError if to another one."""
+        self._binding.check()
 
     async def __aenter__(self) -> Self:
-        self._check_loop()
+        self._binding.check()
         return self
 
     async def __aexit__(
@@ -632,7 +516,7 @@ class Scheduler(Slots, Collection[Job[Any]]):
         await self.wait_and_close()
 
     def __del__(self) -> None:
-        if "_pending" not in vars(self):
+        if "_ending" not in vars(self):
             return  # an argument was refused
         # Active jobs keep their scheduler: these never started, or their loop is gone.
         if jobs := list(self):
@@ -645,4 +529,4 @@ class Scheduler(Slots, Collection[Job[Any]]):
             )
             for job in jobs:
                 if job.pending:
-                    job._coro.close()
+                    close_coroutine(job.coro)

@@ -7,12 +7,14 @@ it reaches the scheduler's exception handler instead.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from .scheduler import Scheduler
+from .failures import Failure
+from .guests import LEAVES, call_guest
+from .reports import Reports
 
 __all__ = ("Shields",)
 
@@ -42,7 +44,7 @@ class _Shielded:
 
     def settle(self, inner: asyncio.Future[Any]) -> None:
         """Tell those who wait how it has ended."""
-        outers, self.waiting = self.waiting, {}
+        outers = [outer for outer in self.waiting if not outer.done()]
         if inner.cancelled():
             for outer in outers:
                 outer.cancel()
@@ -55,6 +57,7 @@ class _Shielded:
                 outer.set_exception(error)
         else:
             self._report(error)
+        self.waiting = {}
 
     def received(self) -> None:
         """Note that the failure has been raised to somebody."""
@@ -69,15 +72,24 @@ class _Shielded:
 
 
 class Shields:
-    """The inner futures that are not done, and those that closing has let go."""
+    """The inner futures that are not done, and those that closing has let go.
 
-    __slots__ = ("_shielded", "_strays")
+    Args:
+        reports: who is told of failures whose caller has gone.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_lost", "_reports", "_shielded", "_strays", "when_over")
+
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
         self._shielded: dict[asyncio.Future[Any], _Shielded] = {}
         # Held so that they are not collected while they run, and for who shields them
         # again: one failure is told once, whoever has waited for it.
         self._strays: dict[asyncio.Future[Any], _Shielded] = {}
+        # What the exception handler is about to be told of; somebody may ask for it yet.
+        self._lost: dict[asyncio.Future[Any], Failure] = {}
+        # Called with one that is over.
+        self.when_over: Callable[[asyncio.Future[Any]], object] = bool
 
     def __len__(self) -> int:
         return len(self._shielded)
@@ -88,30 +100,24 @@ class Shields:
     def __contains__(self, inner: object) -> bool:
         return inner in self._shielded
 
-    def add(self, scheduler: Scheduler, inner: asyncio.Future[T]) -> asyncio.Future[T]:
+    def add(self, inner: asyncio.Future[T]) -> asyncio.Future[T]:
         """Shield `inner`, which is not done; return what its caller awaits."""
         shielded = self._shielded.get(inner) or self._strays.pop(inner, None)
         if shielded is None:
-            shielded = _Shielded(partial(_lost, scheduler, inner))
-            inner.add_done_callback(partial(self._ended, scheduler))
+            shielded = _Shielded(partial(self._lose, inner))
+            inner.add_done_callback(self._ended)
         self._shielded[inner] = shielded
         outer = _Outer[T](inner.get_loop(), shielded)
         shielded.waiting[outer] = None
         return outer
 
-    def bound(
-        self, scheduler: Scheduler, inner: asyncio.Future[Any], grace: float | None
-    ) -> None:
+    def bound(self, inner: asyncio.Future[Any], grace: float | None) -> None:
         """Let `inner` go if it is not done in `grace` seconds."""
         shielded = self._shielded[inner]
         if grace is not None and shielded.timer is None:
-            shielded.timer = inner.get_loop().call_later(
-                grace, self._let_go, scheduler, inner
-            )
+            shielded.timer = inner.get_loop().call_later(grace, self._let_go, inner)
 
-    def stop(
-        self, scheduler: Scheduler, inner: asyncio.Future[Any], grace: float | None
-    ) -> bool:
+    def stop(self, inner: asyncio.Future[Any], grace: float | None) -> bool:
         """Cancel `inner` if that has not been done; was it done now?"""
         shielded = self._shielded.get(inner)
         if shielded is None or shielded.cancelled:
@@ -119,44 +125,62 @@ class Shields:
         if shielded.timer is not None:
             return False  # shielded while it closes: it has its time
         shielded.cancelled = True
-        self.bound(scheduler, inner, grace)
-        return inner.cancel()
+        self.bound(inner, grace)
+        call_guest(inner.cancel)
+        return True
 
-    def _ended(self, scheduler: Scheduler, inner: asyncio.Future[Any]) -> None:
+    def _ended(self, inner: asyncio.Future[Any]) -> None:
         """One callback for callers and books: whoever sees it end, sees it told."""
-        shielded = self._strays.pop(inner, None)
-        if shielded is None:
-            shielded = self._shielded.pop(inner)
-            if shielded.timer is not None:
-                shielded.timer.cancel()
-            scheduler._check_idle()
-        shielded.settle(inner)
+        shielded = self._strays.get(inner) or self._shielded.get(inner)
+        if shielded is not None:
+            try:
+                if shielded.timer is not None:
+                    shielded.timer.cancel()
+                shielded.settle(inner)
+            except BaseException:
+                inner.get_loop().call_soon(self._ended, inner)
+                raise
+            self._strays.pop(inner, None)
+            self._shielded.pop(inner, None)
+            self.when_over(inner)
 
-    def _let_go(self, scheduler: Scheduler, inner: asyncio.Future[Any]) -> None:
+    def sweep(self) -> None:
+        """See to those that are done, and a KeyboardInterrupt has kept from it."""
+        for inner in [inner for inner in self._shielded if inner.done()]:
+            self._ended(inner)
+
+    def _let_go(self, inner: asyncio.Future[Any]) -> None:
         shielded = self._strays[inner] = self._shielded.pop(inner)
         shielded.timer = None
-        try:
-            scheduler.call_exception_handler(
-                {
-                    "message": "Shielded awaitable closing timed out",
-                    "future": inner,
-                    "exception": TimeoutError("A shielded awaitable did not end in time"),
-                }
-            )
-        finally:  # the exception handler may raise SystemExit
-            scheduler._check_idle()
+        error = TimeoutError("A shielded awaitable did not end in time")
+        self._tell(inner, error, "Shielded awaitable closing timed out")
+        self.when_over(inner)
 
+    def _lose(self, inner: asyncio.Future[Any], error: BaseException) -> None:
+        message = "Shielded awaitable failed after its caller had gone"
+        failure = self._tell(inner, error, message)
+        if not issubclass(type(error), LEAVES):
+            self._lost[inner] = failure
 
-def _lost(scheduler: Scheduler, inner: asyncio.Future[Any], error: BaseException) -> None:
-    if isinstance(error, KeyboardInterrupt | SystemExit):
-        return  # it has left through the loop
-    scheduler.call_exception_handler(
-        {
-            "message": "Shielded awaitable failed after its caller had gone",
-            "future": inner,
-            "exception": error,
-        }
-    )
+    def asked_for(self, inner: asyncio.Future[Any]) -> None:
+        """Note that somebody shields, and so awaits, one that is done already."""
+        if inner in self._lost:
+            self._lost[inner].is_received = True
+
+    def _tell(
+        self, inner: asyncio.Future[Any], error: BaseException, message: str
+    ) -> Failure:
+        context = {"message": message, "future": inner, "exception": error}
+        get_context: Any = getattr(inner, "get_context", contextvars.copy_context)
+        failure = Failure(error)
+        self._reports.later(
+            inner.get_loop(),
+            failure,
+            lambda: context,
+            get_context(),
+            lambda: self._lost.pop(inner, None),
+        )
+        return failure
 
 
 class _Outer(asyncio.Future[T]):

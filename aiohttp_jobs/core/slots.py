@@ -1,334 +1,218 @@
-"""Slots: which job runs when, and the books of those that run.
+"""Slots: how many jobs may run, which job has which slot, and who waits for whom.
 
-The lower half of the scheduler. The upper half, scheduler.py, accepts jobs and ends them.
-
-How a job moves, and who moves it::
-
-    pending ──_start──► active ───────────────_over──► closed
-       │                   └──Job._stop──► stopping ──_over──► closed
-       └──_drop──► closed                      └─────_let_go──► closed
+A job that waits for a pending one hands its slot to it. So a slot is a pile of jobs: at
+the bottom the one that took it, on top the one that has it now, each of the others has
+lent it to the next. A job may be in one pile only. When one ends, it is taken out of its
+pile, and the one below has the slot if it was on top.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import contextvars
-import enum
-import traceback
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
-from .closing import BATCH
-from .drainers import Drainers
-from .job import (
-    ACTIVE,
-    CANCELLED,
-    FAILED,
-    LET_GO,
-    PENDING,
-    SUCCEEDED,
-    ExceptionHandler,
-    Job,
-    JobState,
-    current_job,
-)
-from .observers import Observers
-from .pending import PendingJobs
+from .job import Job
 
-if TYPE_CHECKING:
-    from .scheduler import Scheduler
-
-__all__ = ("SchedulerState", "Slots")
+__all__ = ("NO_LIMIT", "Slots")
 
 # More jobs than a process can hold, and yet a small number for the interpreter.
 NO_LIMIT: Final = 2**29
 
 
-class SchedulerState(enum.IntEnum):
-    """Where a scheduler is in its life; it only moves on."""
-
-    OPEN = 0
-    DRAINING = 1  # jobs end by themselves, more may come
-    CLOSING = 2  # no more jobs; what was there has been or is being cancelled
-    CLOSED = 3
-
-
-OPEN: Final = SchedulerState.OPEN
-DRAINING: Final = SchedulerState.DRAINING
-CLOSING: Final = SchedulerState.CLOSING
-CLOSED: Final = SchedulerState.CLOSED
-
-
 class Slots:
-    """Starts pending jobs, first in, first out, in the slots that are free.
+    """The books of the slots.
 
     Args:
-        limit: how many slots there are; None for no limit.
-        pending_limit: how many jobs may be pending; 0 or None for no limit.
-        exception_handler: what is told of a failure that nobody waits for; None for the
-            event loop's own handler.
+        limit: how many there are; None for no limit.
     """
 
-    def __init__(
-        self,
-        limit: int | None,
-        pending_limit: int | None,
-        exception_handler: ExceptionHandler | None,
-    ) -> None:
-        self._exception_handler = exception_handler
-        self._state = OPEN
-        self._loop: asyncio.AbstractEventLoop | None = None
+    __slots__ = ("_above", "_count", "_waiting", "at_once", "below", "free", "waits")
 
-        # Active jobs, those that are stopping too, in the order in which they started: a
-        # set that knows its order.
-        self._active: dict[Job[Any], None] = {}
+    def __init__(self, limit: int | None) -> None:
+        self._count = NO_LIMIT if limit is None else limit
+        # How many are free: all but one for each pile. Below 0 after one was taken away.
+        self.free = self._count
         # Active jobs that take no slot.
-        self._at_once: set[Job[Any]] = set()
-        self._slots: Final = NO_LIMIT if limit is None else limit
-        # Slots that are free; below 0 when a job went on after lending its own.
-        self._free = self._slots
-        # Empty unless no slot is free, but for moments inside `_fill`, and while a caller
-        # that was woken to take its place has not yet run.
-        self._pending = PendingJobs(pending_limit)
-        self._filling = False
-        # Jobs that did not end in time and still run: held so as not to be collected.
-        self._strays: set[Job[Any]] = set()
-        # How many jobs have ended so far, by the state that they ended in.
-        self._ended: dict[JobState, int] = dict.fromkeys(
-            (SUCCEEDED, FAILED, CANCELLED, LET_GO), 0
-        )
-        # None unless somebody observes, which then costs nothing.
-        self._observers: Observers | None = None
-        # Those who wait for the jobs to end.
-        self._drainers = Drainers(self._whole())
+        self.at_once: set[Job[Any]] = set()
+        # For each job in a pile the one above it, to which it has lent the slot; and the
+        # same the other way round.
+        self._above: dict[Job[Any], Job[Any]] = {}
+        self.below: dict[Job[Any], Job[Any]] = {}
+        # What active jobs wait for, in the order in which they came to it, and how often:
+        # other jobs; or None, which is the queue, for room or to see it empty.
+        self.waits: dict[Job[Any], dict[Job[Any] | None, int]] = {}
+        # Those of them that are on top of a pile: their slot could go to another job.
+        self._waiting: dict[Job[Any], None] = {}
 
-    def _whole(self) -> Scheduler:
-        """This, with its upper half: there is no other way to make one."""
-        return cast("Scheduler", self)
+    @property
+    def limit(self) -> int | None:
+        """How many there are; None for no limit."""
+        return None if self._count == NO_LIMIT else self._count
 
-    def _move(self, state: SchedulerState) -> None:
-        """Change the state; there is no way back."""
-        self._state = max(self._state, state)
+    @limit.setter
+    def limit(self, limit: int | None) -> None:
+        count = NO_LIMIT if limit is None else limit
+        self.free += count - self._count
+        self._count = count
 
-    def _check_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the running loop, which the scheduler belongs to from now on."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise RuntimeError(
-                f"{self!r} is used where no event loop runs: call it in its own loop, "
-                "from another thread by asyncio.run_coroutine_threadsafe()"
-            ) from None
-        if loop is not self._loop:
-            if self._loop is not None:
-                raise RuntimeError(
-                    f"{self!r} is bound to a different event loop: use it in the one "
-                    "that used it first, or make another scheduler"
-                )
-            self._loop = loop
-        return loop
+    @property
+    def taken(self) -> int:
+        """How many are taken."""
+        return self._count - self.free
 
-    def _loop_in_use(self) -> asyncio.AbstractEventLoop:
-        assert self._loop is not None
-        return self._loop
+    def takes_one(self, job: Job[Any]) -> bool:
+        """Does the active job have a slot just now?"""
+        return job not in self.at_once and job not in self._above
 
-    def _fill(self) -> None:
-        """Start pending jobs in the free slots, and let callers into the room they leave.
+    def has_one_to_lend(self, job: Job[Any]) -> bool:
+        """Has it a slot, and waits?"""
+        return job in self._waiting
 
-        Called by whatever makes a slot or room. Under an eager task factory a job may
-        end, and so call this again, before its start returns: the outer call goes on.
-        """
-        if self._filling:
-            return
-        self._filling = True
-        pending = self._pending
-        try:
-            for _ in range(BATCH):
-                if self._state >= CLOSING:
-                    return  # looked at anew: an eager job may have closed it just now
-                # Held jobs that fill the room keep nobody from a free slot. (So there is
-                # one too many pending if the slot is reclaimed before the caller has it.)
-                if pending.callers and (
-                    not pending.is_full() or (self._free > 0 and not pending.queue)
-                ):
-                    if (job := pending.admit()) is not None:
-                        self._accepted(job)
-                elif self._free > 0 and (job := pending.pop()) is not None:
-                    self._start(job, job._context)
-                else:
-                    return
-        except BaseException as error:
-            # A KeyboardInterrupt out of an eager start. It leaves through the loop, and
-            # not through whatever made the slot, whose books are half-way closed.
-            self._loop_in_use().call_soon(_leave, error)
-        finally:
-            self._filling = False
-        self._loop_in_use().call_soon(self._fill)
+    # -- taking, lending, giving back ----------------------------------------------------
 
-    def _lend(self) -> Job[Any] | None:
-        """Lend the slot of the job that is about to wait; return that job, if any."""
-        job = current_job.get()
-        if job is None or job._scheduler is not self:
+    def lend(self, owner: Job[Any], job: Job[Any]) -> None:
+        """Put the job onto the pile on which the owner is on top."""
+        self._above[owner] = job
+        self.below[job] = owner
+        self._waiting.pop(owner, None)
+
+    def end(self, job: Job[Any]) -> Job[Any] | None:
+        """Take a job that is over out of its pile; return the one on top if it waits."""
+        self.waits.pop(job, None)
+        self._waiting.pop(job, None)
+        if job in self.at_once:
+            self.at_once.remove(job)
             return None
-        job._lends += 1
-        if job._lends == 1:
-            self._free += 1
-            self._fill()
-        return job
+        below, above = self.below.pop(job, None), self._above.pop(job, None)
+        if above is not None:
+            if below is None:
+                self.below.pop(above, None)
+            else:
+                self.below[above] = below
+                self._above[below] = above
+            return None
+        if below is None:
+            self.free += 1
+            return None
+        self._above.pop(below, None)
+        if below not in self.waits:
+            return None
+        self._waiting[below] = None
+        return below
 
-    def _reclaim(self, job: Job[Any]) -> None:
-        """Take a lent slot back, if need be as one too many, unless the job has ended."""
-        job._lends -= 1
-        if not job._lends and job._scheduler is self:
-            self._free -= 1
+    # -- who waits for whom --------------------------------------------------------------
 
-    def _drop(self, job: Job[Any]) -> None:
-        """Close a pending job: it never starts."""
-        self._pending.drop(job)
-        self._over(job, CANCELLED)
-        job._coro.close()
-        self._fill()
+    def begin_wait(self, waiter: Job[Any], job: Job[Any] | None) -> bool:
+        """Note that an active job waits for another one, or for the queue.
 
-    def _refuse(self, job: Job[Any]) -> None:
-        """Close a job that was never accepted."""
-        job._move(CANCELLED)
-        job._context = job._scheduler = None
-        job._coro.close()
-
-    def _accepted(self, job: Job[Any]) -> None:
-        """Note that a job is pending from now on."""
-        job._spawned_at = monotonic()
-        if (observers := self._observers) is not None and observers.job_spawned:
-            observers.tell("job_spawned", job)
-
-    def _start(self, job: Job[Any], context: contextvars.Context | None) -> None:
-        """Give the job a slot (unless it takes none) and a task."""
-        assert self._loop is not None
-        now = monotonic()
-        if job._spawned_at is None:
-            job._spawned_at = now
-            if (observers := self._observers) is not None and observers.job_spawned:
-                observers.tell("job_spawned", job)
-        job._started_at = now
-        job._move(ACTIVE)
-        if not job._lends:
-            self._free -= 1
-        self._active[job] = None
-        if (timeout := job._timer) is not None:
-            assert isinstance(timeout, float | int)
-            job._timer = self._loop.call_later(timeout, job._time_is_up, timeout)
-        if (observers := self._observers) is not None and observers.job_started:
-            observers.tell("job_started", job)
-        runner = job._run()
-        runner.send(None)  # into its try, where a cancellation before the start finds it
-        try:
-            task = self._loop.create_task(runner, name=job._name, context=context)
-        except BaseException as error:
-            if job._scheduler is None:
-                raise  # an eager task has let through a KeyboardInterrupt
-            # The task factory refused it: then the job is what has failed.
-            with contextlib.suppress(StopIteration):
-                runner.throw(error)
-        else:
-            if job._scheduler is not None:  # else an eager task is over already
-                job._task = task
-
-    def _over(self, job: Job[Any], state: JobState, outcome: Any = None) -> None:
-        """Close the job's books, tell those who wait, and start the next."""
-        if job._scheduler is None:
-            job._end_of_stray(self._whole(), state, outcome)
-            return
-        if job._outcome is not None:
-            if state is FAILED:
-                job._outcome[0].__cause__ = outcome[0]
-            state, outcome = FAILED, job._outcome
-        if job._state is not PENDING:
-            del self._active[job]
-            if not job._lends:
-                self._free += 1
-            elif self._at_once:
-                self._at_once.discard(job)
-        job._move(state)
-        job._closed_at = monotonic()
-        self._ended[state] += 1
-        job._outcome = outcome
-        job._context = None
-        job._scheduler = None
-        if job._timer is not None:
-            job._cancel_timer()
-        told = job._waiters is not None and job._wake()
-        if (observers := self._observers) is not None and observers.job_closed:
-            observers.tell("job_closed", job)
-        pending = self._pending
-        if pending.queue or pending.callers:
-            self._fill()
-        # Is this nearly the last? (Nobody waits for it with more than these active, and
-        # nobody at all while the scheduler is open.)
-        if self._state is not OPEN and (
-            len(self._active) - len(self._at_once) <= len(self._drainers.waiting)
-        ):
-            self._check_idle()
-        # Last of all: the exception handler may raise SystemExit.
-        try:
-            if state is FAILED and not told:
-                self._report(job, outcome[0])
-        finally:
-            job._task = None  # not before: whoever is told may ask for its name
-
-    def _check_idle(self) -> None:
-        """Wake those for whom nothing is left. Called when something has ended."""
-        self._drainers.check()
-
-    def _report(
-        self,
-        job: Job[Any],
-        error: BaseException,
-        message: str = "Job processing failed",
-    ) -> None:
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            return  # it has left through the loop
-        context: dict[str, Any] = {"message": message, "job": job, "exception": error}
-        if self._exception_handler is None:
-            # The loop's own writes down what is there, and a job's repr tells no name.
-            context |= {"job_id": job.id, "job_name": job.label, "job_origin": job.origin}
-        # In debug mode Python notes where a coroutine is made, and that is where a job is
-        # spawned.
-        if made := getattr(job._coro, "cr_origin", None):
-            context["source_traceback"] = traceback.StackSummary.from_list(
-                (file, line, name, None) for file, line, name in reversed(made)
-            )
-        self.call_exception_handler(context)
-
-    def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Hand a failure to the exception handler, or to the event loop's without one.
-
-        An exception handler that raises is reported to the event loop's, with both
-        exceptions.
-
-        Args:
-            context: as for :meth:`asyncio.loop.call_exception_handler`.
+        Returns:
+            Has it a slot?
         """
-        loop = self._loop or asyncio.get_running_loop()
-        if self._exception_handler is None:
-            loop.call_exception_handler(context)
-            return
-        try:
-            self._exception_handler(self._whole(), context)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:
-            if error.__context__ is None and error is not context.get("exception"):
-                error.__context__ = context.get("exception")
-            loop.call_exception_handler(
-                {
-                    "message": "The exception handler of a scheduler failed",
-                    "exception": error,
-                    "context": context,
-                }
-            )
+        waits = self.waits.setdefault(waiter, {})
+        waits[job] = waits.get(job, 0) + 1
+        if not self.takes_one(waiter):
+            return False
+        self._waiting[waiter] = None
+        return True
+
+    def end_wait(self, waiter: Job[Any], job: Job[Any] | None) -> None:
+        """Note that one such wait is over."""
+        waits = self.waits.get(waiter)
+        if waits is None or job not in waits:
+            return  # the waiter has ended before its child task
+        waits[job] -= 1
+        if not waits[job]:
+            del waits[job]
+            if not waits:
+                del self.waits[waiter]
+                self._waiting.pop(waiter, None)
+
+    def waiting(self) -> list[Job[Any]]:
+        """Return those that have a slot and wait, in the order in which they came to."""
+        return list(self._waiting)
+
+    def waits_for_queue(self, job: Job[Any]) -> bool:
+        """Does it wait for the queue to move?"""
+        return None in self.waits.get(job, ())
+
+    def wanted_by(
+        self, waiter: Job[Any], can_start: Callable[[Job[Any]], bool]
+    ) -> Job[Any] | None:
+        """Return the first pending job that it waits for and that can start."""
+        waits = self.waits.get(waiter)
+        if waits is None:
+            return None
+        for job in waits:
+            if job is not None and job.pending and can_start(job):
+                return job
+        return None
+
+    def waiter_for(self, job: Job[Any]) -> Job[Any] | None:
+        """Return the first that has a slot and waits for this very job."""
+        return next((w for w in self._waiting if job in self.waits.get(w, ())), None)
+
+    def is_stuck(self) -> bool:
+        """Do all who have a slot wait?"""
+        return self.free <= 0 and len(self._waiting) == self._count - self.free
+
+    def way_out(
+        self, can_start: Callable[[Job[Any]], bool]
+    ) -> tuple[Job[Any], Job[Any] | None] | None:
+        """Find whose slot to give to which pending job, when all who have a slot wait.
+
+        Waits count through others. Looked for only then: at every wait it would cost as
+        much as there are waits.
+
+        Returns:
+            Who has the slot, and the job; or None for the head of the queue, because
+            somebody on the way waits for that. None at all if there is nothing to do:
+            somebody without a slot goes on.
+        """
+        if any(self._is_about_to_go_on(waiter) for waiter in self._waiting):
+            return None
+        seen: set[Job[Any]] = set()
+        for waiter in self._waiting:
+            found = self._reach(waiter, seen, can_start)
+            if found is not _NOTHING:
+                return waiter, found
+        return None
+
+    def _is_about_to_go_on(self, waiter: Job[Any]) -> bool:
+        return any(job is not None and job.closed for job in self.waits.get(waiter, ()))
+
+    def _reach(
+        self, start: Job[Any], seen: set[Job[Any]], can_start: Callable[[Job[Any]], bool]
+    ) -> Any:
+        line = [start]
+        while line:
+            waiter = line.pop()
+            for job in self.waits.get(waiter, ()):
+                if job is None:
+                    return None
+                if job.pending and can_start(job):
+                    return job
+                if job.active and job not in seen:
+                    seen.add(job)
+                    line.append(job)
+        return _NOTHING
+
+    # -- mending -------------------------------------------------------------------------
+
+    def mend(self, active: Iterable[Job[Any]]) -> None:
+        """Count anew, from the jobs that are active and from who has lent to whom."""
+        alive = set(active)
+        self.at_once &= alive
+        pairs = {
+            above: below
+            for above, below in self.below.items()
+            if above in alive and below in alive
+        }
+        self.below = pairs
+        self._above = {below: above for above, below in pairs.items()}
+        self.waits = {job: waits for job, waits in self.waits.items() if job in alive}
+        self._waiting = {job: None for job in self.waits if self.takes_one(job)}
+        bottoms = sum(job not in pairs and job not in self.at_once for job in alive)
+        self.free = self._count - bottoms
 
 
-def _leave(error: BaseException) -> None:
-    """Called by the loop: what it lets through leaves it."""
-    raise error
+_NOTHING: Final = object()

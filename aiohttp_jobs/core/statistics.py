@@ -33,6 +33,10 @@ class Statistics:
     cancelled: int
     #: How many did not end in time when they were cancelled, and were let go.
     let_go: int
+    #: How many jobs have ended because the client that they worked for had gone.
+    hung_up: int
+    #: Are the pending jobs held, see :meth:`Scheduler.hold`?
+    held: bool
     #: For how many seconds the first pending job has waited; 0.0 if none is pending.
     longest_waiting: float
     #: For how many seconds the oldest active job has run; 0.0 if none is active.
@@ -41,4 +45,4 @@ class Statistics:
     @property
     def closed(self) -> int:
         """How many jobs are over, whatever their outcome."""
-        return self.succeeded + self.failed + self.cancelled + self.let_go
+        return self.succeeded + self.failed + self.cancelled + self.let_go + self.hung_up

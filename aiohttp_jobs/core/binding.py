@@ -1,0 +1,55 @@
+"""Binding: the one event loop that a scheduler belongs to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+__all__ = ("Binding",)
+
+
+class Binding:
+    """Belongs to no loop at first, then to the first one in which it is used.
+
+    Args:
+        name: says what belongs to it, in errors.
+    """
+
+    __slots__ = ("_name", "loop")
+
+    def __init__(self, name: Callable[[], str]) -> None:
+        self._name = name
+        # None before the first use; for reading.
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def check(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop, to which it belongs from now on.
+
+        Raises:
+            RuntimeError: none runs, or another one.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError(
+                f"{self._name()} is used where no event loop runs: call it in its own "
+                "loop, from another thread by asyncio.run_coroutine_threadsafe()"
+            ) from None
+        if loop is not self.loop:
+            if self.loop is not None:
+                raise RuntimeError(
+                    f"{self._name()} is bound to a different event loop: use it in the "
+                    "one that used it first, or make another scheduler"
+                )
+            self.loop = loop
+        return loop
+
+    def in_use(self) -> asyncio.AbstractEventLoop:
+        """Return the loop; only what was used comes to this."""
+        assert self.loop is not None
+        return self.loop
+
+    def check_if_bound(self) -> None:
+        """Refuse another loop than its own, or none; but not before it has one."""
+        if self.loop is not None:
+            self.check()

@@ -1,0 +1,417 @@
+"""Ending: draining and closing a scheduler, and the record that it leaves in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from .binding import Binding
+from .gate import Gate
+from .guests import has_begun
+from .job import Job, stop
+from .logs import say
+from .names import listed, shown
+from .reports import Reports
+from .shield import Shields
+from .states import ACTIVE, CLOSED, CLOSING, OPEN, PENDING
+
+__all__ = ("BATCH", "Ending")
+
+# How many jobs one turn of the loop cancels before others get their turn.
+BATCH: Final = 500
+# Seconds between two words about a drain that takes long.
+REPORT_EVERY: Final = 5.0
+# Turns in which what was started may take its first step before it is cancelled.
+MOST_TURNS: Final = 3
+# Names that a log record carries in its fields.
+MOST_NAMES: Final = 1000
+
+Victim = Job[Any] | asyncio.Future[Any]
+
+
+class Ending:
+    """Waits until nothing is left, and cancels what is.
+
+    Args:
+        binding: the event loop.
+        gate, shields, reports: what has to come to its end.
+        close_timeout: seconds that what is cancelled is given to end; None for no bound.
+    """
+
+    def __init__(
+        self,
+        binding: Binding,
+        gate: Gate,
+        shields: Shields,
+        reports: Reports,
+        close_timeout: float | None,
+    ) -> None:
+        self._binding = binding
+        self._gate = gate
+        self._shields = shields
+        self._reports = reports
+        self._close_timeout = close_timeout
+        # Those who wait until nothing is left, by what they wait for: are they part of a
+        # job or shielded awaitable themselves, and is it for background jobs only?
+        self._waiting: dict[tuple[bool, bool], set[asyncio.Future[bool]]] = {}
+        # What goes on cancelling, from a close until all have been cancelled.
+        self._closing: _Closing | None = None
+        # What it leaves alone, because it was called from there.
+        self._spared: set[Victim] = set()
+        # When the close that is under way has to return.
+        self._close_by = -math.inf
+        gate.when_few = reports.when_told = self.check
+        shields.when_over = self._shield_is_over
+
+    @property
+    def is_draining(self) -> bool:
+        """Does somebody wait for the jobs to end by themselves?"""
+        return self._gate.drains > 0
+
+    def _caller(self) -> object:
+        """The job or shielded task that the running code is part of, or None."""
+        task = asyncio.current_task()
+        return task if task in self._shields else self._gate.current_job()
+
+    def is_done(self, is_inside: bool = False, background: bool = False) -> bool:
+        """Is nothing left to wait for?
+
+        Args:
+            is_inside: for who is part of a job or shielded awaitable. Such callers that
+                wait for this do not wait for each other, and count as left only for who
+                waits from outside.
+            background: but for what ends with something else.
+        """
+        gate = self._gate
+        left = (
+            len(gate.active)
+            + len(gate.pending)
+            + len(self._shields)
+            + len(self._reports.untold)
+            + (self._closing is not None)
+        )
+        if background:
+            left -= len(gate.slots.at_once) + len(gate.pending.held)
+        if is_inside:
+            left -= len(gate.drainers)
+            if not background:
+                left -= len(gate.drainers_at_once)
+        return left <= 0
+
+    def check(self) -> None:
+        """See to those for whom nothing is left. Called when something has ended."""
+        if self._gate.state is CLOSING and self.is_done():
+            self._gate.state = CLOSED
+            self._spared.clear()
+        for (is_inside, background), waiting in self._waiting.items():
+            if waiting and self.is_done(is_inside, background):
+                # In two turns: whoever else was told of the last end comes first, and may
+                # spawn a job.
+                # Twice, in case that a KeyboardInterrupt breaks into the first.
+                soon: Any = self._binding.in_use().call_soon
+                soon(soon, self._tell)
+                soon(soon, soon, self._tell)
+                return
+
+    def _shield_is_over(self, inner: asyncio.Future[Any]) -> None:
+        self._gate.drainers.pop(inner, None)
+        self.check()
+
+    def _tell(self) -> None:
+        for kind, waiting in self._waiting.items():
+            if waiting and self.is_done(*kind):
+                for waiter in waiting:
+                    if not waiter.done():
+                        waiter.set_result(True)
+                waiting.clear()
+
+    async def drain(self, timeout: float | None, *, background: bool) -> bool:
+        """Let what is there end by itself; return whether nothing is left.
+
+        Args:
+            timeout: seconds to wait; None for no bound.
+            background: leave out what ends with something else.
+        """
+        loop = self._binding.check()
+        deadline = math.inf if timeout is None else loop.time() + timeout
+        report_at = loop.time() + REPORT_EVERY
+        told = False
+        is_done = False
+        me = self._caller()
+        self._sweep()
+        with _Drain(self._gate, me):
+            # In turns: for the log, and because another job may have come meanwhile.
+            while not self.is_done(me is not None, background):
+                now = loop.time()
+                if now >= deadline:
+                    return False
+                if now >= report_at:
+                    report_at = now + REPORT_EVERY
+                    self._report(deadline - now, is_first=not told)
+                    told = True
+                is_done = await self._wait(
+                    me is not None, background, min(report_at, deadline) - now
+                )
+                if is_done and me is not None:
+                    break  # the others that were told so go on, and count as left again
+        return True
+
+    def _sweep(self) -> None:
+        # Only the first of those who wait: together they cost no more than one.
+        if not self._waiting_count():
+            self._gate.sweep()
+            self._shields.sweep()
+
+    def _waiting_count(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    async def _wait(
+        self, is_inside: bool, background: bool, timeout: float = math.inf
+    ) -> bool:
+        """Wait until nothing is left, for no more than so many seconds."""
+        loop = self._binding.in_use()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        waiting = self._waiting.setdefault((is_inside, background), set())
+        waiting.add(waiter)
+        timer = None
+        if timeout < math.inf:
+            timer = loop.call_later(timeout, _give_up, waiter)
+        try:
+            self.check()
+            return await waiter
+        finally:
+            waiting.discard(waiter)
+            if timer is not None:
+                timer.cancel()
+
+    def _report(self, left: float, *, is_first: bool) -> None:
+        """Say that a drain takes long: so that it is known if the process is killed."""
+        gate, pending = self._gate, self._gate.pending
+        jobs = [*islice(gate.active.values(), MOST_NAMES)]
+        jobs += islice(pending, MOST_NAMES - len(jobs))
+        names = [job.label for job in jobs]
+        say(
+            logging.WARNING if is_first else logging.INFO,
+            "The scheduler drains: %d active, %d pending, %d shielded left%s%s (%s)",
+            len(gate.active),
+            len(pending),
+            len(self._shields),
+            "" if left == math.inf else f", {left:.0f} s to go",
+            ", and it holds the pending ones: release() lets them start"
+            if gate.is_held
+            else "",
+            listed(names),
+            jobs_active=len(gate.active),
+            jobs_pending=len(pending),
+            shields_left=len(self._shields),
+            seconds_left=None if left == math.inf else left,
+            is_held=gate.is_held,
+        )
+
+    async def close(self) -> None:
+        """Cancel all that is left, and wait for its end."""
+        gate = self._gate
+        loop = self._binding.check()
+        me = self._caller()
+        if gate.state is OPEN:
+            gate.state = CLOSING
+            gate.drains += 1  # for ever: each end is looked at
+        if self._close_timeout is not None and self._close_by <= loop.time():
+            self._close_by = loop.time() + self._close_timeout
+        gate.refuse_callers()
+        victims = self._find_victims(me)
+        if victims:
+            closing = self._closing
+            if closing is None:
+                closing = _Closing(
+                    self._binding,
+                    gate,
+                    self._shields,
+                    self._close_timeout,
+                    self._closing_is_done,
+                )
+                closing.go_on()
+                self._closing = closing
+            closing.add(victims)
+        self.check()
+        with _Drain(gate, me):
+            while not self.is_done(me is not None):
+                if await self._wait(me is not None, False) and me is not None:
+                    break
+
+    def _find_victims(self, me: object) -> list[Victim]:
+        """Return what is to be cancelled, but for the caller's own job or task."""
+        gate, victims = self._gate, list[Victim]()
+        if self._closing is not None or self._waiting_count():
+            # Who closes beside others finds all of it under way, but for those.
+            victims += [spared for spared in self._spared if spared is not me]
+            self._spared.difference_update(victims)
+            return victims
+        gate.pending.mend()
+        self._sweep()
+        # Also those that are cancelled already: they may have been given more time.
+        everything: list[Victim] = [*gate.active.values(), *gate.pending, *self._shields]
+        victims += [each for each in everything if each is not me]
+        self._spared.update(each for each in everything if each is me)
+        return victims
+
+    def _closing_is_done(self) -> None:
+        self._closing = None
+        self.check()
+
+    def bound(self, inner: asyncio.Future[Any]) -> None:
+        """Bound what is shielded while the scheduler closes: it ends with the close."""
+        if self._gate.state is CLOSING and self._close_timeout is not None:
+            left = self._close_by - self._binding.in_use().time()
+            # Below 0 nobody but a job that its own close has spared keeps it closing.
+            self._shields.bound(inner, self._close_timeout if left < 0 else left)
+
+
+def _give_up(waiter: asyncio.Future[bool]) -> None:
+    if not waiter.done():
+        waiter.set_result(False)
+
+
+class _Drain:
+    """Counts a caller among those who wait for the end of all others, from `with` on.
+
+    Args:
+        gate: where it is counted.
+        me: the job or shielded task that it is part of, or None.
+    """
+
+    def __init__(self, gate: Gate, me: object) -> None:
+        self._gate = gate
+        self._me = me
+        self._waiter: Job[Any] | None = None
+        self._table = gate.drainers_at_once if me in gate.slots.at_once else gate.drainers
+
+    def __enter__(self) -> None:
+        gate = self._gate
+        gate.drains += 1
+        gate.pump_soon(again=True)
+        if self._me is not None:
+            self._table[self._me] = self._table.get(self._me, 0) + 1
+        self._waiter = gate.begin_wait_for_queue()
+
+    def __exit__(self, *error: object) -> None:
+        gate = self._gate
+        gate.drains -= 1
+        gate.end_wait(self._waiter, None)
+        if self._me in self._table:  # else its job has ended before
+            self._table[self._me] -= 1
+            if not self._table[self._me]:
+                del self._table[self._me]
+
+
+class _Closing:
+    """Cancels what a scheduler that takes no more has, once, in batches, on its own.
+
+    A caller of close() who is cancelled does not stop it half-way.
+
+    Args:
+        binding: the event loop.
+        gate, shields: what there is.
+        grace: seconds that each is given to end; None for no bound.
+        when_done: called when all have been cancelled.
+    """
+
+    def __init__(
+        self,
+        binding: Binding,
+        gate: Gate,
+        shields: Shields,
+        grace: float | None,
+        when_done: Callable[[], object],
+    ) -> None:
+        self._binding = binding
+        self._gate = gate
+        self._shields = shields
+        self._grace = grace
+        self._when_done = when_done
+        self._victims: deque[Victim] = deque()
+        # How many batches there were, and in how many something was put off.
+        self._batches = 0
+        self._turns = 0
+        self._cancelled: list[str] = []
+        self._never_started: list[str] = []
+        self._shields_cancelled = 0
+
+    def add(self, victims: Sequence[Victim]) -> None:
+        """Put these at the end of what is still to be cancelled."""
+        self._victims.extend(victims)
+
+    def go_on(self) -> None:
+        """Cancel one batch in the next turn."""
+        # Twice, in case that a KeyboardInterrupt breaks into the first.
+        loop = self._binding.in_use()
+        loop.call_soon(self._run, self._batches)
+        loop.call_soon(self._run, self._batches)
+
+    def _run(self, batch: int) -> None:
+        """Cancel one batch; then come back in the next turn, or write the record."""
+        if batch != self._batches:
+            return
+        put_off: list[Victim] = []
+        for _ in range(min(BATCH, len(self._victims))):
+            victim = self._victims[0]
+            if self._turns < MOST_TURNS and not _has_begun(victim):
+                put_off.append(victim)
+            else:
+                self._cancel(victim)
+            self._victims.popleft()
+        self._victims.extend(put_off)
+        self._turns += bool(put_off)
+        if not self._victims:
+            self._when_done()
+            self._record()
+        self._batches += 1
+        if self._victims:
+            self.go_on()
+
+    def _cancel(self, victim: Victim) -> None:
+        if not isinstance(victim, Job):
+            self._shields_cancelled += self._shields.stop(victim, self._grace)
+            return
+        if victim.state is PENDING:
+            # One that still waits for room is refused, and told so by spawn().
+            if victim not in self._gate.pending.unconfirmed:
+                self._never_started.append(shown(victim.label))
+        elif victim.state is ACTIVE:
+            self._cancelled.append(shown(victim.label))
+        stop(victim, self._grace)
+
+    def _record(self) -> None:
+        cancelled, never_started = self._cancelled, self._never_started
+        told = [
+            f"{len(names)} {what} ({listed(names)})"
+            for names, what in (
+                (cancelled, "cancelled"),
+                (never_started, "never started"),
+            )
+            if names
+        ]
+        if self._shields_cancelled:
+            told.append(f"{self._shields_cancelled} shielded cancelled")
+        if told:
+            say(
+                logging.WARNING,
+                "The scheduler was closed before its jobs had ended: %s",
+                "; ".join(told),
+                jobs_cancelled=cancelled[:MOST_NAMES],
+                jobs_never_started=never_started[:MOST_NAMES],
+                shields_cancelled=self._shields_cancelled,
+            )
+
+
+def _has_begun(victim: Victim) -> bool:
+    """Has it taken its first step, or is it not to take one?"""
+    if isinstance(victim, Job):
+        return victim.state is not ACTIVE or has_begun(victim.coro)
+    get_coro: Any = getattr(victim, "get_coro", None)
+    return get_coro is None or has_begun(get_coro())

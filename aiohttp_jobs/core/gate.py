@@ -1,0 +1,448 @@
+"""Gate: which job runs when, and the books of those that run.
+
+How a job moves, and who moves it::
+
+    pending ──start──► active ─────────────────over──► closed
+       │                  └──job.stop──► stopping ──over──► closed
+       └──drop──► closed                     └─────let_go──► closed
+
+What is queued starts from `pump`, which the loop calls: never inside of the last step of
+another job. But a job that is waited for gets its waiter's slot at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from .binding import Binding
+from .failures import Failure
+from .guests import close_coroutine
+from .job import (
+    Job,
+    begin,
+    finish,
+    forget,
+    note_spawned,
+    wake,
+)
+from .mark import mark
+from .pending import PendingJobs
+from .running import JobTask, Launcher, give_up, watch
+from .slots import Slots
+from .states import (
+    CANCELLED,
+    FAILED,
+    HUNG_UP,
+    LET_GO,
+    OPEN,
+    PENDING,
+    SUCCEEDED,
+    JobState,
+    SchedulerState,
+)
+from .telling import Telling
+
+__all__ = ("BATCH", "Gate")
+
+# How many jobs one turn of the loop starts before others get their turn.
+BATCH: Final = 500
+
+
+class Gate:
+    """Lets jobs in, first come, first served, and closes their books when they are over.
+
+    Args:
+        binding: the event loop.
+        slots, pending: what it disposes of.
+        telling: who is told of what happens.
+        close_timeout: seconds that a cancelled job is given to end; None for no bound.
+    """
+
+    def __init__(
+        self,
+        binding: Binding,
+        slots: Slots,
+        pending: PendingJobs,
+        telling: Telling,
+        close_timeout: float | None,
+    ) -> None:
+        self._binding = binding
+        self._launcher = Launcher(binding)
+        self.slots = slots
+        self.pending = pending
+        self.telling = telling
+        self.close_timeout = close_timeout
+        # Active jobs by number, those that are stopping too, in the order of their start.
+        self.active: dict[int, Job[Any]] = {}
+        # Jobs that did not end in time and still run: held so as not to be collected.
+        self.strays: set[Job[Any]] = set()
+        # How many jobs have ended so far, by the state that they ended in.
+        self.ended: dict[JobState, int] = dict.fromkeys(
+            (SUCCEEDED, FAILED, CANCELLED, LET_GO, HUNG_UP), 0
+        )
+        # Open, closing or closed; whether it is being drained is another matter.
+        self.state: SchedulerState = OPEN
+        # Does it start no pending job?
+        self.is_held = False
+        # For the jobs of callers that wait for room: the job whose code the caller is.
+        self.callers: dict[Job[Any], Job[Any] | None] = {}
+        # Jobs that have got their slot back and wait, so that it may go to another one.
+        self._returned: deque[Job[Any]] = deque()
+        # Is `pump` to be called soon?
+        self._is_due = False
+        # Jobs and shielded awaitables whose own code waits for the end of all others,
+        # with the number of waits: in one those that take no slot, in one the rest.
+        self.drainers: dict[object, int] = {}
+        self.drainers_at_once: dict[object, int] = {}
+        # How many drain or close, from inside or outside; a close counts for ever.
+        self.drains = 0
+        # Called when a job has ended and so few are left that this may have been the last
+        # one for somebody who drains.
+        self.when_few: Callable[[], object] = bool
+
+    # -- whose code runs -----------------------------------------------------------------
+
+    def check_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop, or refuse it."""
+        return self._binding.check()
+
+    def current_job(self) -> Job[Any] | None:
+        """Return the job of these that the running code is part of, if any.
+
+        The one place where this is asked: by the task first; code of child tasks, and of
+        tasks that others have made, is known by the mark in its context.
+        """
+        task = asyncio.current_task()
+        if type(task) is JobTask:
+            return task.job if task.job.keeper is self else None
+        return self.active.get(mark.get(0))
+
+    def has_slot(self, job: Job[Any]) -> bool:
+        """Has an active job a slot just now?"""
+        return self.slots.takes_one(job)
+
+    # -- refusing -----------------------------------------------------------------------
+
+    def refuse(self, job: Job[Any]) -> None:
+        """Close a job that was never accepted."""
+        if job.state is PENDING:
+            finish(job, CANCELLED)
+        job.keeper = None
+        forget(job)
+        close_coroutine(job.coro)
+
+    def refuse_callers(self) -> None:
+        """Wake the callers that wait for room with SchedulerClosed."""
+        callers = self.pending.callers
+        while callers:
+            job, woken = next(iter(callers.items()))
+            self.refuse(job)
+            if not woken.done():
+                woken.set_result(None)
+            del callers[job]
+
+    # -- giving slots away ---------------------------------------------------------------
+
+    def begin_wait(self, job: Job[Any]) -> Job[Any] | None:
+        """Note that the running code waits for the job; return whose code that is.
+
+        If that job has a slot, and the other one is pending, it starts there at once.
+        """
+        waiter = self.current_job()
+        if waiter is None or waiter is job:
+            return None
+        if self.slots.begin_wait(waiter, job) and job.pending:
+            self._hand_on(waiter)
+        self._look_for_way_out()
+        return waiter
+
+    def begin_wait_for_queue(self) -> Job[Any] | None:
+        """Note that the running code waits for the queue to move, in spawn() or a drain.
+
+        Its slot goes to the head of the queue. Return whose code that is.
+        """
+        waiter = self.current_job()
+        if waiter is not None:
+            if self.slots.begin_wait(waiter, None):
+                self._hand_on(waiter)
+            self._look_for_way_out()
+        return waiter
+
+    def end_wait(self, waiter: Job[Any] | None, job: Job[Any] | None) -> None:
+        """Note that this wait is over; None for a job is the wait for the queue."""
+        if waiter is not None:
+            self.slots.end_wait(waiter, job)
+            self._look_for_way_out()
+
+    def pump_soon(self, *, again: bool = False) -> None:
+        """Let the loop call `pump`. `again`: also if that seems to be under way."""
+        if again or not self._is_due:
+            self._is_due = True
+            self._binding.in_use().call_soon(self.pump)
+
+    def pump_now(self) -> None:
+        """Do what `pump` does at once, after a limit was changed."""
+        if self._binding.loop is not None:
+            self.fill_slots()
+
+    def release_all(self) -> None:
+        """Hold the pending jobs no longer."""
+        if self.is_held:
+            self.is_held = False
+            self._returned.extend(self.slots.waiting())
+            self.pump_now()
+
+    def pump(self) -> None:
+        """Start pending jobs where there are slots, and let callers into their room."""
+        try:
+            self._is_due = False
+            self.fill_slots()
+        except BaseException:
+            self.mend()
+            raise
+
+    def fill_slots(self) -> None:
+        if self.state is not OPEN or self.is_held:
+            self._returned.clear()
+            while self.state is OPEN and self.pending.callers:
+                if self.pending.is_full():
+                    break
+                self._admit()  # held, but there is room
+            return
+        for _ in range(BATCH):
+            if self._returned:
+                self._hand_on(self._returned.popleft())
+            elif not self._fill():
+                break
+        else:
+            self.pump_soon()
+        self._find_way_out()
+
+    def _fill(self) -> bool:
+        """Let the next caller in, or start the next job; was there something to do?"""
+        pending, slots = self.pending, self.slots
+        # Held jobs that fill the room keep nobody from a free slot. (So there is one too
+        # many pending if the slot is taken again before the caller has it.)
+        if pending.callers and (
+            not pending.is_full() or (slots.free > 0 and not pending.queue)
+        ):
+            self._admit()
+            return True
+        job = pending.head() if slots.free > 0 else None
+        if job is not None:
+            self.start(job)
+        return job is not None
+
+    def _admit(self) -> None:
+        has_room = not self.pending.is_full()
+        job = self.pending.admit()
+        if job is not None:
+            note_spawned(job)
+            self.telling.tell("job_spawned", job)
+            if has_room:
+                # Its caller waits no more. (Else a slot made way for it: it may be the
+                # caller's own, which is lent to it when its spawn() returns.)
+                caller = self.callers.pop(job, None)
+                self.end_wait(caller, None)
+
+    def _hand_on(self, owner: Job[Any]) -> None:
+        """Give the slot of a job that waits to one that it waits for."""
+        slots, pending = self.slots, self.pending
+        if self.state is not OPEN or self.is_held or not slots.has_one_to_lend(owner):
+            return
+        job = slots.wanted_by(owner, pending.can_start)
+        if job is None and slots.waits_for_queue(owner):
+            job = pending.head()
+            if job is None and pending.callers and not pending.queue:
+                self._admit()  # all who are pending are held
+        if job is not None:
+            self.start(job, owner=owner)
+            if pending.callers:
+                self.pump_soon()  # there is room for one
+
+    def can_start_now(self, job: Job[Any]) -> None:
+        """A job that was held back is so no more: somebody may wait for it already."""
+        waiter = self.slots.waiter_for(job)
+        if waiter is not None and not self.is_held:
+            self._hand_on(waiter)
+        self.pump_soon()
+
+    def _look_for_way_out(self) -> None:
+        if self.slots.is_stuck() and (self.pending.queue or self.pending.callers):
+            self.pump_soon()
+
+    def _find_way_out(self) -> None:
+        """Where all who have a slot wait, one of their slots has to go to another job."""
+        pending, slots = self.pending, self.slots
+        if not slots.is_stuck() or not (pending.queue or pending.callers):
+            return
+        found = slots.way_out(pending.can_start)
+        if found is not None:
+            owner, job = found
+            job = pending.head() if job is None else job
+            if job is not None:
+                self.start(job, owner=owner)
+                self.pump_soon()
+
+    # -- starting ------------------------------------------------------------------------
+
+    def start(
+        self, job: Job[Any], is_new: bool = False, owner: Job[Any] | None = None
+    ) -> None:
+        """Make a job active, in a free slot or in its owner's, and give it a task."""
+        try:
+            slots, loop = self.slots, self._binding.loop
+            assert loop is not None
+            self.active[job.id] = job
+            if owner is not None:
+                slots.lend(owner, job)
+            elif not slots.at_once or job not in slots.at_once:
+                slots.free -= 1
+            begin(job, loop, is_new)
+            if not is_new:
+                self.pending.leave(job)
+            self._launcher.launch(self, job, is_new)
+        except BaseException:
+            self.mend()
+            raise
+
+    # -- ending --------------------------------------------------------------------------
+
+    def over(self, job: Job[Any], state: JobState, result: Any = None) -> None:
+        """Close the books of an active job.
+
+        If something breaks into it, `mend` does again what follows from the job's state.
+        """
+        if job.state >= SUCCEEDED and job.id not in self.active:
+            self.stray_over(job, None)
+            return
+        try:
+            if job.state < SUCCEEDED:
+                state = finish(job, state, result)
+            job.keeper = None
+            slots, pending = self.slots, self.pending
+            if pending.queue or pending.callers:
+                self.pump_soon()
+            if job.waiters is not None:
+                wake(job)
+            if slots.at_once or slots.waits or slots.below:
+                returned = slots.end(job)
+                if returned is not None:
+                    self._returned.append(returned)
+                    self.pump_soon()
+            else:
+                slots.free += 1
+            del self.active[job.id]
+            self.ended[state] += 1
+            if self.telling.observers is not None:
+                self.telling.tell("job_closed", job)
+            if job.failure is None or state is HUNG_UP:
+                job.task = job.context = None
+            else:
+                self.telling.failed(job, job.failure, is_let_go=job in self.strays)
+            if self.drains and (self.drainers or slots.at_once or not self.active):
+                self._ended_while_drained(job)
+        except BaseException:
+            self.mend()
+            raise
+
+    def _ended_while_drained(self, job: Job[Any]) -> None:
+        self.drainers.pop(job, None)
+        self.drainers_at_once.pop(job, None)
+        # A drain from inside waits for none that drains too.
+        if len(self.active) - len(self.slots.at_once) <= len(self.drainers):
+            self.when_few()
+
+    def drop(self, job: Job[Any]) -> None:
+        """Close a pending job, which never starts."""
+        try:
+            self._drop(job)
+        except BaseException:
+            self._drop(job)
+            self.mend()
+            raise
+        if self.telling.observers is not None:
+            self.telling.tell("job_closed", job)
+        forget(job)
+        if self.drains:
+            self.when_few()
+
+    def _drop(self, job: Job[Any]) -> None:
+        if job.state is PENDING:
+            finish(job, CANCELLED)
+            self.ended[CANCELLED] += 1
+            self.pending.leave(job)
+        job.keeper = None
+        while self.pending.callers and not self.pending.is_full():
+            self._admit()
+        wake(job)
+        close_coroutine(job.coro)
+
+    def let_go(self, job: Job[Any]) -> None:
+        """Close the books of a job that did not end in time, and goes on."""
+        self.strays.add(job)
+        self.over(job, give_up(job))
+
+    def stray_over(self, job: Job[Any], failure: Failure | None) -> None:
+        """Note the end of a job that was let go; a failure of it is told."""
+        if job in self.strays:
+            self.strays.discard(job)
+            if failure is None:
+                forget(job)
+            else:
+                self.telling.failed(job, failure, is_let_go=False)
+
+    def watch(self, job: Job[Any]) -> None:
+        """End the job soon, whose task is over."""
+        watch(self, job)
+
+    def abandon(self, job: Job[Any]) -> None:
+        """Forget a job whose coroutine was thrown away: its loop is gone."""
+        self.active.pop(job.id, None)
+        if not job.closed:
+            finish(job, CANCELLED)
+        forget(job)
+
+    def has_ended(self, job: Job[Any]) -> bool:
+        """Are its books closed, and does it not go on after it was let go?"""
+        return job.closed and job not in self.strays
+
+    # -- mending -------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """See to jobs whose task is over, where a KeyboardInterrupt has kept from it."""
+        is_lost = False
+        for job in self.active.values():
+            if job.task is None:
+                is_lost = is_lost or not self._launcher.is_about_to(job)
+            elif job.task.done():
+                watch(self, job)
+        if is_lost:
+            self.mend()
+
+    def mend(self) -> None:
+        """Make the books agree again after a KeyboardInterrupt has broken into them.
+
+        What is true is the state of each job and of its task; all else follows from that.
+        """
+        for job in list(self.active.values()):
+            if job.closed:
+                self.over(job, job.state)
+                continue
+            task = job.task
+            if job.pending:
+                del self.active[job.id]
+            elif task is None and not self._launcher.is_about_to(job):
+                close_coroutine(job.coro)
+                self.over(job, CANCELLED)
+            elif task is not None and task.done():
+                watch(self, job)
+        self.pending.mend()
+        self.slots.mend(self.active.values())
+        loop = self._binding.loop
+        if loop is not None and not loop.is_closed():
+            self.pump_soon(again=True)
+            self.when_few()

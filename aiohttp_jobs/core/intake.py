@@ -1,0 +1,220 @@
+"""Intake: how a job gets in: at once, into the queue, or after its caller has waited."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import itertools
+import weakref
+from collections.abc import Coroutine
+from functools import partial
+from types import CoroutineType
+from typing import Any, Final, TypeVar
+
+from .binding import Binding
+from .checks import check_future, check_spawn
+from .errors import SchedulerClosed, SchedulerFull
+from .gate import Gate
+from .guests import close_coroutine
+from .job import Job, note_spawned
+from .keeper import Keeper
+from .states import OPEN, PENDING
+
+__all__ = ("Intake", "make_job")
+
+T = TypeVar("T")
+
+_numbers: Final = itertools.count(1)
+
+_running_loop: Final = asyncio.get_running_loop
+
+
+class Intake:
+    """Accepts jobs, or refuses them and closes their coroutines.
+
+    Args:
+        binding: the event loop.
+        gate: where they come in.
+    """
+
+    __slots__ = ("_binding", "_gate")
+
+    def __init__(self, binding: Binding, gate: Gate) -> None:
+        self._binding = binding
+        self._gate = gate
+
+    def accept(self, job: Job[Any]) -> bool:
+        """Start the job, or put it into the queue; is there room for it?
+
+        Raises:
+            SchedulerClosed, RuntimeError: it takes no more, or here is the wrong loop.
+        """
+        gate = self._gate
+        pending, slots = gate.pending, gate.slots
+        try:
+            is_here = _running_loop() is self._binding.loop
+        except RuntimeError:
+            is_here = False
+        if not is_here or gate.state is not OPEN:
+            self._check_open_for(job)
+        try:
+            if (
+                slots.free > 0
+                and not pending.queue
+                and not pending.callers
+                and not gate.is_held
+            ):
+                gate.start(job, True)
+                return True
+            if pending.callers or pending.is_full():
+                return False
+            pending.queue.append(job)
+            note_spawned(job)
+            if gate.telling.observers is not None:
+                gate.telling.tell("job_spawned", job)
+            if slots.free > 0:
+                gate.pump_soon(again=True)
+        except BaseException:
+            gate.mend()
+            if job.state is PENDING and job not in pending.queue:
+                gate.refuse(job)
+            raise
+        return True
+
+    def accept_or_refuse(self, job: Job[Any]) -> None:
+        """The same, but where there is no room it is refused.
+
+        Raises:
+            SchedulerFull: there is none.
+        """
+        if not self.accept(job):
+            self._refuse_full(job)
+
+    def start_at_once(self, job: Job[Any]) -> None:
+        """Start a job that takes no slot."""
+        self._check_open_for(job)
+        self._gate.slots.at_once.add(job)
+        self._gate.start(job, True)
+
+    def hold_back(self, job: Job[Any], future: asyncio.Future[Any]) -> None:
+        """Keep a job pending, outside of the queue, until the future is done.
+
+        Raises:
+            SchedulerFull: there is no room.
+        """
+        self._check_open_for(job, future)
+        pending = self._gate.pending
+        if pending.callers or pending.is_full():
+            self._refuse_full(job)
+        pending.held[job.id] = job, future
+        note_spawned(job)
+        self._gate.telling.tell("job_spawned", job)
+        # The future may live long: it keeps neither the job nor its scheduler.
+        future.add_done_callback(partial(_release, weakref.ref(self._gate), job.id))
+
+    async def wait_for_room(self, job: Job[Any]) -> None:
+        """Let a job into the queue when there is room, in the order of the callers.
+
+        Raises:
+            SchedulerClosed: the scheduler was closed meanwhile.
+        """
+        gate = self._gate
+        pending = gate.pending
+        waiter = None
+        try:
+            woken = pending.callers[job] = self._binding.in_use().create_future()
+            waiter = gate.callers[job] = gate.begin_wait_for_queue()
+            await woken
+            if gate.state is not OPEN:
+                raise SchedulerClosed
+            pending.unconfirmed.discard(job)
+            gate.can_start_now(job)
+            gate.fill_slots()
+        except BaseException as error:
+            # Cancelled. It may have its place in the queue by now, but has not started.
+            if job in pending.callers:
+                del pending.callers[job]
+                gate.refuse(job)
+            elif job.pending:
+                gate.drop(job)
+            if not isinstance(error, asyncio.CancelledError | SchedulerClosed):
+                gate.mend()
+            raise
+        finally:
+            if gate.callers.pop(job, None) is not None:
+                gate.end_wait(waiter, None)
+
+    def _check_open(self) -> None:
+        self._binding.check()
+        if self._gate.state is not OPEN:
+            raise SchedulerClosed
+
+    def _check_open_for(self, job: Job[Any], *futures: object) -> None:
+        try:
+            self._check_open()
+            for future in futures:
+                check_future("future", future, self._binding.in_use())
+        except BaseException:
+            self._gate.refuse(job)
+            raise
+
+    def _refuse_full(self, job: Job[Any]) -> None:
+        self._gate.refuse(job)
+        raise SchedulerFull(len(self._gate.pending))
+
+
+def _release(gate: weakref.ref[Gate], number: int, future: asyncio.Future[Any]) -> None:
+    """What the job with this number was held back for is done."""
+    if (still_there := gate()) is not None:
+        job = still_there.pending.release(number)
+        if job is not None:
+            still_there.can_start_now(job)
+
+
+def make_job(
+    coro: Coroutine[Any, Any, T],
+    keeper: Keeper,
+    name: str | None,
+    timeout: float | None,
+    context: contextvars.Context | None,
+    origin: str | None,
+) -> Job[T]:
+    """Make one that is pending; what cannot be one is refused, and closed.
+
+    (An __init__ would cost each job some 4 % more.)
+    """
+    # The first test is the quick one, for nearly all.
+    if (
+        type(coro) is not CoroutineType
+        or name is not None
+        or timeout is not None
+        or context is not None
+        or origin is not None
+    ):
+        _check(coro, name, timeout, context, origin)  # pyright: ignore[reportUnknownArgumentType]
+    job: Job[T] = Job()
+    job.coro = coro
+    job.keeper = keeper
+    job.id = next(_numbers)
+    job.state = PENDING
+    job.name = name
+    job.timeout = timeout
+    if context is None:
+        job.context = contextvars.copy_context()
+        job.owns_context = True
+    else:
+        job.context = context
+        job.owns_context = False
+    job.origin = origin
+    job.spawned_at = job.started_at = job.closed_at = None
+    job.task = job.waiters = job.failure = job.timer = job.grace = None
+    return job
+
+
+def _check(coro: Any, *others: object) -> None:
+    try:
+        check_spawn(coro, *others)
+    except BaseException:
+        if isinstance(coro, Coroutine):
+            close_coroutine(coro)
+        raise

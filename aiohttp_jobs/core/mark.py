@@ -1,0 +1,45 @@
+"""The mark: how code is known to be part of a job, also in the job's child tasks."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Final
+
+__all__ = ("Marked", "mark")
+
+# The number of the job that the running code is part of. Child tasks inherit it with
+# their context, which is how a job that waits through asyncio.gather() is known to wait.
+# A number, and not the job: a context may outlive it by far.
+mark: Final[contextvars.ContextVar[int]] = contextvars.ContextVar("aiohttp_jobs.job")
+
+
+class Marked:
+    """Awaits a coroutine in a context that is not its alone.
+
+    Its mark is there only while it runs: so nobody else in that context is taken for a
+    part of its job.
+    """
+
+    __slots__ = ("_coro", "_number")
+
+    def __init__(self, coro: Coroutine[Any, Any, Any], number: int) -> None:
+        self._coro = coro
+        self._number = number
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        step: Callable[[Any], Any] = self._coro.send
+        value: Any = None
+        while True:
+            token = mark.set(self._number)
+            try:
+                waits_for = step(value)
+            except StopIteration as end:
+                return end.value
+            finally:
+                mark.reset(token)
+            try:
+                value = yield waits_for
+                step = self._coro.send
+            except BaseException as error:
+                step, value = self._coro.throw, error
