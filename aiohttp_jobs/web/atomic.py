@@ -7,33 +7,34 @@ middlewares included, as one job. Where there is no middleware the handler makes
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
+from types import FunctionType
 from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from aiohttp import hdrs, web
 
+# Bound now: tools that instrument applications put subclasses in the place of such names,
+# and then what was there before is no instance of them.
+from aiohttp.web import HTTPException, Request, View
+
+from aiohttp_jobs.core.errors import HungUp, JobCancelled
 from aiohttp_jobs.core.scheduler import Scheduler
 
-from .request import get_scheduler, origin_of, remember_task
+from .attempt import Attempt, answering, is_atomic, is_being_cancelled
+from .giveup import leave
+from .hangup import SIGNS, is_hang_up
+from .request import get_scheduler, origin_of
 
-__all__ = ("atomic", "is_atomic", "is_marked", "run_atomic")
+__all__ = ("atomic", "is_marked", "run_atomic")
 
 P = ParamSpec("P")
 R = TypeVar("R")
-V = TypeVar("V", bound=web.View)
+V = TypeVar("V", bound=View)
 
-_Answer: TypeAlias = tuple[web.HTTPException | None, R | None]
+_Answer: TypeAlias = tuple[HTTPException | None, R | None]
 
 _MARK: Final = "__aiohttp_jobs_atomic__"
-
-# What the running code answers as part of an atomic job, by its routing: a request and
-# its clones share that. Not a mark on the request, which a middleware may handle twice at
-# the same time: once more after a timeout, say, while the first job goes on.
-_answering: Final = contextvars.ContextVar[web.UrlMappingMatchInfo | None](
-    "aiohttp_jobs.answering", default=None
-)
 
 
 @overload
@@ -58,7 +59,7 @@ def atomic(handler: Any) -> Any:
         TypeError: it is neither.
     """
     if isinstance(handler, type):
-        if not issubclass(handler, web.View):
+        if not issubclass(handler, View):
             raise TypeError(f"atomic() takes a handler or a View class, not {handler!r}")
         for name in _http_methods(handler):
             setattr(handler, name, atomic(getattr(handler, name)))
@@ -80,60 +81,104 @@ def atomic(handler: Any) -> Any:
             )
         if is_atomic(request):
             return await function(*args, **kwargs)
-        call = functools.partial(function, *args, **kwargs)
-        remember_task(request)
-        return await run_atomic(get_scheduler(request), request, call)
+        return await _answer(request, functools.partial(function, *args, **kwargs))
 
     setattr(run, _MARK, True)
     return run
 
 
-def is_atomic(request: web.Request) -> bool:
-    """Is the running code part of a job that answers the request?"""
-    return _answering.get() is request.match_info
+def is_marked(request: web.Request, handler: object) -> bool:
+    """Is the handler that the request was routed to an atomic one?
+
+    Args:
+        handler: what the middleware calls: it, or the middlewares around it, to which
+            aiohttp gives the attributes of a function, but not those of a View.
+    """
+    if hasattr(handler, _MARK):
+        return True
+    return type(handler) is not FunctionType and hasattr(_handler_of(request), _MARK)
 
 
-def is_marked(request: web.Request) -> bool:
-    """Is the handler that the request was routed to an atomic one?"""
-    return hasattr(_handler_of(request), _MARK)
+async def _answer(request: web.Request, call: Callable[[], Awaitable[R]]) -> R:
+    """Make a job of a handler that no middleware has made one of."""
+    attempt = Attempt()
+    attempt.parent = answering.get()
+    token = answering.set(attempt)
+    response: Any = None
+    try:
+        response = await run_atomic(get_scheduler(request), request, call, attempt)
+    finally:
+        answering.reset(token)
+        attempt.is_over = True
+        if attempt.is_noted:
+            await leave(attempt, request, response)
+    return response  # type: ignore[no-any-return]
 
 
 async def run_atomic(
     scheduler: Scheduler,
     request: web.Request,
     call: Callable[[], Awaitable[R]],
+    attempt: Attempt,
 ) -> R:
     """Run what answers the request as a job of its own, and wait for it.
+
+    Args:
+        scheduler: that of the job.
+        request: what is answered.
+        call: what answers it.
+        attempt: what the running code is part of, and the job too.
 
     Cancellation:
         The job goes on.
     """
-    is_awaited = False
+
+    cancelled: asyncio.CancelledError | None = None
 
     async def answer() -> _Answer[R]:
-        if not is_awaited:
-            # An eager task factory began with it: nobody is there yet to get an error.
-            await asyncio.sleep(0)
-        _answering.set(request.match_info)  # in the context of the job alone
+        nonlocal cancelled
+        attempt.runs = True
         try:
             return None, await call()
-        except web.HTTPException as error:
+        except HTTPException as error:
             # An answer like others, and no failure of the job if the client has gone.
             return error, None
+        except SIGNS as error:
+            if is_hang_up(request, error):
+                raise HungUp(error) from None
+            raise
+        except asyncio.CancelledError as error:
+            if not is_being_cancelled():
+                cancelled = error  # of something that the handler has waited for
+            raise
+        finally:
+            attempt.runs = False
 
     coro: Any = answer()
     # The job is called as the handler, also where its coroutine is shown.
     handler = _handler_of(request)
     coro.__qualname__ = getattr(handler, "__qualname__", coro.__qualname__)
-    end = scheduler.spawn_at_once(coro, origin=origin_of(request)).wait()
-    is_awaited = True
-    error, response = await end
+    attempt.request = request
+    job = scheduler.spawn_at_once(coro, origin=origin_of(request))
+    error = None
     try:
+        error, response = await job.wait()
         if error is not None:
             raise error
         return cast(R, response)
+    except BaseException as raised:
+        # One that was closed before it began never will. One that was let go runs.
+        if attempt.runs or not job.closed:
+            attempt.runs = attempt.is_noted = True
+        if isinstance(raised, JobCancelled) and cancelled is not None:
+            raise cancelled from None
+        raise
     finally:
-        del error  # its traceback shows this frame: break the cycle
+        if not attempt.runs:
+            attempt.request = None
+        # Their tracebacks show this frame: break the cycles.
+        del error, job
+        cancelled = None
 
 
 def _handler_of(request: web.Request) -> object:
@@ -153,8 +198,8 @@ def _http_methods(view: type[web.View]) -> list[str]:
 
 def _request_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> web.Request | None:
     for candidate in (*reversed(args), *kwargs.values()):
-        if isinstance(candidate, web.Request):
+        if isinstance(candidate, Request):
             return candidate
-        if isinstance(candidate, web.View):
+        if isinstance(candidate, View):
             return candidate.request
     return None

@@ -8,11 +8,13 @@ from functools import partial
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from aiohttp_jobs.core.errors import SchedulerClosed, SchedulerFull
+from aiohttp_jobs.core.errors import JobCancelled, SchedulerClosed, SchedulerFull
 from aiohttp_jobs.core.scheduler import Scheduler
 
-from .atomic import is_atomic, is_marked, run_atomic
-from .request import SCHEDULER, remember_task
+from .atomic import is_marked, run_atomic
+from .attempt import Attempt, answering, is_atomic, is_being_cancelled
+from .giveup import has_begun, leave
+from .request import SCHEDULER
 
 __all__ = ("make_middleware",)
 
@@ -32,23 +34,36 @@ def make_middleware(scheduler: Scheduler, atomic_methods: Collection[str]) -> Mi
     async def aiohttp_jobs_middleware(
         request: web.Request, handler: Handler
     ) -> web.StreamResponse:
-        remember_task(request)
-        # With an older aiohttp not 0 after "100 Continue".
-        sent = request.writer.output_size
+        # Every request comes through here, so what it costs counts.
+        attempt = Attempt()
+        if (parent := answering.get()) is not None:
+            attempt.parent = parent
+        token = answering.set(attempt)
+        response: web.StreamResponse | None = None
         try:
             if (
-                request.method in atomic_methods
-                or (is_marked(request) and _nearest(request) is scheduler)
+                (atomic_methods and request.method in atomic_methods)
+                or (is_marked(request, handler) and _nearest(request) is scheduler)
             ) and not is_atomic(request):
-                return await run_atomic(scheduler, request, partial(handler, request))
-            return await handler(request)
-        except (SchedulerFull, SchedulerClosed) as error:
-            if request.writer.output_size > sent:
-                raise  # the response has begun: too late for another one
+                call = partial(handler, request)
+                response = await run_atomic(scheduler, request, call, attempt)
+            else:
+                response = await handler(request)
+        except (SchedulerFull, SchedulerClosed, JobCancelled) as error:
+            is_cancelled = isinstance(error, JobCancelled)
+            if has_begun(request) or (is_cancelled and is_being_cancelled()):
+                raise
+            reason = "a job was cancelled" if is_cancelled else "too many jobs"
             raise web.HTTPServiceUnavailable(
                 headers={hdrs.RETRY_AFTER: str(RETRY_AFTER)},
-                text="503: Service Unavailable, too many jobs: try again later",
+                text=f"503: Service Unavailable, {reason}: try again later",
             ) from error
+        finally:
+            answering.reset(token)
+            attempt.is_over = True
+            if attempt.is_noted:
+                await leave(attempt, request, response)
+        return response  # pyright: ignore[reportReturnType]
 
     return aiohttp_jobs_middleware
 

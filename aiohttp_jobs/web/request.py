@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from aiohttp import web
+from aiohttp.web import Request  # bound now, before a tool puts another class there
 
 from aiohttp_jobs.core.job import Job
 from aiohttp_jobs.core.scheduler import Scheduler
+from aiohttp_jobs.core.states import SchedulerState
+
+from .attempt import answering, end_of_request
+from .hangup import is_hang_up
 
 __all__ = (
     "SCHEDULER",
@@ -18,7 +25,6 @@ __all__ = (
     "get_scheduler_from_app",
     "get_scheduler_from_request",
     "origin_of",
-    "remember_task",
     "shield",
     "spawn",
     "spawn_nowait",
@@ -28,13 +34,6 @@ T = TypeVar("T")
 
 #: Where :func:`setup` puts the scheduler: ``app[SCHEDULER]``.
 SCHEDULER: Final = web.AppKey("SCHEDULER", Scheduler)
-
-if TYPE_CHECKING or hasattr(web, "RequestKey"):
-    # The task that aiohttp made for the request. It ends when the response has been sent
-    # in full, or when the client has gone or the server has cancelled it.
-    _TASK = web.RequestKey("aiohttp_jobs.task", asyncio.Task[Any])
-else:  # aiohttp before 3.14
-    _TASK = "aiohttp_jobs.task"
 
 
 def get_scheduler(request: web.Request) -> Scheduler:
@@ -62,21 +61,6 @@ def get_scheduler_from_request(request: web.Request) -> Scheduler | None:
     # Most often it is the application's own, and config_dict is slow to build.
     scheduler = request.app.get(SCHEDULER)
     return request.config_dict.get(SCHEDULER) if scheduler is None else scheduler
-
-
-def remember_task(request: web.Request) -> None:
-    """Note that the running task is the one that aiohttp made for the request.
-
-    The first one counts: what comes further inside may be part of a job, or of a task
-    that a middleware has made.
-    """
-    # Its length first: a request tells by an exception what it does not contain, and most
-    # contain nothing yet.
-    if len(request) and _TASK in request:
-        return
-    task = asyncio.current_task()
-    if task is not None:
-        request[_TASK] = task
 
 
 def origin_of(request: web.Request) -> str:
@@ -124,9 +108,13 @@ async def spawn(
     scheduler = _scheduler_for(request, coro)
     origin = origin_of(request)
     if after_response:
-        task = _task_of(request)
         return scheduler.spawn_after(
-            task, coro, name, timeout=timeout, context=context, origin=origin
+            end_of_request(),
+            coro,
+            name,
+            timeout=timeout,
+            context=context,
+            origin=origin,
         )
     return await scheduler.spawn(
         coro, name, timeout=timeout, context=context, origin=origin
@@ -153,9 +141,13 @@ def spawn_nowait(
     scheduler = _scheduler_for(request, coro)
     origin = origin_of(request)
     if after_response:
-        task = _task_of(request)
         return scheduler.spawn_after(
-            task, coro, name, timeout=timeout, context=context, origin=origin
+            end_of_request(),
+            coro,
+            name,
+            timeout=timeout,
+            context=context,
+            origin=origin,
         )
     return scheduler.spawn_nowait(
         coro, name, timeout=timeout, context=context, origin=origin
@@ -174,12 +166,50 @@ def shield(request: web.Request, arg: Awaitable[T]) -> asyncio.Future[T]:
     Returns:
         A future with its outcome, to be awaited at once.
     """
-    return _scheduler_for(request, arg).shield(arg)
+    scheduler = _scheduler_for(request, arg)
+    if asyncio.isfuture(arg):
+        inner = arg
+    elif scheduler.state is SchedulerState.CLOSED:
+        return scheduler.shield(arg)  # which refuses it
+    else:
+        inner = asyncio.ensure_future(arg)
+    try:
+        outer = scheduler.shield(inner)
+    except BaseException:
+        if inner is not arg:
+            inner.cancel()
+        raise
+    if not inner.done():
+        attempt = answering.get()
+        if attempt is not None and not attempt.is_over:
+            attempt.add_shield(inner)
+        requests = _shielded_for.get(inner)
+        if requests is None:
+            requests = _shielded_for[inner] = WeakValueDictionary()
+            inner.add_done_callback(partial(_excuse, scheduler))
+        requests[id(request)] = request
+    return outer
+
+
+# For which requests a future is shielded: it may be shared by many, and outlive them.
+_shielded_for: Final = WeakKeyDictionary[
+    asyncio.Future[Any], WeakValueDictionary[int, web.Request]
+]()
+
+
+def _excuse(scheduler: Scheduler, inner: asyncio.Future[Any]) -> None:
+    """Let nobody be told of a client that has hung up on what was shielded for it."""
+    requests = _shielded_for.pop(inner)
+    if inner.cancelled() or scheduler.state is SchedulerState.CLOSED:
+        return
+    error = inner.exception()
+    if error is not None and any(is_hang_up(each, error) for each in requests.values()):
+        scheduler.shield(inner)  # whoever asks for it has it
 
 
 def _scheduler_for(request: web.Request, arg: object) -> Scheduler:
     try:
-        if not isinstance(request, web.Request):
+        if not isinstance(request, Request):
             raise TypeError(
                 f"The first argument takes the request, not {request!r}: in a View that "
                 "is self.request, and without a request use the scheduler's own methods"
@@ -189,12 +219,3 @@ def _scheduler_for(request: web.Request, arg: object) -> Scheduler:
         if isinstance(arg, Coroutine):
             arg.close()
         raise
-
-
-def _task_of(request: web.Request) -> asyncio.Task[Any]:
-    if _TASK in request:
-        return request[_TASK]
-    # The middleware is not in the way, as in a test that calls the handler itself.
-    task = asyncio.current_task()
-    assert task is not None
-    return task

@@ -8,7 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
-from aiohttp_jobs.core.job import ExceptionHandler
+from aiohttp_jobs.core.reports import ExceptionHandler
 from aiohttp_jobs.core.scheduler import Scheduler
 
 from .middleware import make_middleware
@@ -50,7 +50,7 @@ def setup(
             or was added to its parent.
         TypeError, ValueError: an option is out of range; the sentence names it.
     """
-    if not isinstance(app, web.Application):
+    if not _is_application(app):
         raise TypeError(f"setup() takes an aiohttp.web.Application, not {app!r}")
     if SCHEDULER in app:
         raise RuntimeError(
@@ -86,6 +86,14 @@ def setup(
     return scheduler
 
 
+def _is_application(app: object) -> bool:
+    """Is it one, also if a tool has put a subclass in the place of the class since?"""
+    return any(
+        kind.__name__ == "Application" and kind.__module__.partition(".")[0] == "aiohttp"
+        for kind in type(app).__mro__
+    )
+
+
 class _Life:
     """When the scheduler of one application drains."""
 
@@ -101,7 +109,7 @@ class _Life:
                 "The scheduler of the application is closed: an application cannot run "
                 "again after its end, make another one"
             )
-        self._scheduler._check_loop()
+        self._scheduler.check_loop()
         # A sub-application is frozen when it is added to its parent, the application
         # that runs only after its start-up.
         self._is_below = app.pre_frozen
@@ -153,7 +161,7 @@ async def _drain(schedulers: list[Scheduler], *, background: bool = False) -> No
             timeout = max(0, start + timeout - loop.time())
         is_drained = False
         try:
-            is_drained = await scheduler._drain(timeout, background)
+            is_drained = await scheduler.drain(timeout, background=background)
         finally:
             if not is_drained:
                 await scheduler.close()
@@ -163,7 +171,9 @@ async def _drain(schedulers: list[Scheduler], *, background: bool = False) -> No
         async with asyncio.TaskGroup() as group:
             for scheduler in schedulers:
                 group.create_task(drain(scheduler))
-        all_are_drained = all([await each._drain(0, background) for each in schedulers])
+        all_are_drained = all(
+            [await each.drain(0, background=background) for each in schedulers]
+        )
 
 
 def _lives_below(app: web.Application) -> Iterator[_Life]:

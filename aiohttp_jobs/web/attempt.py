@@ -1,0 +1,142 @@
+"""An attempt to answer a request: which code belongs to it, and what it leaves behind.
+
+One begins whenever the middleware of :func:`setup` is entered, or an atomic handler that
+no middleware has made a job of, and it is over when that is left. A request may have
+several: inside of each other where applications are nested, and one after the other where
+a middleware outside tries again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Iterator
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+__all__ = (
+    "Attempt",
+    "answering",
+    "end_of_request",
+    "is_atomic",
+    "is_being_cancelled",
+    "within",
+)
+
+
+class Attempt:
+    """One attempt to answer a request.
+
+    What the attributes are at first stands in the class: nearly all stay so, and every
+    request makes one of these.
+    """
+
+    #: The attempt that this one is a part of.
+    parent: Attempt | None = None
+    #: Has what makes the answer been left?
+    is_over = False
+    #: Has it done anything that is to be seen to when it is left?
+    is_noted = False
+    #: The request, while a job answers it.
+    request: web.Request | None = None
+    #: Does the coroutine of that job run, or will it?
+    runs = False
+    #: The shielded awaitables that are not done. None: nothing was shielded.
+    shields: set[asyncio.Future[Any]] | None = None
+    #: The task that it was left in: most often the one that aiohttp made for the request,
+    #: which ends when the response has been sent in full.
+    task: asyncio.Task[Any] | None = None
+    #: Done with that task; only if it was asked for before there is one.
+    end: asyncio.Future[None] | None = None
+    #: What it was writing to when it was given up.
+    given_up: AbstractStreamWriter | None = None
+
+    def add_shield(self, inner: asyncio.Future[Any]) -> None:
+        """Note an awaitable that is shielded for the request."""
+        self.is_noted = True
+        if self.shields is None:
+            self.shields = set()
+        if inner not in self.shields:
+            self.shields.add(inner)
+            inner.add_done_callback(self._shield_is_done)
+
+    def _shield_is_done(self, inner: asyncio.Future[Any]) -> None:
+        if self.shields is not None:
+            self.shields.discard(inner)
+
+    def leave(self) -> bool:
+        """Note the running task as the one it was left in; does anything go on?"""
+        self.task = task = asyncio.current_task()
+        if self.end is not None and task is not None:
+            task.add_done_callback(self._task_is_done)
+        shields, self.shields = self.shields, None
+        for inner in shields or ():
+            # It may be shared by many requests, and outlive them by far.
+            inner.remove_done_callback(self._shield_is_done)
+        return self.runs or any(not inner.done() for inner in shields or ())
+
+    def _task_is_done(self, task: asyncio.Task[Any]) -> None:
+        if self.end is not None and not self.end.done():
+            self.end.set_result(None)
+
+    def when_over(self) -> asyncio.Future[Any]:
+        """Return what is done when the response was sent, or the request has ended."""
+        loop = asyncio.get_running_loop()
+        if not self.is_over:
+            self.is_noted = True
+            if self.end is None:
+                self.end = loop.create_future()
+            return self.end
+        if self.task is not None:
+            return self.task
+        # Whoever asks was not started by us, and asks late.
+        over = loop.create_future()
+        over.set_result(None)
+        return over
+
+
+# The attempt that the running code is part of. Tasks and jobs inherit it with their
+# context. Not a mark on the request, which a middleware outside may handle twice at the
+# same time: once more after a timeout, say, while the first attempt goes on.
+answering: Final = contextvars.ContextVar[Attempt | None](
+    "aiohttp_jobs.answering", default=None
+)
+
+
+def within() -> Iterator[Attempt]:
+    """Go over the attempts that the running code is part of, the innermost first."""
+    attempt = answering.get()
+    while attempt is not None:
+        yield attempt
+        attempt = attempt.parent
+
+
+def is_atomic(request: web.Request) -> bool:
+    """Is the running code part of a job that answers the request?"""
+    # A request and its clones share their routing.
+    return any(
+        attempt.request is not None and attempt.request.match_info is request.match_info
+        for attempt in within()
+    )
+
+
+def end_of_request() -> asyncio.Future[Any]:
+    """Return what is done when the request has ended that the running code answers."""
+    outermost: Attempt | None = None
+    for attempt in within():
+        if outermost is None or not attempt.is_over:
+            outermost = attempt
+    if outermost is not None:
+        return outermost.when_over()
+    # Code outside of the middleware, or that was called without it, as in a test.
+    task = asyncio.current_task()
+    assert task is not None
+    return task
+
+
+def is_being_cancelled() -> bool:
+    """Has somebody cancelled the running task, and not what it waits for?"""
+    cancelling: Any = getattr(asyncio.current_task(), "cancelling", None)
+    return cancelling is not None and cancelling() > 0

@@ -1,0 +1,146 @@
+"""What becomes of a request that was given up while something still answers it.
+
+Somebody else has answered, or nobody will: the client has gone, a deadline outside has
+passed, the handler has not waited for what it shields. What goes on must not write into
+that answer, nor into the next one on the connection, and must not wait for a body that
+nobody may be sending any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+from typing import Any, Final
+
+from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+
+from .attempt import Attempt, within
+
+__all__ = ("guard", "has_begun", "leave")
+
+# What an older aiohttp counts as output though it is no part of the response. Every
+# response is longer.
+_CONTINUE: Final = len(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+# Turns of the loop in which a file that is being sent notices the end of its connection.
+_TURNS: Final = 3
+
+
+def has_begun(request: web.Request) -> bool:
+    """Has any part of a response been sent, or made ready to be sent?"""
+    writer = request.writer
+    return writer.output_size > _CONTINUE or bool(getattr(writer, "chunked", False))
+
+
+async def leave(attempt: Attempt, request: web.Request, response: object) -> None:
+    """See to what an attempt leaves behind; give the request up if that goes on.
+
+    Args:
+        attempt: it is over by now.
+        request: what it answers.
+        response: what it has returned; None if it has raised.
+    """
+    if not attempt.leave():
+        return
+    attempt.given_up = request.writer
+    _end_reading(request)
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        return
+    is_answer = isinstance(response, web.StreamResponse) and response.prepared
+    if (has_begun(request) and not is_answer) or not guard(request.writer):
+        await _break_off(transport)
+
+
+def _end_reading(request: web.Request) -> None:
+    """Let whoever reads the body get an error, and nothing more come from the client."""
+    request.protocol.close()  # when the answer has been sent
+    content = request.content
+    if content.exception() is None:
+        content.set_exception(_given_up())
+        # Else the server would read the rest itself before it closes the connection, and
+        # log that error.
+        content.feed_eof()
+
+
+async def _break_off(transport: asyncio.Transport) -> None:
+    """End a connection in the midst of a response, which nobody can complete."""
+    try:
+        if _sends_file(transport):
+            # asyncio never comes back from that if its transport is closed meanwhile,
+            # only if the connection ends below.
+            transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
+    except OSError:
+        pass  # it has ended already
+    finally:
+        transport.close()
+
+
+def _sends_file(transport: asyncio.Transport) -> bool:
+    """Is the operating system sending a file, for asyncio's own transport?"""
+    try:
+        transport.write(b"")
+    except RuntimeError:
+        return True
+    return False
+
+
+def _given_up() -> ConnectionResetError:
+    return ConnectionResetError(
+        "The request was given up: its client has gone, or it was answered by somebody "
+        "else, so nothing more can be read from it or written to it"
+    )
+
+
+# -- the writer of a request that was given up -------------------------------------------
+
+
+def guard(writer: AbstractStreamWriter) -> bool:
+    """Let it refuse those who were given up; False if it cannot be taught that."""
+    kind = type(writer)
+    if "refuses_given_up" not in vars(kind):
+        try:
+            writer.__class__ = _guarded(kind)
+        except TypeError:
+            return False
+    return True
+
+
+@functools.cache
+def _guarded(kind: Any) -> Any:
+    """Make a kind of writer that refuses whoever was given up, and nobody else.
+
+    The server goes on to use it for the one answer that is given. To look at every
+    attribute means that no way to write is forgotten, whatever aiohttp calls it.
+    """
+
+    class Guarded(kind):  # type: ignore[misc]
+        __slots__ = ()
+
+        refuses_given_up = True
+
+        def __getattribute__(self, name: str) -> Any:
+            value: Any = kind.__getattribute__(self, name)
+            if callable(value) and not name.startswith("__"):
+                _refuse(self)
+            return value
+
+        def __setattr__(self, name: str, value: object) -> None:
+            _refuse(self)
+            kind.__setattr__(self, name, value)
+
+        async def write_headers(self, status_line: str, headers: Any) -> None:
+            # The client learns that this answer is the last one of its connection.
+            headers[hdrs.CONNECTION] = "close"
+            await kind.write_headers(self, status_line, headers)
+
+    return Guarded
+
+
+def _refuse(writer: object) -> None:
+    if any(attempt.given_up is writer for attempt in within()):
+        raise _given_up()
