@@ -17,8 +17,10 @@ from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
 
-from .core.failures import line_of, texts_of, type_name_of
-from .core.job import LET_GO, Job
+from .core.failures import line_of, texts_of, traceback_of, type_name_of
+from .core.guests import call_guest
+from .core.job import Job
+from .core.states import LET_GO
 
 __all__ = ("JobTracer",)
 
@@ -85,15 +87,14 @@ def _tell_end(span: Span, job: Job[Any]) -> None:
 
 
 def _record(span: Span, error: BaseException) -> None:
-    try:
-        span.record_exception(error)
-    except Exception:  # it asks the exception for its text, which may raise
+    # It asks the exception for its text, which may raise anything.
+    if call_guest(span.record_exception, error) is not None:
         span.add_event(
             "exception",
             {
                 "exception.type": type_name_of(error),
                 "exception.message": "\n".join(texts_of(error)),
-                "exception.stacktrace": "".join(traceback.format_tb(error.__traceback__)),
+                "exception.stacktrace": "".join(traceback.format_tb(traceback_of(error))),
             },
         )
 
@@ -117,7 +118,7 @@ def _function_name(job: Job[Any]) -> str:
 
     One that was renamed, by a decorator for example, knows the module of that one only.
     """
-    frame = getattr(job._coro, "cr_frame", None)
+    frame = getattr(job.coro, "cr_frame", None)
     if frame is None or frame.f_code.co_qualname != job.coro_name:
         return job.coro_name
     module = frame.f_globals.get("__name__")  # exec() needs none

@@ -24,8 +24,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from .core.job import CANCELLED, FAILED, LET_GO, SUCCEEDED, Job, JobState
+from .core.job import Job
 from .core.scheduler import Scheduler
+from .core.states import SUCCEEDED, JobState
 from .web.request import SCHEDULER
 
 __all__ = ("JobsCollector", "jobs_collector", "setup_metrics")
@@ -36,7 +37,7 @@ BUCKETS: Final = (
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0),
 )
 _LE: Final = (*map(str, BUCKETS), "+Inf")
-_OUTCOMES: Final = (SUCCEEDED, FAILED, CANCELLED, LET_GO)
+_OUTCOMES: Final = tuple(state for state in JobState if state >= SUCCEEDED)
 
 
 def setup_metrics(
@@ -207,6 +208,11 @@ class _Families:
             "How many jobs may run at once; +Inf if there is no limit.",
             labels=["scheduler"],
         )
+        self.held = GaugeMetricFamily(
+            "aiohttp_jobs_held",
+            "1 while no pending job starts because they are held, else 0.",
+            labels=["scheduler"],
+        )
         self.ended = CounterMetricFamily(
             "aiohttp_jobs_jobs",
             "Jobs that have ended, by coroutine and outcome.",
@@ -227,7 +233,7 @@ class _Families:
 
     def __iter__(self) -> Iterator[Metric]:
         yield from (self.active, self.pending, self.taken, self.callers, self.limit)
-        yield from (self.ended, self.waited, self.ran)
+        yield from (self.held, self.ended, self.waited, self.ran)
 
 
 class _Watch:
@@ -273,6 +279,7 @@ class _Watch:
         families.taken.add_metric([name], scheduler.slots_taken)
         families.callers.add_metric([name], scheduler.callers_waiting)
         families.limit.add_metric([name], limit)
+        families.held.add_metric([name], scheduler.held)
         for job, counts in list(self._counts.items()):
             for state in _OUTCOMES:
                 families.ended.add_metric(

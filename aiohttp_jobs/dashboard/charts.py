@@ -46,7 +46,7 @@ def throughput(points: Sequence[Point]) -> Chart:
     bars: list[Bar] = []
     for number, point in enumerate(points):
         y = float(HEIGHT)
-        for kind in ("failed", "cancelled", "succeeded"):
+        for kind in ("failed", "cancelled", "hung_up", "succeeded"):
             count: int = getattr(point, kind)
             if count:
                 height = max(1.0, round(count / PERIOD / top * HEIGHT, 1))

@@ -17,7 +17,7 @@ __all__ = ("details", "find", "find_job")
 
 def find_job(scheduler: Scheduler, job_id: int) -> Job[Any] | None:
     """Find an active or pending job. It goes over all: not for every snapshot."""
-    return next((job for job in scheduler if job._id == job_id), None)
+    return next((job for job in scheduler if job.id == job_id), None)
 
 
 def find(scheduler: Scheduler, history: History, job_id: int) -> Job[Any] | Record | None:

@@ -9,8 +9,9 @@ from itertools import chain, starmap, takewhile
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
-from aiohttp_jobs.core.job import CANCELLED, LET_GO, SUCCEEDED, Job
+from aiohttp_jobs.core.job import Job
 from aiohttp_jobs.core.stack import stack_of
+from aiohttp_jobs.core.states import CANCELLED, HUNG_UP, LET_GO, SUCCEEDED
 from aiohttp_jobs.core.statistics import Statistics
 
 from .record import MOST_FRAMES, MOST_LETTERS, Record, cut, error_line, raised_by
@@ -35,13 +36,14 @@ class Point:
     succeeded: int = 0
     failed: int = 0  # those that were let go, too
     cancelled: int = 0
+    hung_up: int = 0
     #: Seconds that jobs ran, of those that ended and are remembered; None without any.
     median: float | None = None
     slowest_tenth: float | None = None
 
     @property
     def closed(self) -> int:
-        return self.succeeded + self.failed + self.cancelled
+        return self.succeeded + self.failed + self.cancelled + self.hung_up
 
 
 # The fields of a record, or the first ones: quicker to make, and few are looked at.
@@ -66,8 +68,8 @@ class History:
 
     def job_closed(self, job: Job[Any]) -> None:
         """Remember it. Called for every job: attributes are read without detours."""
-        state, name = job._state, job._name
-        coro: Any = job._coro
+        state, name = job.state, job.name
+        coro: Any = job.coro
         if name is not None and len(name) > MOST_LETTERS:
             name = cut(name)
         try:
@@ -75,16 +77,16 @@ class History:
         except AttributeError:  # a coroutine of another make
             coro_name = job.coro_name
         raw: _Raw = (
-            job._id or job.id,
+            job.id,
             state,
             name,
             coro_name,
-            job._origin,
-            job._spawned_at,
-            job._started_at,
-            job._closed_at,
+            job.origin,
+            job.spawned_at,
+            job.started_at,
+            job.closed_at,
         )
-        if state is SUCCEEDED or state is CANCELLED:
+        if state is SUCCEEDED or state is CANCELLED or state is HUNG_UP:
             self._keep(raw)
         elif state is LET_GO:
             stack = frames_of(stack_of(coro))  # of what it goes on with, unwatched
@@ -109,6 +111,7 @@ class History:
                 now.succeeded - before.succeeded,
                 now.failed - before.failed + now.let_go - before.let_go,
                 now.cancelled - before.cancelled,
+                now.hung_up - before.hung_up,
                 times[len(times) // 2] if times else None,
                 times[len(times) * 9 // 10] if times else None,
             )

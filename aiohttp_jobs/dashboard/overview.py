@@ -9,8 +9,9 @@ from itertools import islice
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from aiohttp_jobs.core.job import CANCELLED, FAILED, LET_GO, SUCCEEDED, Job
+from aiohttp_jobs.core.job import Job
 from aiohttp_jobs.core.scheduler import Scheduler
+from aiohttp_jobs.core.states import SUCCEEDED
 
 from . import charts
 from .history import PERIOD, History
@@ -27,7 +28,7 @@ LOOKED_AT: Final = 1000
 MOST_NAMES: Final = 100
 
 OUTCOMES: Final = {
-    state.name.lower(): STATES[state] for state in (SUCCEEDED, FAILED, CANCELLED, LET_GO)
+    state.name.lower(): word for state, word in STATES.items() if state >= SUCCEEDED
 }
 
 

@@ -12,8 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from aiohttp_jobs.core.failures import before, inside_of, line_of, texts_of, type_name_of
-from aiohttp_jobs.core.job import JobState
+from aiohttp_jobs.core.failures import (
+    before,
+    inside_of,
+    line_of,
+    texts_of,
+    traceback_of,
+    type_name_of,
+)
+from aiohttp_jobs.core.states import JobState
 
 __all__ = ("MOST_LETTERS", "Frame", "Raised", "Record", "cut", "error_line", "raised_by")
 
@@ -122,7 +129,7 @@ class _Story:
 
 
 def _frames(exception: BaseException) -> Iterator[Frame]:
-    innermost = deque(traceback.walk_tb(exception.__traceback__), maxlen=MOST_FRAMES)
+    innermost = deque(traceback.walk_tb(traceback_of(exception)), maxlen=MOST_FRAMES)
     for frame, line in innermost:
         code = frame.f_code
         yield code.co_filename, line, code.co_qualname

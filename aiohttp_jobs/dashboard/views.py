@@ -13,7 +13,7 @@ from typing import Any, Final
 import jinja2
 from aiohttp import web
 
-from aiohttp_jobs.core.job import Job
+from aiohttp_jobs.core.job import Job, stop
 from aiohttp_jobs.core.scheduler import Scheduler
 
 from .access import ACCESS, Access
@@ -184,7 +184,7 @@ class Views:
         if job is not None:
             # As close() does, but nobody waits here: how it takes its cancellation is
             # told to those who would be told without a dashboard, and shown on its page.
-            job._stop(self._scheduler.close_timeout)
+            stop(job, self._scheduler.close_timeout)
         elif self._history.find(job_id) is None:
             raise _not_found(job_id)
         raise web.HTTPSeeOther(self._links("cancel", job_id).to_job(job_id))
@@ -221,6 +221,7 @@ class Views:
             host=cut(socket.gethostname()),
             pid=os.getpid(),
             scheduler_state=self._scheduler.state.name.lower(),
+            is_held=self._scheduler.held,
         )
 
 

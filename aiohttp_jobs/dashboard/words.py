@@ -14,7 +14,7 @@ from typing import Final
 
 from markupsafe import Markup, escape
 
-from aiohttp_jobs.core.job import JobState
+from aiohttp_jobs.core.states import JobState
 
 from .record import Frame
 
@@ -38,6 +38,7 @@ STATES: Final = {
     JobState.FAILED: "failed",
     JobState.CANCELLED: "cancelled",
     JobState.LET_GO: "let go",
+    JobState.HUNG_UP: "hung up on",
 }
 
 _PATHS: Final = sysconfig.get_paths()
