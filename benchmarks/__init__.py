@@ -2,17 +2,29 @@
 
 ``python -m benchmarks`` prints tables; ``--help`` lists the options. The modules:
 
-    measure.py    samples, taken in turns, and their ratios
-    jobs.py       CPU time per job
-    observers.py  the same when somebody is told of the jobs
-    dashboard.py  the same when somebody looks at them
-    many.py       the same with up to a million jobs pending
-    memory.py     bytes per job
-    server.py     the applications that are compared, in a process of their own
-    client.py     the requests to them, and the server's CPU time for each
-    report.py     tables, as text and as RST
+    instructions.py  instructions per job and per request
+    counted.py       what runs while these are counted
+    measure.py       samples, taken in turns, and their ratios
+    jobs.py          CPU time per job
+    observers.py     the same when somebody is told of the jobs
+    dashboard.py     the same when somebody looks at them
+    many.py          the same with up to a million jobs pending
+    memory.py        bytes per job
+    server.py        the applications that are compared, in a process of their own
+    client.py        the requests to them, and the server's CPU time for each
+    report.py        tables, as text and as RST
 
-The method, and what it guards against:
+Where both instructions and times are told, instructions decide: on a machine that is busy
+with other things times scatter, these do not. How they are counted:
+
+* Of a run with many jobs and one with few, the difference: so it has neither the start
+  nor the end in it.
+* With the garbage collector off: how often it runs, and what it has to visit, depends on
+  what else there is. It is on where times are measured.
+* The server always finds the same number of requests when it looks. By chance it would
+  find now fewer, now more, which share a turn of the loop.
+
+How times are measured, and what each point guards against:
 
 * CPU time of the process, not wall time: the machine is busy with other things too.
 * In rounds, A B C, B C A, C A B: a machine that slows down half-way slows down all alike,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import client, dashboard, jobs, many, memory, observers
+from . import client, dashboard, instructions, jobs, many, memory, observers
 from .measure import make_runner
 from .report import Table, as_rst, as_text, environment, summary
 
@@ -19,6 +19,11 @@ def main() -> None:
     tables: list[Table] = []
     with make_runner(uvloop=options.uvloop) as runner:
         run: dict[str, Callable[[], Table]] = {
+            "instructions": lambda: (
+                instructions.instructions((110, 160), (10, 20))
+                if quick
+                else instructions.instructions()
+            ),
             "jobs": lambda: jobs.per_job(runner, 1_000 if quick else 10_000, rounds),
             "observers": lambda: observers.observed(
                 runner, 1_000 if quick else 10_000, rounds
@@ -48,7 +53,7 @@ def main() -> None:
         options.rst.write_text(as_rst(tables, about), encoding="utf-8")
 
 
-TABLES = ("jobs", "observers", "dashboard", "many", "memory", "server")
+TABLES = ("instructions", "jobs", "observers", "dashboard", "many", "memory", "server")
 
 
 def parse() -> argparse.Namespace:

@@ -18,13 +18,13 @@ from .measure import take
 from .report import Table, spread
 from .server import HOST, TEXT, VARIANTS
 
-__all__ = ("per_request",)
+__all__ = ("CONNECTIONS", "connections", "per_request", "receive", "send")
 
 # Each sends a request, then each reads its response: the server finds some at a time.
 CONNECTIONS = 10
 REQUEST = f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
 # Seconds without a response after which the benchmark fails.
-TIMEOUT = 10
+TIMEOUT = 60
 
 
 class Server:
@@ -65,7 +65,7 @@ class Server:
 
     def sample(self, variant: tuple[str, str], requests: int) -> float:
         """Seconds of its CPU time for so many requests."""
-        with connections(self._ports[variant]) as opened:
+        with connections(self._ports[variant], CONNECTIONS) as opened:
             exchange(opened, CONNECTIONS)
             start = self.cpu_time()
             exchange(opened, requests)
@@ -73,32 +73,41 @@ class Server:
 
 
 @contextlib.contextmanager
-def connections(port: int) -> Iterator[list[socket.socket]]:
+def connections(port: int, number: int) -> Iterator[list[socket.socket]]:
     with contextlib.ExitStack() as stack:
         yield [
             stack.enter_context(socket.create_connection((HOST, port), TIMEOUT))
-            for _ in range(CONNECTIONS)
+            for _ in range(number)
         ]
 
 
 def exchange(opened: list[socket.socket], requests: int) -> None:
     for _ in range(requests // len(opened)):
-        for connection in opened:
-            connection.sendall(REQUEST)
-        for connection in opened:
-            response = b""
-            while not response.endswith(b"\r\n\r\n" + TEXT.encode()):
-                received = connection.recv(4096)
-                response += received
-                if not received or not response.startswith(b"HTTP/1.1 200 "):
-                    raise RuntimeError(f"The server answered {response!r}")
+        send(opened)
+        receive(opened)
+
+
+def send(opened: list[socket.socket]) -> None:
+    for connection in opened:
+        connection.sendall(REQUEST)
+
+
+def receive(opened: list[socket.socket]) -> None:
+    for connection in opened:
+        response = b""
+        while not response.endswith(b"\r\n\r\n" + TEXT.encode()):
+            received = connection.recv(4096)
+            response += received
+            if not received or not response.startswith(b"HTTP/1.1 200 "):
+                raise RuntimeError(f"The server answered {response!r}")
 
 
 def per_request(uvloop: bool, requests: int, rounds: int) -> Table:
     """Compare all applications of the server."""
     table = Table(
         "Server's CPU time per request",
-        f"{requests:,} requests over {CONNECTIONS} connections that are kept alive; "
+        f"{requests:,} requests over {CONNECTIONS} connections that are kept alive. "
+        "asyncio's handlers stand under an empty middleware, but for the first; "
         f"medians of {rounds} rounds, in brackets the quartiles.",
         ("A handler that", "Variant", "µs per request", "of asyncio", "of aiojobs"),
     )
@@ -121,10 +130,6 @@ def per_request(uvloop: bool, requests: int, rounds: int) -> Table:
             spread(to_raw),
             spread(samples.ratio(name, _name(what, THEIRS))) if who == OURS else "",
         )
-        if who == OURS:
-            table.target(
-                f"Time per request, handler that {what}, of asyncio's", 1.05, to_raw
-            )
     return table
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -15,10 +15,10 @@ import aiohttp_jobs
 from .measure import take
 from .report import Table, spread
 
-__all__ = ("ends_at_once", "per_job", "yields_once")
+__all__ = ("WORKS", "ends_at_once", "name_of", "per_job", "yields_once")
 
 Work = Callable[[], Coroutine[Any, Any, None]]
-Run = Callable[[Work, int], Awaitable[None]]
+Run = Callable[[Work, int], Coroutine[Any, Any, None]]
 
 
 async def ends_at_once() -> None:
@@ -27,6 +27,9 @@ async def ends_at_once() -> None:
 
 async def yields_once() -> None:
     await asyncio.sleep(0)
+
+
+WORKS: dict[str, Work] = {"ends at once": ends_at_once, "yields once": yields_once}
 
 
 # -- the variants: start `count` times the same work, and return when all of it is over --
@@ -84,12 +87,8 @@ VARIANTS: dict[tuple[str, int | None], Run] = {
 }
 
 
-def _name(who: str, limit: int | None) -> str:
-    return who + _of_limit(limit)
-
-
-def _of_limit(limit: int | None) -> str:
-    return "" if limit is None else f", limit={limit}"
+def name_of(what: str, limit: int | None) -> str:
+    return what if limit is None else f"{what}, limit={limit}"
 
 
 async def _cpu_time(run: Run, work: Work, count: int) -> float:
@@ -108,10 +107,10 @@ def per_job(runner: asyncio.Runner, count: int, rounds: int) -> Table:
         ("Coroutine", "Variant", "µs per job", "of asyncio", "of aiojobs",
          "of aiojobs, not drained"),
     )  # fmt: skip
-    for title, work in (("ends at once", ends_at_once), ("yields once", yields_once)):
+    for title, work in WORKS.items():
         samples = take(
             {
-                _name(*key): lambda run=run, work=work: runner.run(  # type: ignore[misc]
+                name_of(*key): lambda run=run, work=work: runner.run(  # type: ignore[misc]
                     _cpu_time(run, work, count)
                 )
                 for key, run in VARIANTS.items()
@@ -119,10 +118,10 @@ def per_job(runner: asyncio.Runner, count: int, rounds: int) -> Table:
             rounds,
         )
         for who, limit in VARIANTS:
-            name = _name(who, limit)
-            to_raw = samples.ratio(name, _name(RAW, None))
-            to_theirs = samples.ratio(name, _name(THEIRS, limit))
-            to_no_drain = samples.ratio(name, _name(NO_DRAIN, limit))
+            name = name_of(who, limit)
+            to_raw = samples.ratio(name, name_of(RAW, None))
+            to_theirs = samples.ratio(name, name_of(THEIRS, limit))
+            to_no_drain = samples.ratio(name, name_of(NO_DRAIN, limit))
             table.add(
                 title,
                 name,
@@ -132,7 +131,6 @@ def per_job(runner: asyncio.Runner, count: int, rounds: int) -> Table:
                 spread(to_no_drain) if who == OURS else "",
             )
             if who == OURS:
-                what = f"Time per job that {title}{_of_limit(limit)}, of "
-                table.target(what + "asyncio's", 1.25 if limit is None else 1, to_raw)
-                table.target(what + "aiojobs'", 0.2, to_theirs)
+                job = name_of(f"job that {title}", limit)
+                table.target(f"Time per {job}, of aiojobs'", 0.2, to_theirs)
     return table

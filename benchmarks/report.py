@@ -14,7 +14,9 @@ __all__ = ("Table", "as_rst", "as_text", "environment", "spread", "summary")
 
 
 def spread(value: Spread) -> str:
-    """Write a ratio with its quartiles."""
+    """Write a ratio with its quartiles, if it has any."""
+    if value.low == value.high:
+        return f"{value.median:.3f}"
     return f"{value.median:.3f} ({value.low:.3f} to {value.high:.3f})"
 
 
@@ -34,8 +36,16 @@ class Table:
 
     def target(self, what: str, most: float, ratio: Spread) -> None:
         """Note a ratio that should be `most` or less."""
-        verdict = "met" if ratio.median <= most else "missed"
-        self.targets.append((what, f"at most {most:.2f}", spread(ratio), verdict))
+        self._note(what, f"{most:.2f}", spread(ratio), ratio.median <= most)
+
+    def target_bytes(self, what: str, most: int, size: float) -> None:
+        """Note a size that should be `most` or less."""
+        self._note(what, f"{most} bytes", f"{size:.0f} bytes", size <= most)
+
+    def _note(self, what: str, most: str, measured: str, met: bool) -> None:
+        self.targets.append(
+            (what, f"at most {most}", measured, "met" if met else "missed")
+        )
 
 
 def summary(tables: Iterable[Table]) -> Table:
