@@ -16,7 +16,8 @@ PINS :=
 # Two installations into one environment at a time would break it.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test axe test-oldest peer fuzz storm soak lint format docs bench dist clean
+.PHONY: help demo test axe test-oldest test-loops peer fuzz interrupts storm soak
+.PHONY: lint format docs bench dist clean
 
 help:  ## This list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -36,12 +37,18 @@ test-oldest: PYTHON = python3.11
 test-oldest:  ## Run it with the oldest aiohttp that is supported.
 	$(MAKE) test PYTHON='$(PYTHON)' VENV='$(VENV)-oldest' PINS='$(OLDEST)'
 
+test-loops: $(VENV)/.installed-test  ## Run the core's tests on loops of every kind.
+	$(BIN)/python -m pytest --loops all $(ARGS)
+
 peer: $(VENV)/.installed-test  ## Run the tests and examples of aiojobs against this package.
 	$(BIN)/python -m tests.peer
 
 fuzz: $(VENV)/.installed-test  ## Search the interleavings for longer; the seed is printed.
-	$(BIN)/python -m pytest tests/test_model.py --hypothesis-profile=fuzz $(ARGS)
+	FUZZ=1 $(BIN)/python -m pytest tests/test_model.py --hypothesis-profile=fuzz $(ARGS)
 	$(BIN)/python -m pytest --shuffled 25 $(ARGS)
+
+interrupts: $(VENV)/.installed-test  ## Press Ctrl-C at each line of the core.
+	$(BIN)/python -m tests.ctrl_c $(ARGS)
 
 storm: $(VENV)/.installed-test  ## Storm real servers with clients that hang up.
 	$(BIN)/python -m tests.storm $(ARGS)

@@ -18,9 +18,10 @@ from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Handler
 
 from aiohttp_jobs import Scheduler
-from aiohttp_jobs.core.scheduler import SchedulerState
+from aiohttp_jobs.core.states import SchedulerState
 
 __all__ = (
+    "UPGRADE",
     "Answer",
     "Client",
     "Failures",
@@ -38,6 +39,12 @@ __all__ = (
 
 # Seconds after which a test has failed; none of them waits for it.
 PATIENCE = 20.0
+
+# The headers of a request that opens a web socket.
+UPGRADE = (
+    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
 
 both_cancellations = pytest.mark.parametrize(
     "handler_cancellation",

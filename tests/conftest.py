@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import inspect
+import os
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,17 +14,22 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.loops import KINDS, is_missing, make_loop, run
+from tests.loops import ALWAYS, IN_TURN, KINDS, is_missing, make_loop, run
 
 pytest_plugins = ("pytester",)
+
+# The search through random steps takes long: `make fuzz` has it collected.
+collect_ignore = [] if "FUZZ" in os.environ else ["test_model.py"]
 
 # Their coroutine functions run on the loops of tests/loops.py, not on pytest-asyncio's.
 CORE = {
     "test_cancellation",
     "test_closing",
+    "test_factories",
     "test_job",
     "test_logs",
     "test_observers",
+    "test_odd_exceptions",
     "test_drainers",
     "test_scheduler",
     "test_slots",
@@ -32,14 +39,15 @@ CORE = {
 
 
 # Of test_model.py. The blob that reproduces a failure is printed with it.
-settings.register_profile("suite", deadline=None, print_blob=True, max_examples=60)
+settings.register_profile("suite", deadline=None, print_blob=True, max_examples=12)
 settings.register_profile(
     "fuzz", settings.get_profile("suite"), max_examples=5000, stateful_step_count=100
 )
 settings.load_profile("suite")
 
-# On how many shuffled loops each test of the core runs in a run of the whole suite.
-SHUFFLED = 2
+# On how many shuffled loops each test of the core runs in a run of the whole suite, and
+# on how many of the kinds that take turns.
+SHUFFLED, TURNS = 1, 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,24 +59,77 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run each test of the core on N loops that shuffle what is ready, only",
     )
     parser.addoption(
+        "--loops",
+        choices=("all", *KINDS),
+        help="run each test of the core on this kind of loop, or on all of them, only",
+    )
+    parser.addoption(
         "--seed",
         type=int,
         default=random.SystemRandom().randrange(10**6),
-        help="the first seed of shuffled loops; the name of a test tells its own",
+        help="what is left to chance: the seeds of shuffled loops, which the names of "
+        "tests tell; which kind of loop has its turn",
     )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"chance: --seed={config.getoption('seed')}"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "core_loop" in metafunc.fixturenames:
-        rounds = metafunc.config.getoption("shuffled")
-        first = metafunc.config.getoption("seed")
-        kinds = [] if rounds else [pytest.param((kind, 0), id=kind) for kind in KINDS]
-        if not metafunc.definition.get_closest_marker("in_order"):
-            kinds += [
-                pytest.param(("shuffled", seed), id=f"shuffled-seed{seed}")
-                for seed in range(first, first + (rounds or SHUFFLED))
-            ]
-        metafunc.parametrize("core_loop", kinds, indirect=True)
+        loops = _loops_of(metafunc.definition, metafunc.config)
+        metafunc.parametrize("core_loop", loops, indirect=True)
+
+
+def _loops_of(test: pytest.Item, config: pytest.Config) -> list[Any]:
+    """What a test of the core runs on."""
+    rounds, first = config.getoption("shuffled"), config.getoption("seed")
+    # By its name, for all kinds to have their turn in one run.
+    chance = random.Random(f"{first} {test.nodeid}")
+    chosen = config.getoption("loops")
+    kinds: tuple[str, ...] = ()
+    if chosen is not None and chosen != "all":
+        kinds = (chosen,)
+    elif test.get_closest_marker("one_loop") is not None:
+        kinds, rounds = (chance.choice(KINDS),), 0
+    elif chosen == "all":
+        kinds = KINDS
+    elif rounds:
+        pass
+    elif test.get_closest_marker("big") is not None:
+        kinds = tuple(kind for kind in ALWAYS if kind != "uvloop")
+    else:
+        kinds = (*ALWAYS, *chance.sample(IN_TURN, TURNS))
+        rounds = SHUFFLED
+    not_on = test.get_closest_marker("not_on")
+    without = () if not_on is None else not_on.args
+    in_order = test.get_closest_marker("in_order") is not None
+    seeds = () if in_order else range(first, first + rounds)
+    return [pytest.param((kind, 0), id=kind) for kind in kinds if kind not in without] + [
+        pytest.param(("shuffled", seed), id=f"shuffled-seed{seed}") for seed in seeds
+    ]
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Leave out what cannot run here, which skipped would bury the skips that matter.
+
+    With loops chosen, run what runs on them, only.
+    """
+    if is_missing("eager"):
+        items[:] = [item for item in items if not item.get_closest_marker("eager")]
+    if not config.getoption("shuffled") and config.getoption("loops") is None:
+        return
+    kept, left_out = list[pytest.Item](), list[pytest.Item]()
+    for item in items:
+        # Not a tuple where there is no loop to choose from, as for what needs its order.
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        is_kept = isinstance(parameters.get("core_loop"), tuple)
+        (kept if is_kept else left_out).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
@@ -113,8 +174,6 @@ def _on_core_loop(test: Callable[..., Any]) -> Callable[..., None]:
 def core_loop(request: pytest.FixtureRequest) -> Iterator[asyncio.AbstractEventLoop]:
     """An event loop whose clock jumps; every kind in turn."""
     kind, seed = request.param
-    if why := is_missing(kind):
-        pytest.skip(why)
     loop = make_loop(kind, seed)
     yield loop
     if not loop.is_closed():
@@ -126,3 +185,11 @@ def loop_errors() -> list[dict[str, Any]]:
     """What the loop's exception handler was called with. Who asks for it answers for it:
     other tests fail when it is called."""
     return []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_there_stays() -> None:
+    """The collector, which every test of the core calls for, need not look at it each
+    time: that would take longer than all these tests."""
+    gc.collect()
+    gc.freeze()

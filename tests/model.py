@@ -2,7 +2,7 @@
 
 `Work` is what a job does: it obeys orders, and has a manner of its own to take a
 cancellation. `Call` is one call of the scheduler or of a job, by a task of the test or by
-a work. `Watched` is the scheduler, which tells of each start.
+a work.
 """
 
 from __future__ import annotations
@@ -14,27 +14,34 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from aiohttp_jobs import Job, Scheduler
+from aiohttp_jobs import Job, JobCancelled
+from aiohttp_jobs.core.errors import HungUp
 from tests.loops import later
 
 __all__ = (
+    "ENDS",
     "LEAVES",
     "MANNERS",
     "Call",
     "Failure",
+    "FrozenFailure",
     "Give",
+    "HangUp",
     "Manner",
     "OddFailure",
     "Order",
     "Raise",
-    "Watched",
     "Work",
-    "spawner",
+    "home",
     "together",
+    "trail",
 )
 
 # What leaves through the loop.
 LEAVES: Final = (KeyboardInterrupt, SystemExit)
+
+# The calls that wait for the end of everything.
+ENDS: Final = ("drain", "wait_and_close", "close")
 
 # Seconds that a work of the manner "cleans up" takes for it.
 CLEAN_UP: Final = 2
@@ -49,8 +56,12 @@ MANNERS: Final[tuple[Manner, ...]] = (
     "uncancels",
 )
 
-# Whose code spawns.
-spawner: contextvars.ContextVar[str] = contextvars.ContextVar("spawner", default="nobody")
+# What has been spawned here and further up, each once before and once after that.
+trail: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar(
+    "trail", default=()
+)
+# The name of a context that is given to jobs.
+home: contextvars.ContextVar[str] = contextvars.ContextVar("home", default="")
 
 
 class Failure(Exception):
@@ -59,6 +70,13 @@ class Failure(Exception):
 
 class OddFailure(BaseException):
     pass
+
+
+@dataclass(frozen=True)
+class FrozenFailure(Exception):
+    """Refuses to have its traceback or context set."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -73,7 +91,12 @@ class Raise:
     kind: type[BaseException]
 
 
-Order = Give | Raise | Callable[[], Awaitable[Any]]
+@dataclass(frozen=True)
+class HangUp:
+    """The order to end because the client has gone."""
+
+
+Order = Give | Raise | HangUp | Callable[[], Awaitable[Any]]
 
 
 class Payload:
@@ -95,12 +118,13 @@ class Work:
         self.payload = Payload()
         self.coro: Coroutine[Any, Any, Payload] = self._run(self.payload)
 
-        # What the machine does with it: the call that spawns it, in whose name, ...
+        # What the machine does with it: the call that spawns it, the name of the context
+        # that it is given, ...
         self.spawning: Call | None = None
-        self.spawned_by = ""
+        self.home: str | None = None
         self.timeout: float | None = None
         self.takes_slot = True
-        self.is_held = self.was_held = False
+        self.is_held_back = False
         # ... whether some call has the right to end its job, ...
         self.is_targeted = False
         # ... and how often the machine itself has cancelled its task.
@@ -109,19 +133,24 @@ class Work:
         # If it is shielded: the work that made that call, in whose job it runs.
         self.shielded_by: Work | None = None
 
-        # What comes of that: the job, once it is made, ...
+        # What comes of that: the job, once it is known, ...
         self.job: Job[Payload] | None = None
         self.is_accepted = False
         self.is_refused = False
-        # ... when it got its slot, and whether it was let go.
+        # ... whether it came into the queue when that was full, ...
+        self.made_way = False
+        # ... what the observers were told of it, when it got its slot, ...
+        self.events = list[str]()
         self.started: float | None = None
+        # ... in which turn of the loop it was closed, and whether it was let go.
+        self.closed_in = -1
         self.is_let_go = False
 
-        # What it does itself: the task that runs it, in whose name it finds itself, ...
+        # What it does itself: the task that runs it, whether that was in its context, ...
         self.task: asyncio.Task[Any] | None = None
-        self.found_itself_by = ""
-        # ... the calls that it waits in just now, also through child tasks, ...
-        self.calls = set[Call]()
+        self.was_at_home = True
+        # ... the calls that it is in, also through child tasks, in their order, ...
+        self.calls = dict[Call, None]()
         # ... how often it was cancelled, and how it ended.
         self.cancelled = 0
         self.has_ended = False
@@ -144,16 +173,51 @@ class Work:
         return self._told is not None and not self._told.done()
 
     @property
-    def lends(self) -> bool:
-        """Does it wait in what lends its slot?"""
-        return any(call.what != "shield" for call in self.calls)
+    def is_known(self) -> bool:
+        """Can others get hold of its job?"""
+        return self.job is not None and not self.is_refused
+
+    @property
+    def targets(self) -> list[Work]:
+        """The works for whose jobs it waits, in the order in which it came to."""
+        targets = dict[Work, None]()
+        for call in self.calls:
+            target = call.target
+            if (
+                call.what in ("wait", "close job")
+                and target
+                and target is not self
+                and target.job
+                and not target.job.closed
+            ):
+                targets[target] = None
+        return list(targets)
+
+    @property
+    def waits_for_queue(self) -> bool:
+        """Does it wait for the queue to move, for room or to see it empty?"""
+        return any(call.what in ENDS or call.waits_for_room for call in self.calls)
+
+    @property
+    def waits(self) -> bool:
+        """Does it wait in what makes its slot go elsewhere?"""
+        return self.waits_for_queue or bool(self.targets)
 
     @property
     def has_failed(self) -> bool:
         """Did it end with what somebody has to be told of?"""
+        if isinstance(self.error, JobCancelled):
+            return not self.cancelled
         return self.error is not None and not isinstance(
             self.error, (asyncio.CancelledError, *LEAVES)
         )
+
+    def is_here(self) -> bool:
+        """Is the running code in its context, or in a copy of that?"""
+        if self.home is not None:
+            return home.get() == self.home
+        steps = trail.get()
+        return f"before {self}" in steps and f"after {self}" not in steps
 
     def tell(self, order: Order) -> None:
         """Give it an order, to be obeyed after those before."""
@@ -163,7 +227,7 @@ class Work:
 
     async def _run(self, payload: Payload) -> Payload:
         self.task = asyncio.current_task()
-        self.found_itself_by = spawner.get()
+        self.was_at_home = self.is_here()
         try:
             await self._obey()
         except BaseException as error:
@@ -181,6 +245,8 @@ class Work:
                 if callable(order):
                     await order()
                     continue
+            except JobCancelled:
+                raise  # of another job; it has let that through
             except asyncio.CancelledError:
                 self._count_cancellations()
                 if await self._has_to_end():
@@ -188,6 +254,8 @@ class Work:
                 continue
             if isinstance(order, Raise):
                 raise order.kind(self.name)
+            if isinstance(order, HangUp):
+                raise HungUp(Failure(self.name))
             return
 
     async def _next(self) -> Order:
@@ -248,8 +316,10 @@ class Call:
         self.waits = False
         self.is_done = False
         self.deadline: float | None = None
-        # Was the job over before it began?
-        self.is_late = False
+        # Does an exception come out of it?
+        self.lets_through = False
+        # In which turn of the loop it was asked for.
+        self.asked_in = -1
         self.was_cancelled = False
         self.result: Any = None
         self.error: BaseException | None = None
@@ -268,19 +338,33 @@ class Call:
         assert self.task is not None
         return self.task.cancelling() > self._cancelling
 
-    async def perform(self) -> None:
-        """Make the call. Nothing comes out but the cancellation of the caller."""
+    @property
+    def waits_for_room(self) -> bool:
+        """Does it wait in spawn() for room, which it has not got but by a slot?"""
+        if self.what != "spawn" or not self.waits or self.target is None:
+            return False
+        job = self.target.job
+        return job is None or (job.pending and self.target.made_way)
+
+    def perform(self, turn: int) -> Coroutine[Any, Any, None]:
+        """Make the call, in the task that runs this coroutine.
+
+        Args:
+            turn: the turn of the loop in which it is asked for.
+        """
+        self.asked_in = turn
+        return self._perform()
+
+    async def _perform(self) -> None:
         self.task = asyncio.current_task()
         assert self.task is not None
         self._cancelling = self.task.cancelling()
         if self._bound is not None:
             self.deadline = asyncio.get_running_loop().time() + self._bound
-        job = None if self.target is None else self.target.job
-        self.is_late = job is not None and job.closed
         self.waits = True
         waiting = self.by and (self.by.shielded_by or self.by)
         if waiting:
-            waiting.calls.add(self)
+            waiting.calls[self] = None
         try:
             self.result = await self._make()
         except BaseException as error:
@@ -288,11 +372,13 @@ class Call:
             self.was_cancelled = self.is_cancelled
             if self.was_cancelled and not isinstance(error, LEAVES):
                 raise
+            if self.lets_through:
+                raise
         finally:
             self.waits = False
             self.is_done = True
             if waiting:
-                waiting.calls.discard(self)
+                del waiting.calls[self]
 
     def has_received(self, error: BaseException) -> bool:
         """Did its caller get this exception?"""
@@ -300,36 +386,20 @@ class Call:
         return mine is not None and (mine is error or mine.__cause__ is error)
 
 
-async def together(how: str, calls: Iterable[Call]) -> None:
-    """Make the calls one after the other, or in child tasks."""
+async def together(how: str, calls: Iterable[Call], turn: Callable[[], int]) -> None:
+    """Make the calls one after the other, or in child tasks.
+
+    Args:
+        how: one of "in turn", "gather", "group".
+        calls: the calls.
+        turn: tells which turn of the loop it is.
+    """
     if how == "gather":
-        await asyncio.gather(*(call.perform() for call in calls))
+        await asyncio.gather(*(call.perform(turn()) for call in calls))
     elif how == "group":
         async with asyncio.TaskGroup() as group:
             for call in calls:
-                group.create_task(call.perform())
+                group.create_task(call.perform(turn()))
     else:
         for call in calls:
-            await call.perform()
-
-
-class Watched(Scheduler):
-    """Tells of each job that it makes, starts, or lets into the queue."""
-
-    on_make: Callable[[Job[Any]], None]
-    on_start: Callable[[Job[Any]], None]
-    on_release: Callable[[Job[Any]], None]
-
-    def _make(self, *args: Any) -> Job[Any]:
-        job = super()._make(*args)
-        self.on_make(job)
-        return job
-
-    def _start(self, job: Job[Any], context: contextvars.Context | None) -> None:
-        self.on_start(job)
-        super()._start(job, context)
-
-    def _release(self, job: Job[Any], future: asyncio.Future[Any]) -> None:
-        if job.pending:
-            self.on_release(job)
-        super()._release(job, future)
+            await call.perform(turn())

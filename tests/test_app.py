@@ -20,7 +20,7 @@ from aiohttp_jobs import (
     shield,
     spawn,
 )
-from aiohttp_jobs.core.scheduler import SchedulerState
+from aiohttp_jobs.core.states import SchedulerState
 from tests.clients import (
     Failures,
     Gate,
@@ -142,6 +142,41 @@ def test_something_else_than_an_application_is_refused(something: Any) -> None:
     """W1: setup takes an application, and says so."""
     with pytest.raises(TypeError, match=r"takes an aiohttp\.web\.Application, not"):
         setup(something)
+
+
+@pytest.mark.filterwarnings("ignore:Inheritance class:DeprecationWarning")
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_tool_puts_a_subclass_in_the_place_of_the_class_both_are_set_up(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W1: an application is one whether it was made before or after a tool replaced
+    aiohttp.web.Application by what it has made of it."""
+    original = web.Application
+    instrumented = type("_Instrumented", (original,), {})
+    app = original() if when == "before" else instrumented()
+    monkeypatch.setattr(web, "Application", instrumented)
+    assert setup(app) is app[SCHEDULER]
+
+
+@pytest.mark.parametrize("name", ["Request", "View", "HTTPException", "StreamResponse"])
+async def test_tool_puts_subclasses_in_the_place_of_classes_requests_are_answered(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W6: so too with the other classes that a handler has to do with."""
+
+    class Redirecting(web.View):
+        @atomic
+        async def get(self) -> web.StreamResponse:
+            await spawn(self.request, nothing())
+            raise web.HTTPFound("/elsewhere")
+
+    app = one_route(Redirecting)
+    failures = Failures()
+    setup(app, exception_handler=failures)
+    monkeypatch.setattr(web, name, type("_Instrumented", (getattr(web, name),), {}))
+    async with serving(app) as server:
+        assert (await server.get()).status == 302
+    assert failures == []
 
 
 def test_extension_methods_may_be_atomic() -> None:
@@ -795,14 +830,14 @@ async def test_parent_makes_requests_atomic_they_spawn_into_the_childs_scheduler
 
     child, app = one_route(handler), web.Application()
     app.cleanup_ctx.append(resource("database", work.log))
-    below, above = setup(child), setup(app, atomic_methods={"POST"})
+    setup(child)
+    above = setup(app, atomic_methods={"POST"})
     app.add_subapp("/child", child)
     async with serving(app, shutdown_timeout=0.01) as server:
         await server.send("POST", "/child/")
         await work.gate.reached.wait()
         closing = asyncio.create_task(server.close())
         await draining(above)
-        await draining(below)
         await turns()
         work.gate.open()
         await closing
@@ -916,8 +951,8 @@ async def test_parent_is_not_set_up_time_is_over_scheduler_closes_at_once(
     records: Callable[[], list[str]],
 ) -> None:
     """W2: if jobs are left when the time of the drain in on_shutdown is over, everything
-    is closed before the parent's resources: atomic handlers too, and those that still run
-    get 503 when they spawn (W7)."""
+    is closed before the parent's resources: atomic handlers too, whose clients get 503,
+    as those of handlers that still run when they spawn (W7)."""
     waiting = Gate()
 
     async def handler(request: web.Request) -> web.Response:
@@ -936,8 +971,7 @@ async def test_parent_is_not_set_up_time_is_over_scheduler_closes_at_once(
         await turns()
         assert family.scheduler.active_count == 2
         closing = asyncio.create_task(server.close())
-        with pytest.raises((EOFError, ConnectionError)):
-            await of_atomic.receive()
+        assert (await of_atomic.receive()).status == 503
         waiting.open()
         assert (await client.receive()).status == 503
         await closing

@@ -9,7 +9,8 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from aiohttp_jobs import Job, JobCancelled, Scheduler, SchedulerFull, atomic, setup, spawn
-from aiohttp_jobs.core.scheduler import SchedulerState
+from aiohttp_jobs.core.states import SchedulerState
+from tests.inside import kept_by
 from tests.interrupt import Interrupt, interrupted
 from tests.loops import later, settle
 from tests.work import Boom, Reports, fail, give, nothing, stubborn, wait_for
@@ -18,11 +19,9 @@ from tests.work import Boom, Reports, fail, give, nothing, stubborn, wait_for
 def assert_idle(scheduler: Scheduler, limit: int) -> None:
     """Nothing is left in its books."""
     assert (scheduler.active_count, scheduler.pending_count) == (0, 0)
-    assert scheduler._free == limit
+    assert scheduler._slots.free == limit
     assert len(scheduler._shields) == 0
-    assert not scheduler._drainers.waiting
-    assert not scheduler._pending.callers
-    assert not scheduler._pending.unconfirmed
+    assert kept_by(scheduler).keys() <= {"_gate.strays"}
 
 
 async def turns(count: int) -> None:

@@ -32,10 +32,10 @@ from aiohttp_jobs.dashboard.charts import run_times, throughput
 from aiohttp_jobs.dashboard.history import History, Point
 from aiohttp_jobs.dashboard.record import raised_by
 from aiohttp_jobs.dashboard.views import process_name
-from aiohttp_jobs.dashboard.words import ago, breakable, duration
+from aiohttp_jobs.dashboard.words import STATES, ago, breakable, duration
 from tests.clients import serving
 from tests.loops import settle
-from tests.work import Boom, Reports, fail, nothing, stubborn, wait_for
+from tests.work import Boom, Reports, fail, hang_up, nothing, stubborn, wait_for
 
 FOLDER = Path(aiohttp_jobs.dashboard.__file__).parent
 HERE = {"Sec-Fetch-Site": "same-origin"}
@@ -283,6 +283,56 @@ async def test_figures_tell_slots_from_jobs(start: Start) -> None:
     await caller
 
 
+async def test_client_that_has_hung_up_is_shown_and_is_no_failure(start: Start) -> None:
+    """W4: it is counted, listed and found by itself."""
+    client = await start(make_app())
+    scheduler = scheduler_of(client)
+    job = await scheduler.spawn(hang_up(), "pay", origin="POST /pay")
+    await scheduler.spawn(nothing(), "mail")
+    await scheduler.drain()
+    page = await get(client, "/jobs/")
+    words = " ".join(re.sub("<[^>]*>", " ", page).split())
+    assert "Failed 0 0 let go Succeeded 1 0 cancelled, 1 hung up on" in words
+    assert 'class="trouble"' not in page
+    assert '<option value="hung_up">hung up on</option>' in page
+    (row,) = rows(await get(client, "/jobs/?outcome=hung_up"), "recent")
+    assert re.search(r"^pay hang_up POST /pay hung up on .* ms just now$", row)
+    assert rows(await get(client, "/jobs/?outcome=failed"), "recent") == []
+    page = await get(client, path_of(job))
+    assert '<span class="word hung_up">hung up on</span>' in page
+    assert "What it has raised" not in page
+
+
+async def test_page_says_that_pending_jobs_are_held(start: Start) -> None:
+    """Every page, live, until they are released."""
+    client = await start(make_app())
+    scheduler = scheduler_of(client)
+    scheduler.hold()
+    job = await scheduler.spawn(nothing())
+    for path in ("/jobs/", path_of(job)):
+        page = await get(client, path)
+        assert "Pending jobs are <strong>held</strong>: none starts until" in page
+    words = " ".join(re.sub("<[^>]*>", " ", await get(client, "/jobs/")).split())
+    assert re.search(r"Pending 1 of 10,000 held , longest [\d.]+ ms Failed", words)
+    async with asyncio.timeout(20), client.get("/jobs/live") as response:
+        await Events(response).until("<strong>held</strong>")
+    scheduler.release()
+    assert "held" not in await get(client, "/jobs/")
+
+
+async def test_page_shows_a_limit_that_was_changed(start: Start) -> None:
+    """What was started before may be more than there are slots now."""
+    client = await start(make_app(limit=2))
+    scheduler, go = scheduler_of(client), asyncio.Event()
+    for _ in range(3):
+        await scheduler.spawn(wait_for(go))
+    scheduler.limit, scheduler.pending_limit = 1, 5
+    page = await get(client, "/jobs/")
+    assert "<strong>2</strong> of 1" in page
+    assert "<strong>1</strong> of 5" in page
+    go.set()
+
+
 async def test_page_says_which_process_it_shows(start: Start) -> None:
     """It shows this one only, by the name of the host and the number of the process."""
     page = await get(await start(make_app()), "/jobs/")
@@ -500,6 +550,13 @@ async def test_filters_leave_out_what_does_not_fit(start: Start) -> None:
     go.set()
 
 
+def test_every_state_has_its_word_and_every_outcome_its_filter() -> None:
+    """One that is new may not be forgotten."""
+    assert list(STATES) == list(JobState)
+    closed = [state.name.lower() for state in JobState if state >= JobState.SUCCEEDED]
+    assert list(overview.OUTCOMES) == closed
+
+
 def test_words_and_durations_are_what_people_read() -> None:
     """From a fraction of a millisecond to days; names of code may be broken."""
     seconds = (0.0004, 0.34, 0.9999, 3.21, 59.99, 72, 7500, 100_000)
@@ -511,12 +568,23 @@ def test_words_and_durations_are_what_people_read() -> None:
 
 def test_charts_show_what_was_counted() -> None:
     """Bars of the right heights, stay within the drawing, and are told in words."""
-    points = [Point(), Point(40, 5, 5, 0.2, 2.0)]
+    points = [
+        Point(),
+        Point(
+            succeeded=35,
+            failed=5,
+            cancelled=5,
+            hung_up=5,
+            median=0.2,
+            slowest_tenth=2.0,
+        ),
+    ]
     chart = throughput(points)
     assert {bar.kind: bar.height for bar in chart.bars} == {
         "failed": 6,
         "cancelled": 6,
-        "succeeded": 48,
+        "hung_up": 6,
+        "succeeded": 42,
     }
     assert min(bar.y for bar in chart.bars) == 0
     assert (chart.top, chart.says) == (
@@ -548,6 +616,22 @@ async def test_history_is_bounded_and_keeps_failures_apart() -> None:
         (r.closed_at for r in records), reverse=True
     )
     assert len({record.id for record in records}) == len(records)
+    await scheduler.close()
+
+
+async def test_clients_that_hang_up_push_no_failure_out() -> None:
+    """L4: they come in crowds, and a failure comes alone."""
+    scheduler = Scheduler(exception_handler=Reports())
+    past = History(scheduler.statistics())
+    scheduler.add_observer(past)
+    failed = await scheduler.spawn(fail())
+    for _ in range(max(history.MOST_FAILURES, history.MOST_ENDS) + 50):
+        await scheduler.spawn(hang_up())
+    await scheduler.drain()
+    *others, last = past.records()
+    assert last.id == failed.id
+    assert {record.state for record in others} == {JobState.HUNG_UP}
+    assert len(others) == history.MOST_ENDS
     await scheduler.close()
 
 
@@ -619,13 +703,14 @@ async def test_figures_are_measured_by_the_period() -> None:
     scheduler = Scheduler(exception_handler=Reports())
     past = History(scheduler.statistics())
     scheduler.add_observer(past)
-    for coro in (nothing(), nothing(), fail()):
+    for coro in (nothing(), nothing(), fail(), hang_up()):
         await scheduler.spawn(coro)
     await scheduler.drain()
     past.measure(scheduler.statistics())
     past.measure(scheduler.statistics())
     *_, busy, idle = past.points
-    assert (busy.succeeded, busy.failed, busy.cancelled, busy.closed) == (2, 1, 0, 3)
+    assert (busy.succeeded, busy.failed, busy.cancelled) == (2, 1, 0)
+    assert (busy.hung_up, busy.closed) == (1, 4)
     assert busy.median is not None
     assert idle == Point()
     assert len(past.points) == history.POINTS
@@ -650,7 +735,7 @@ async def test_timer_measures_while_the_application_runs(
     measured.clear()
     await settle()
     assert not measured.is_set()
-    assert application[SCHEDULER]._observers is None
+    assert application[SCHEDULER]._telling.observers is None
 
 
 async def test_page_is_quick_with_many_pending_jobs(start: Start) -> None:

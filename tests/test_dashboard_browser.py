@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestServer, make_mocked_request
 from playwright.async_api import Browser, ConsoleMessage, Page, expect
 
 from aiohttp_jobs import SCHEDULER, Scheduler, setup
-from aiohttp_jobs.core.scheduler import SchedulerState
 from aiohttp_jobs.dashboard import Access, setup_dashboard, stream
 from aiohttp_jobs.dashboard.views import process_name
 
 from .test_demo_browser import TIMEOUT, browser, expect_to_fit
-from .work import Reports, fail, nothing, wait_for
+from .work import Reports, fail, hang_up, nothing, wait_for
 
 __all__ = ("browser",)  # a fixture
 
@@ -42,6 +42,7 @@ def knows_ports() -> bool:
 
 pytestmark = [
     pytest.mark.heavy,
+    pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(
         not knows_ports(),
         reason="this aiohttp and this yarl cannot serve sub-applications",
@@ -62,7 +63,7 @@ async def log_in(request: web.Request) -> web.Response:
     return web.Response(text="Who are you?", content_type="text/html")
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def server() -> AsyncIterator[TestServer]:
     app = web.Application()
     scheduler = setup(app, limit=2, exception_handler=Reports())
@@ -82,13 +83,16 @@ def scheduler(server: TestServer) -> Scheduler:
     return server.app[SCHEDULER]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def visit(browser: Browser, server: TestServer) -> AsyncIterator[Visit]:
     """Open a page. In the end the browser must not have complained, but as expected."""
     complaints: list[str] = []
 
+    pages: list[Page] = []
+
     async def visit(path: str, expects: str = "", **options: Any) -> Page:
         page = await browser.new_page(base_url=str(server.make_url("/")), **options)
+        pages.append(page)
         page.set_default_timeout(TIMEOUT)
 
         def complain(message: ConsoleMessage) -> None:
@@ -101,6 +105,8 @@ async def visit(browser: Browser, server: TestServer) -> AsyncIterator[Visit]:
         return page
 
     yield visit
+    for page in pages:
+        await page.close()
     assert complaints == []
 
 
@@ -194,8 +200,12 @@ async def test_another_process_answers_the_page_says_which(
     await expect(page.locator("header")).to_contain_text("process 123456789")
     form = page.locator("#active form")
     await expect(form).to_have_attribute("action", re.compile(process_name()))
-    scheduler._move(SchedulerState.DRAINING)
+    draining = asyncio.create_task(scheduler.drain())
     await expect(page.locator("header")).to_contain_text("The scheduler is draining")
+    draining.cancel()
+    await expect(page.locator("header")).not_to_contain_text("draining")
+    scheduler.hold()
+    await expect(page.locator("header")).to_contain_text("Pending jobs are held")
 
 
 async def test_cancel_works_without_scripts(visit: Visit, scheduler: Scheduler) -> None:
@@ -333,11 +343,13 @@ async def test_pages_are_accessible_and_fit(
     broken = await scheduler.spawn(fail(), "order " * 20, origin="POST /orders")
     dropped = await scheduler.spawn(wait_for(asyncio.Event()))
     await dropped.close()
+    await scheduler.spawn(hang_up())
     for number in range(30):
         await scheduler.spawn(nothing(), f"{'mail' * 30} {number}")
     await scheduler.drain()
     active = await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
     await scheduler.spawn(wait_for(asyncio.Event()), "x" * 150)
+    scheduler.hold()
     await scheduler.spawn(nothing(), "pending", origin="GET /")
     viewport = {"width": width, "height": 900}
     page = await visit("/manage/", color_scheme=scheme, viewport=viewport)

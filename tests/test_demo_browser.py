@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from aiohttp.test_utils import TestServer
 from playwright.async_api import Browser, Page, async_playwright, expect
 
@@ -19,7 +20,8 @@ from demo_app.shop import ARTICLES, SHOP, Order, Route, Shop
 
 from .test_demo import Bank, bank
 
-pytestmark = pytest.mark.heavy
+# One browser for all, and so one loop.
+pytestmark = [pytest.mark.heavy, pytest.mark.asyncio(loop_scope="module")]
 
 __all__ = ("bank",)  # a fixture
 
@@ -46,7 +48,7 @@ WATCH_SHIFTS = """
 Visit = Callable[..., Awaitable[Page]]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def browser() -> AsyncIterator[Browser]:
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)
@@ -62,7 +64,7 @@ async def browser() -> AsyncIterator[Browser]:
         await browser.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def server(tmp_path: Path) -> AsyncIterator[TestServer]:
     app = make_app(tmp_path / "shop.sqlite3", mail_takes=0)
     server = TestServer(app, host="127.0.0.1")
@@ -75,7 +77,7 @@ def shop_of(server: TestServer) -> Shop:
     return server.app[SHOP]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def visit(browser: Browser, server: TestServer) -> AsyncIterator[Visit]:
     """Open a page of the shop. In the end the browser must not have complained."""
     complaints: list[str] = []
@@ -84,8 +86,11 @@ async def visit(browser: Browser, server: TestServer) -> AsyncIterator[Visit]:
         if "Failed to load resource" not in text:  # the pages have their own word for it
             complaints.append(text)
 
+    pages: list[Page] = []
+
     async def visit(path: str, **options: Any) -> Page:
         page = await browser.new_page(base_url=str(server.make_url("/")), **options)
+        pages.append(page)
         page.set_default_timeout(TIMEOUT)
         page.on("console", lambda message: complain(message.text))
         page.on("pageerror", lambda error: complain(str(error)))
@@ -94,6 +99,8 @@ async def visit(browser: Browser, server: TestServer) -> AsyncIterator[Visit]:
         return page
 
     yield visit
+    for page in pages:
+        await page.close()
     assert complaints == []
 
 

@@ -23,7 +23,7 @@ import pytest
 from aiohttp import web
 
 import aiohttp_jobs
-from aiohttp_jobs import SCHEDULER, Scheduler
+from aiohttp_jobs import SCHEDULER, JobState, Scheduler
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
@@ -155,6 +155,24 @@ def test_reference_documents_name(name: str) -> None:
     """Every public name has its entry."""
     text = (ROOT / "docs/reference.rst").read_text()
     assert re.search(rf"(?m)^\.\. (?:auto)?[a-z]+:: {name}$", text)
+
+
+def test_messages_of_failures_are_those_of_the_code() -> None:
+    """What the reference says an exception handler is told, it is told."""
+    text = (ROOT / "docs/reference.rst").read_text()
+    section = text.partition("The exception handler\n---")[2].partition("Log records")[0]
+    messages = re.findall(r"(?m)^   \* - `([A-Z][^`]+)`$", section)
+    core = "\n".join(p.read_text() for p in (ROOT / "aiohttp_jobs/core").glob("*.py"))
+    assert len(messages) == 6
+    assert [message for message in messages if f'"{message}"' not in core] == []
+
+
+@pytest.mark.parametrize("page", ["reference", "prometheus", "opentelemetry"])
+def test_pages_name_every_outcome(page: str) -> None:
+    """Logs, metrics and traces have the same ones, and a new one is not forgotten."""
+    text = " ".join((ROOT / f"docs/{page}.rst").read_text().split())
+    *others, last = (s.name.lower() for s in JobState if s >= JobState.SUCCEEDED)
+    assert f"{', '.join(f'`{name}`' for name in others)} or `{last}`" in text
 
 
 def test_make_targets_exist() -> None:
@@ -434,6 +452,45 @@ async def closing(page: Page) -> None:
         await begun.acquire()
         assert await (await client.delete("/imports/rows")).text() == "stopped"
     assert (await client.delete("/imports/rows")).status == 404
+
+
+@check("limits")
+async def limits(page: Page) -> None:
+    client = await page.serve()
+    scheduler = client.app[SCHEDULER]
+    async with page.held_up("send_newsletter"):
+        await client.post("/newsletters")
+        assert scheduler.active_count == 2
+        response = await client.put("/admin/limit", data={"limit": "8"})
+        assert await response.text() == "At most 8 at once\n"
+        assert scheduler.active_count == 8
+        response = await client.put("/admin/limit", data={"limit": "0"})
+        assert response.status == 400
+        refused = "This is no limit: limit takes at least 1 or None, not 0\n"
+        assert await response.text() == refused
+        assert (await client.put("/admin/limit")).status == 400
+        await client.put("/admin/limit", data={"limit": "1"})
+        assert (scheduler.active_count, scheduler.pending_count) == (8, 12)
+    await scheduler.drain()
+
+
+@check("holding")
+async def holding(page: Page) -> None:
+    client = await page.serve()
+    steps = (
+        ("POST", "/admin/queue/hold", "held: 0 running, 0 pending\n"),
+        ("POST", "/buy", "Thank you!\n"),
+        ("GET", "/admin/queue", "held: 0 running, 1 pending\n"),
+        ("POST", "/admin/queue/release", "open: 1 running, 0 pending\n"),
+        ("POST", "/admin/queue/hold", "held: 0 running, 0 pending\n"),
+        ("POST", "/buy", "Thank you!\n"),
+    )
+    for method, path, answer in steps:
+        form = {"email": "ann@example.org"} if path == "/buy" else None
+        response = await client.request(method, path, data=form)
+        assert await response.text() == answer
+    await client.close()  # which would take a minute if the job were still held
+    assert page.printed() == "Sent an invoice to ann@example.org\n" * 2
 
 
 @check("several")

@@ -9,7 +9,7 @@ import math
 import pytest
 
 from aiohttp_jobs import JobCancelled, Scheduler
-from aiohttp_jobs.core.scheduler import SchedulerState
+from aiohttp_jobs.core.states import SchedulerState
 from tests.loops import later, settle
 from tests.work import Boom, Reports, fail, give, nothing, stubborn, wait_for
 
@@ -251,18 +251,20 @@ async def test_idle_scheduler_is_drained_at_once_and_twice() -> None:
     assert scheduler.state is SchedulerState.CLOSED
 
 
+@pytest.mark.big
 async def test_drain_of_very_many_jobs_costs_each_the_same() -> None:
     """L3: a drain of n jobs looks at them n times in all, not n times each."""
     looks = 0
-
-    class Counting(Scheduler):
-        def _check_idle(self) -> None:
-            nonlocal looks
-            looks += 1
-            super()._check_idle()
-
     go = asyncio.Event()
-    scheduler = Counting(limit=None)
+    scheduler = Scheduler(limit=None)
+    check = scheduler._ending.check
+
+    def count() -> None:
+        nonlocal looks
+        looks += 1
+        check()
+
+    scheduler._gate.when_few = count
     for _ in range(2000):
         await scheduler.spawn(wait_for(go))
     drain = asyncio.create_task(scheduler.wait_and_close())
@@ -278,19 +280,22 @@ async def test_drain_of_very_many_jobs_costs_each_the_same() -> None:
 async def test_long_drain_says_how_many_are_left(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """E5: a drain that takes long says how many are left every few seconds (INFO)."""
+    """E5: a drain that takes longer than 5 seconds says so once at WARNING, with names
+    and the time that is left, then every few seconds at INFO."""
     caplog.set_level(logging.INFO, "aiohttp_jobs")
     log = list[str]()
     scheduler = Scheduler(limit=2)
     for n in range(3):
-        await scheduler.spawn(takes(8, log, f"{n}"))
+        await scheduler.spawn(takes(8, log, f"{n}"), "job")
     shielded = scheduler.shield(takes(7, log, "shielded"))
     await scheduler.wait_and_close()
     assert [record.getMessage() for record in caplog.records] == [
-        "The scheduler drains: 2 active, 1 pending, 1 shielded left",
-        "The scheduler drains: 1 active, 0 pending, 0 shielded left",
-        "The scheduler drains: 1 active, 0 pending, 0 shielded left",
+        "The scheduler drains: 2 active, 1 pending, 1 shielded left, 55 s to go (job x3)",
+        "The scheduler drains: 1 active, 0 pending, 0 shielded left, 50 s to go (job)",
+        "The scheduler drains: 1 active, 0 pending, 0 shielded left, 45 s to go (job)",
     ]
+    levels = [record.levelname for record in caplog.records]
+    assert levels == ["WARNING", "INFO", "INFO"]
     await shielded
 
 

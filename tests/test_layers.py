@@ -1,7 +1,6 @@
 """The layers of the package: arrows point down, and the core knows nothing of aiohttp.
 
-The imports are read, not run. What is imported for type checkers only may point up, as
-jobs and their scheduler know of each other; but not out of the core.
+The imports are read, not run. What is imported for type checkers only counts like all.
 """
 
 from __future__ import annotations
@@ -25,20 +24,33 @@ PACKAGE = Path(aiohttp_jobs.__file__).parent
 CORE = (
     "core.errors",
     "core.checks",
+    "core.states",
+    "core.names",
+    "core.guests",
     "core.failures",
     "core.stack",
+    "core.statistics",
+    "core.mark",
+    "core.keeper",
     "core.job",
-    "core.pending",
-    "core.shield",
-    "core.closing",
-    "core.drainers",
     "core.logs",
     "core.observers",
+    "core.binding",
+    "core.reports",
+    "core.telling",
+    "core.pending",
     "core.slots",
-    "core.statistics",
+    "core.running",
+    "core.gate",
+    "core.intake",
+    "core.shield",
+    "core.ending",
     "core.scheduler",
 )
 AIOHTTP_LAYER = (
+    "web.attempt",
+    "web.hangup",
+    "web.giveup",
     "web.request",
     "web.atomic",
     "web.middleware",
@@ -81,7 +93,13 @@ LAYERS = (
 )
 
 # Where aiohttp keeps what everybody may use.
-PUBLIC_MODULES = {"aiohttp", "aiohttp.hdrs", "aiohttp.typedefs", "aiohttp.web"}
+PUBLIC_MODULES = {
+    "aiohttp",
+    "aiohttp.abc",
+    "aiohttp.hdrs",
+    "aiohttp.typedefs",
+    "aiohttp.web",
+}
 
 modules = pytest.mark.parametrize("module", LAYERS)
 
@@ -159,11 +177,56 @@ def test_map_of_the_package_names_the_modules_in_this_order() -> None:
 
 @modules
 def test_imports_from_the_package_point_down(module: str) -> None:
-    """No module imports one that is above it, not even for type checkers."""
+    """No module imports one that is above it, not even for type checkers: so there is no
+    circle of imports."""
     lower = {f".{name}" for name in LAYERS[: LAYERS.index(module)]}
     inside = {each for each in imports(module) if each.module.startswith(".")}
-    assert {each.module for each in inside if not each.for_types_only} <= lower
-    assert {each.module for each in inside} <= {f".{name}" for name in LAYERS}
+    assert {each.module for each in inside} <= lower
+
+
+def names_defined_in(module: str) -> set[str]:
+    """Methods, fields and slots of its classes, and what is set on `self`."""
+    names = set()
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.attr)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.add(node.value)  # in __slots__
+    return names
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_private_attributes_stay_in_their_module(module: str) -> None:
+    """What one module of the core needs of another one has a name without underscore."""
+    reached = {
+        node.attr
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.Attribute) and is_private(node.attr)
+        if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+    }
+    assert reached <= names_defined_in(module)
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_classes_of_the_core_inherit_from_no_other_module(module: str) -> None:
+    """They are composed."""
+    imported = {
+        name
+        for each in imports(module)
+        if each.module.startswith(".")
+        for name in each.names
+    }
+    bases = {
+        ast.unparse(base).partition("[")[0]
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+    }
+    assert bases & imported == set()
 
 
 @pytest.mark.parametrize("module", CORE)

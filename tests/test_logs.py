@@ -14,7 +14,7 @@ import pytest
 
 from aiohttp_jobs import Job, JobLogger, Scheduler
 from tests.loops import settle
-from tests.work import Boom, Reports, fail, nothing, stubborn, wait_for
+from tests.work import Boom, Reports, fail, hang_up, nothing, stubborn, wait_for
 
 REFERENCE = Path(__file__).parent.parent / "docs/reference.rst"
 
@@ -51,8 +51,9 @@ async def is_closed(scheduler: Scheduler, job: Job[Any]) -> None:
         (nothing, ends, "succeeded", None),
         (fail, ends, "failed", "tests.work.Boom: boom"),
         (lambda: wait_for(asyncio.Event()), is_closed, "cancelled", None),
+        (hang_up, ends, "hung_up", None),
     ],
-    ids=["succeeded", "failed", "cancelled"],
+    ids=["succeeded", "failed", "cancelled", "hung up"],
 )
 async def test_end_of_a_job_is_logged_with_its_fields(
     caplog: pytest.LogCaptureFixture,
@@ -204,7 +205,13 @@ async def test_record_of_a_drain_has_fields(caplog: pytest.LogCaptureFixture) ->
     await scheduler.spawn(nothing())
     await scheduler.drain(timeout=6)
     (record,) = caplog.records
-    assert fields(record) == {"jobs_active": 1, "jobs_pending": 1, "shields_left": 0}
+    assert fields(record) == {
+        "jobs_active": 1,
+        "jobs_pending": 1,
+        "shields_left": 0,
+        "seconds_left": pytest.approx(1),
+        "is_held": False,
+    }
     go.set()
     await scheduler.wait_and_close()
 

@@ -12,6 +12,8 @@ from aiohttp import ClientSession, WSMsgType, web
 
 from aiohttp_jobs import (
     SCHEDULER,
+    Job,
+    JobCancelled,
     SchedulerClosed,
     SchedulerFull,
     atomic,
@@ -310,6 +312,190 @@ async def test_client_was_refused_it_may_try_again_on_the_same_connection(
         for expected in (503, 503, 200):
             await client.send("GET", "/")
             assert (await client.receive()).status == expected
+
+
+# -- 503 for a job that somebody else cancelled -----------------------------------------
+
+
+async def waiting_for_a_job(request: web.Request, job: Job[Any]) -> None:
+    await job
+
+
+async def in_a_task(request: web.Request, job: Job[Any]) -> None:
+    await asyncio.ensure_future(job.wait())
+
+
+async def through_gather(request: web.Request, job: Job[Any]) -> None:
+    await asyncio.gather(job.wait(), asyncio.sleep(0))
+
+
+async def in_time(request: web.Request, job: Job[Any]) -> None:
+    async with asyncio.timeout(3600):
+        await job
+
+
+async def with_wait_for(request: web.Request, job: Job[Any]) -> None:
+    await asyncio.wait_for(job.wait(), 3600)
+
+
+class Export:
+    """A handler that waits for a job of its own, and lets through what comes of it."""
+
+    def __init__(
+        self, wait: Callable[[web.Request, Job[Any]], Awaitable[None]], kind: str
+    ) -> None:
+        self._wait = wait
+        self.work = Gate()
+        self.jobs: list[Job[Any]] = []
+        self.failures = Failures()
+        self.app = one_route(as_kind(kind, self.handler))
+        self.scheduler = setup(self.app, exception_handler=self.failures)
+
+    async def handler(self, request: web.Request) -> web.Response:
+        job = await spawn(request, self.work.pass_through())
+        self.jobs.append(job)
+        await self._wait(request, job)
+        return web.Response()
+
+
+@kinds_of_handlers
+@pytest.mark.parametrize(
+    "wait",
+    [waiting_for_a_job, in_a_task, through_gather, in_time, with_wait_for],
+)
+async def test_job_is_closed_that_the_handler_waits_for_client_gets_503(
+    kind: str, wait: Any
+) -> None:
+    """W7: so does the JobCancelled of a job that somebody else cancelled; R2: and nobody
+    else is told."""
+    export = Export(wait, kind)
+    async with serving(export.app) as server:
+        client = await server.connect()
+        for _ in range(2):
+            await client.send("GET", "/")
+            await export.work.reached.wait()
+            await export.jobs[-1].close()
+            export.work.reached.clear()
+            assert is_overload(await client.receive())
+    assert export.failures == []
+
+
+@kinds_of_handlers
+async def test_scheduler_closes_the_job_that_the_handler_waits_for_client_gets_503(
+    kind: str,
+) -> None:
+    """W7: also if it is closed with all others, and the atomic handler with it."""
+    export = Export(waiting_for_a_job, kind)
+    async with serving(export.app) as server:
+        client = await server.send("GET", "/")
+        await export.work.reached.wait()
+        await export.scheduler.close()
+        assert is_overload(await client.receive())
+    assert export.failures == []
+
+
+async def test_atomic_handler_is_closed_itself_client_gets_503() -> None:
+    """W7: the job that an operator closes may be the one that answers."""
+    gate = Gate()
+
+    @atomic
+    async def handler(request: web.Request) -> web.Response:
+        await gate.pass_through()
+        return web.Response()
+
+    app = one_route(handler)
+    failures = Failures()
+    scheduler = setup(app, exception_handler=failures)
+    async with serving(app) as server:
+        client = await server.connect()
+        for _ in range(2):
+            await client.send("GET", "/")
+            await gate.reached.wait()
+            gate.reached.clear()
+            (job,) = scheduler
+            await job.close()
+            assert is_overload(await client.receive())
+    assert failures == []
+
+
+async def test_handler_is_cancelled_itself_while_it_waits_the_connection_ends() -> None:
+    """W7: a handler that the server cancels at shutdown was not refused anything, though
+    the job that it waits for was cancelled as well."""
+    seen: list[str] = []
+
+    @web.middleware
+    async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except BaseException as error:
+            seen.append(type(error).__name__)
+            raise
+
+    async def wait(request: web.Request, job: Job[Any]) -> None:
+        try:
+            await job
+        finally:
+            await job.close()
+            await job
+
+    export = Export(wait, "plain")
+    export.app.middlewares.insert(0, note)
+    async with serving(export.app, shutdown_timeout=0.01) as server:
+        client = await server.send("GET", "/")
+        await export.work.reached.wait()
+        await server.close()
+        with pytest.raises((EOFError, ConnectionError)):
+            await client.receive()
+    assert seen == ["JobCancelled"]
+
+
+@kinds_of_handlers
+async def test_response_has_begun_when_the_job_is_cancelled_it_breaks_off(
+    kind: str,
+) -> None:
+    """W7: what has been sent stays."""
+
+    async def begin(request: web.Request, job: Job[Any]) -> None:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"the first part")
+        await job
+
+    export = Export(begin, kind)
+    async with serving(export.app) as server:
+        client = await server.send("GET", "/")
+        await export.work.reached.wait()
+        await turns()
+        await export.jobs[0].close()
+        received = ""
+        while some := await client.receive_some():
+            received += some
+    assert received.startswith("HTTP/1.1 200 OK")
+    assert "503" not in received
+
+
+async def test_outer_middleware_sees_503_for_a_job_that_was_cancelled() -> None:
+    """W7: as an HTTPException, and no cancellation, which a deadline would take for its
+    own."""
+    seen: list[BaseException | None] = []
+
+    @web.middleware
+    async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            async with asyncio.timeout(3600):
+                return await handler(request)
+        except web.HTTPServiceUnavailable as error:
+            seen.append(error.__cause__)
+            raise
+
+    export = Export(waiting_for_a_job, "plain")
+    export.app.middlewares.insert(0, note)
+    async with serving(export.app) as server:
+        client = await server.send("GET", "/")
+        await export.work.reached.wait()
+        await export.jobs[0].close()
+        assert is_overload(await client.receive())
+    assert [type(error) for error in seen] == [JobCancelled]
 
 
 async def test_subapp_is_full_its_parent_is_not_each_refuses_for_itself() -> None:

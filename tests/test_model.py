@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import contextvars
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar, cast
 from unittest import mock
@@ -28,20 +28,23 @@ from hypothesis.stateful import (
 
 from aiohttp_jobs import JobsError
 from tests.books import Books
-from tests.loops import VirtualLoop, is_missing, make_loop
+from tests.loops import KINDS, VirtualLoop, is_missing, make_loop
 from tests.model import (
     LEAVES,
     MANNERS,
     Call,
     Failure,
+    FrozenFailure,
     Give,
+    HangUp,
     Manner,
     OddFailure,
     Order,
     Raise,
     Work,
-    spawner,
+    home,
     together,
+    trail,
 )
 
 T = TypeVar("T")
@@ -60,6 +63,8 @@ ends = st.sampled_from(
         Raise(Failure),
         Raise(Failure),
         Raise(OddFailure),
+        Raise(FrozenFailure),
+        HangUp(),
         Raise(asyncio.CancelledError),
         Raise(KeyboardInterrupt),
     ]
@@ -70,29 +75,50 @@ ways_to_call = st.sampled_from(["wait", "wait", "close job", "drain", "shield"])
 ways_to_wait = st.sampled_from(["in turn", "gather", "group"])
 
 
+# A copy of the spawner's context, one for this job, or one of those that jobs share.
+contexts = st.sampled_from(["copy", "copy", "own", "shared 0", "shared 1"])
+places = st.sampled_from(["", "", "shared 0", "shared 1"])
+limits = st.sampled_from([1, 1, 2, 3, None])
+pending_limits = st.sampled_from([1, 1, 2, 3, 0])
+
+
 class Model(RuleBasedStateMachine):
-    kind = "asyncio"
+    kinds: tuple[str, ...] = ("asyncio",)
 
     # -- its life ------------------------------------------------------------------------
 
     @initialize(
         seed=st.integers(0, 1000),
-        limit=st.sampled_from([1, 1, 2, 3, None]),
-        pending_limit=st.sampled_from([1, 1, 2, 3, 0]),
+        kind=st.integers(0, 20),
+        limit=limits,
+        pending_limit=pending_limits,
         close_timeout=st.sampled_from([0, 1, 3, None]),
         wait_timeout=st.sampled_from([0, 2, 5, None]),
         handler=st.sampled_from(
             ["keeps", "keeps", "raises", "spawns", "closes", "exits"]
         ),
+        meddler=st.sampled_from([None, None, "raises", "exits", "spawns"]),
+        meddles_at=st.integers(0, 9),
         batch=st.sampled_from([1, 2, 500]),
     )
-    def begin(self, seed: int, handler: str, batch: int, **options: Any) -> None:
-        self.loop = cast(VirtualLoop, make_loop(self.kind, seed))
-        self.books = Books(self.loop, handler, **options)
+    def begin(
+        self,
+        seed: int,
+        kind: int,
+        handler: str,
+        meddler: str | None,
+        meddles_at: int,
+        batch: int,
+        **options: Any,
+    ) -> None:
+        kind_of_loop = self.kinds[kind % len(self.kinds)]
+        self.loop = cast(VirtualLoop, make_loop(kind_of_loop, seed))
+        self.books = Books(self.loop, handler, meddler, meddles_at, **options)
         self.scheduler = self.books.scheduler
         self.while_it_lives = contextlib.ExitStack()
         self.while_it_lives.enter_context(self.books.recording())
-        for module in ("closing", "slots"):
+        self.contexts = {name: make_context(name) for name in ("shared 0", "shared 1")}
+        for module in ("ending", "gate"):
             patch = mock.patch(f"aiohttp_jobs.core.{module}.BATCH", batch)
             self.while_it_lives.enter_context(patch)
 
@@ -133,6 +159,15 @@ class Model(RuleBasedStateMachine):
             self.advance(20)
         self.settle()
         self.books.check_step()
+        self.look_back()
+
+    def look_back(self) -> None:
+        """R1: after its end, too, a job gives what has become of it."""
+        for work in self.books.works:
+            if work.is_accepted and work.job is not None:
+                make = work.job.wait
+                self.call_by_test(Call("look back", make, target=work))
+        self.settle()
 
     # -- the loop ------------------------------------------------------------------------
 
@@ -154,6 +189,7 @@ class Model(RuleBasedStateMachine):
                 self.books.left.append(error)  # in the midst of the turn
             else:
                 times -= 1
+                self.books.turns += 1
 
     @rule()
     def settle(self) -> None:
@@ -183,7 +219,8 @@ class Model(RuleBasedStateMachine):
         by=whom,
         works=st.lists(st.tuples(manners, first_orders), min_size=1, max_size=3),
         timeout=timeouts,
-        own_context=st.booleans(),
+        context=contexts,
+        place=places,
     )
     def spawn(
         self,
@@ -191,20 +228,20 @@ class Model(RuleBasedStateMachine):
         by: int | None,
         works: list[tuple[Manner, list[Order]]],
         timeout: int | None,
-        own_context: bool,
+        context: str,
+        place: str,
     ) -> None:
         caller = self.caller(by)
         calls = list[Call]()
         for manner, orders in works:
             work = self.books.new_work(manner, orders)
-            context = None
             if how == "at once":
                 work.takes_slot = False
             else:
                 work.timeout = timeout
-                context = contextvars.Context() if own_context else None
-            calls.append(self.spawning(work, how, caller, context))
-        self.call_by(calls, caller)
+                work.home = None if context == "copy" else context
+            calls.append(self.spawning(work, how, caller))
+        self.call_by(calls, caller, place=place)
 
     @rule(
         by=some,
@@ -229,43 +266,20 @@ class Model(RuleBasedStateMachine):
         async def spawn_and_wait() -> None:
             spawns = [self.spawning(work, "spawn", parent) for work in works]
             self.books.calls += spawns
-            await together("in turn", spawns)
+            await together("in turn", spawns, self.books.turn)
             waits = [
                 self.waiting(work, parent, timeout) for work in works if work.is_accepted
             ]
             self.books.calls += waits
-            await together(how, waits)
+            await together(how, waits, self.books.turn)
 
         parent.tell(spawn_and_wait)
 
-    def spawning(
-        self,
-        work: Work,
-        how: str,
-        by: Work | None,
-        context: contextvars.Context | None = None,
-    ) -> Call:
-        work.spawned_by = f"the spawner of {work}"
-        if context is not None:
-            context.run(spawner.set, work.spawned_by)
-
+    def spawning(self, work: Work, how: str, by: Work | None) -> Call:
         async def spawn() -> None:
-            scheduler = self.scheduler
-            options: dict[str, Any] = {"timeout": work.timeout, "context": context}
-            if context is None:
-                spawner.set(work.spawned_by)
+            trail.set((*trail.get(), f"before {work}"))
             try:
-                if how == "spawn":
-                    await scheduler.spawn(work.coro, work.name, **options)
-                elif how == "spawn_nowait":
-                    scheduler.spawn_nowait(work.coro, work.name, **options)
-                elif how == "at once":
-                    scheduler.spawn_at_once(work.coro, work.name)
-                else:
-                    work.is_held = work.was_held = True
-                    future = self.loop.create_future()
-                    self.books.futures.append(future)
-                    scheduler.spawn_after(future, work.coro, work.name, **options)
+                await self.spawn_in(work, how)
             except (JobsError, asyncio.CancelledError):
                 work.is_refused = True
                 raise
@@ -273,19 +287,71 @@ class Model(RuleBasedStateMachine):
                 work.is_accepted = True  # and in its first step it ended so
                 raise
             finally:
-                spawner.set("changed later")
+                trail.set((*trail.get(), f"after {work}"))
             work.is_accepted = True
 
         work.spawning = Call(how, spawn, by=by, target=work)
         return work.spawning
 
+    async def spawn_in(self, work: Work, how: str) -> None:
+        scheduler, name = self.scheduler, work.name
+        context = None
+        if work.home is not None:
+            context = self.contexts.get(work.home) or make_context(work.home)
+        options: dict[str, Any] = {"timeout": work.timeout, "context": context}
+        if how == "at once":
+            work.job = scheduler.spawn_at_once(work.coro, name)
+        elif how == "after":
+            work.is_held_back = True
+            future = self.loop.create_future()
+            self.books.futures.append(future)
+            work.job = scheduler.spawn_after(future, work.coro, name, **options)
+        else:
+            self.books.line.append(work)
+            if how == "spawn":
+                work.job = await scheduler.spawn(work.coro, name, **options)
+            else:
+                work.job = scheduler.spawn_nowait(work.coro, name, **options)
+
     @rule(n=some)
-    def release(self, n: int) -> None:
-        """What a held job is held back for is done."""
+    def let_come(self, n: int) -> None:
+        """What a job is held back for is done."""
         future = pick([f for f in self.books.futures if not f.done()], n)
         if future is not None:
             with self.standing():
                 future.set_result(None)
+
+    # -- steering ------------------------------------------------------------------------
+
+    @rule(by=whom, limit=limits)
+    def set_limit(self, by: int | None, limit: int | None) -> None:
+        self.steer(by, lambda: setattr(self.scheduler, "limit", limit))
+
+    @rule(by=whom, limit=pending_limits)
+    def set_pending_limit(self, by: int | None, limit: int | None) -> None:
+        self.steer(by, lambda: setattr(self.scheduler, "pending_limit", limit))
+
+    @rule(by=whom)
+    def hold(self, by: int | None) -> None:
+        self.steer(by, self.scheduler.hold)
+
+    @precondition(lambda self: self.scheduler.held)
+    @rule(by=whom)
+    def release(self, by: int | None) -> None:
+        self.steer(by, self.scheduler.release)
+
+    def steer(self, by: int | None, steer: Callable[[], object]) -> None:
+        """Do it from outside, or let a work do it."""
+        caller = self.caller(by)
+
+        async def steer_from_inside() -> None:
+            steer()
+
+        with self.standing():
+            if caller is None:
+                steer()
+            else:
+                caller.tell(steer_from_inside)
 
     # -- orders, calls, cancellations ----------------------------------------------------
 
@@ -296,10 +362,28 @@ class Model(RuleBasedStateMachine):
             with self.standing():
                 work.tell(order)
 
-    @rule(by=whom, what=ways_to_call, n=some, timeout=timeouts)
-    def call(self, by: int | None, what: str, n: int, timeout: int | None) -> None:
+    @rule(
+        by=whom,
+        what=ways_to_call,
+        n=some,
+        timeout=timeouts,
+        place=places,
+        lets_through=st.booleans(),
+    )
+    def call(
+        self,
+        by: int | None,
+        what: str,
+        n: int,
+        timeout: int | None,
+        place: str,
+        lets_through: bool,
+    ) -> None:
         caller = self.caller(by)
-        self.call_by(self.new_calls([what], caller, n, timeout), caller)
+        calls = self.new_calls([what], caller, n, timeout)
+        for call in calls:
+            call.lets_through = lets_through and caller is not None
+        self.call_by(calls, caller, place=place)
 
     @rule(
         by=some,
@@ -321,7 +405,8 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: len(self.books.works) > 8)
     @rule(by=whom, what=st.sampled_from(["close", "wait_and_close"]), timeout=timeouts)
     def end(self, by: int | None, what: str, timeout: int | None) -> None:
-        self.call(by, what, 0, timeout)
+        caller = self.caller(by)
+        self.call_by(self.new_calls([what], caller, 0, timeout), caller)
 
     @rule(n=some)
     def cancel_call(self, n: int) -> None:
@@ -352,22 +437,25 @@ class Model(RuleBasedStateMachine):
         works = self.books.works + self.books.shielded
         return None if n is None else pick([work for work in works if work.is_idle], n)
 
-    def call_by_test(self, call: Call) -> None:
+    def call_by_test(self, call: Call, place: str = "") -> None:
         self.books.calls.append(call)
+        perform = call.perform(self.books.turns)
+        # In a context of its own, or one that jobs are given: it is part of no job.
+        context = self.contexts.get(place) or contextvars.Context()
         with self.standing():
-            # In a context of its own: it is part of no job.
-            task = self.loop.create_task(call.perform(), context=contextvars.Context())
-            call.task = task
+            call.task = self.loop.create_task(perform, context=context)
 
-    def call_by(self, calls: list[Call], by: Work | None, how: str = "in turn") -> None:
+    def call_by(
+        self, calls: list[Call], by: Work | None, how: str = "in turn", place: str = ""
+    ) -> None:
         """Make each call by a task of the test, or all of them by a work."""
         if by is None:
             for call in calls:
-                self.call_by_test(call)
+                self.call_by_test(call, place)
         else:
             self.books.calls += calls
             with self.standing():
-                by.tell(partial(together, how, calls))
+                by.tell(partial(together, how, calls, self.books.turn))
 
     def new_calls(
         self, whats: list[str], by: Work | None, n: int, timeout: int | None
@@ -391,7 +479,7 @@ class Model(RuleBasedStateMachine):
                 return Call(what, partial(scheduler.drain, timeout), by=by, bound=bound)
             make = partial(scheduler.wait_and_close, timeout)
             return Call(what, make, by=by, bound=plus(bound, grace))
-        target = pick([w for w in self.books.works if w.is_accepted], n)
+        target = pick([w for w in self.books.works if w.is_known], n)
         if target is None:
             return None
         if what == "wait":
@@ -440,16 +528,32 @@ def plus(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one + other
 
 
+def make_context(name: str) -> contextvars.Context:
+    context = contextvars.Context()
+    context.run(home.set, name)
+    return context
+
+
 class Shuffled(Model):
-    kind = "shuffled"
+    kinds = ("shuffled",)
 
 
 class Eager(Model):
-    kind = "eager"
+    kinds = ("eager",)
+
+
+class Foreign(Model):
+    kinds = tuple(
+        kind
+        for kind in KINDS
+        if kind not in ("asyncio", "debug", "eager") and not kind.startswith("uvloop")
+    )
 
 
 TestPlain = Model.TestCase
 TestShuffled = Shuffled.TestCase
+if Foreign.kinds:
+    TestForeign = Foreign.TestCase
 TestEager = pytest.mark.skipif(bool(is_missing("eager")), reason=is_missing("eager"))(
     Eager.TestCase
 )

@@ -22,7 +22,7 @@ from opentelemetry.trace import SpanKind, StatusCode, Tracer
 from aiohttp_jobs import Scheduler, atomic, setup, spawn
 from aiohttp_jobs.opentelemetry import JobTracer
 from tests.loops import settle
-from tests.work import Boom, Reports, fail, nothing, stubborn, wait_for
+from tests.work import Boom, Reports, fail, hang_up, nothing, stubborn, wait_for
 
 Start = Callable[..., Awaitable[Any]]
 
@@ -198,7 +198,7 @@ async def test_span_tells_of_its_job(
 ) -> None:
     """By the conventions where there are some; how long it was pending, too."""
     clock, go = [10.0], asyncio.Event()
-    monkeypatch.setattr("aiohttp_jobs.core.slots.monotonic", lambda: clock[0])
+    monkeypatch.setattr("aiohttp_jobs.core.job.monotonic", lambda: clock[0])
     async with Scheduler(limit=1, observers=[job_tracer]) as scheduler:
         await scheduler.spawn(wait_for(go))
         job = await scheduler.spawn(nothing(), "order 3", origin="POST /orders")
@@ -368,6 +368,21 @@ async def test_cancelled_job_is_no_error_but_one_that_is_let_go_is(
     assert len(traces.spans()) == 3
     # OpenTelemetry complains there, of a context that is not left where it was entered.
     assert [r for r in caplog.records if r.name.startswith("opentelemetry")] == []
+
+
+async def test_client_that_has_hung_up_is_no_error(
+    traces: Traces, job_tracer: JobTracer
+) -> None:
+    """W4: the outcome says it, and nothing alarms."""
+    reports = Reports()
+    async with Scheduler(observers=[job_tracer], exception_handler=reports) as scheduler:
+        await scheduler.spawn(hang_up())
+    span = traces.spans()["hang_up"]
+    assert attributes(span)["aiohttp_jobs.outcome"] == "hung_up"
+    assert "error.type" not in attributes(span)
+    assert span.status.status_code is StatusCode.UNSET
+    assert span.events == ()
+    assert reports.contexts == []
 
 
 async def test_without_a_tracer_provider_nothing_is_traced() -> None:

@@ -6,8 +6,18 @@ import asyncio
 from typing import Any
 
 from aiohttp_jobs import Scheduler
+from aiohttp_jobs.core.errors import HungUp
 
-__all__ = ("Boom", "Reports", "fail", "give", "nothing", "stubborn", "wait_for")
+__all__ = (
+    "Boom",
+    "Reports",
+    "fail",
+    "give",
+    "hang_up",
+    "nothing",
+    "stubborn",
+    "wait_for",
+)
 
 
 class Boom(Exception):
@@ -36,6 +46,11 @@ async def fail(event: asyncio.Event | None = None) -> None:
     if event is not None:
         await event.wait()
     raise Boom("boom")
+
+
+async def hang_up() -> None:
+    """Come upon a client that has gone, as an atomic handler does."""
+    raise HungUp(ConnectionResetError("the client has gone"))
 
 
 async def stubborn(go: asyncio.Event, cancelled: list[float] | None = None) -> str:

@@ -151,7 +151,11 @@ async def looking(scheduler: Scheduler) -> None:
     assert handler
 
     scheduler.statistics().failed = 0  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
-    scheduler.limit = 5  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    scheduler.limit = 5
+    scheduler.limit = None
+    scheduler.pending_limit = 0
+    scheduler.hold()
+    scheduler.release()
 
 
 async def ending(scheduler: Scheduler) -> None:

@@ -1,0 +1,123 @@
+"""What costs no more for many than for few: counted in lines of the package that run."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import aiohttp_jobs
+from aiohttp_jobs import Scheduler
+from tests.work import nothing, wait_for
+
+PACKAGE = aiohttp_jobs.__name__
+Scenario = Callable[[int], Coroutine[Any, Any, None]]
+
+
+def lines_of(scenario: Scenario, count: int) -> int:
+    """How many lines of the package run."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal lines
+        if not str(frame.f_globals.get("__name__")).startswith(PACKAGE):
+            return None
+        lines += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        asyncio.run(scenario(count))
+    finally:
+        sys.settrace(before)
+    return lines
+
+
+async def jobs_that_drain(count: int) -> None:
+    scheduler, go = Scheduler(limit=None), asyncio.Event()
+
+    async def work() -> None:
+        await go.wait()
+        await scheduler.drain()
+
+    for _ in range(count):
+        await scheduler.spawn(work())
+    go.set()
+    await scheduler.wait_and_close()
+
+
+async def jobs_that_close(count: int) -> None:
+    scheduler, go = Scheduler(limit=None), asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await go.wait()
+        finally:
+            await scheduler.close()
+
+    for _ in range(count):
+        await scheduler.spawn(work())
+    await asyncio.sleep(0)
+    go.set()
+    await scheduler.close()
+
+
+async def jobs_that_wait_for_one(count: int) -> None:
+    scheduler, go = Scheduler(limit=None), asyncio.Event()
+    one = await scheduler.spawn(wait_for(go))
+
+    async def work() -> None:
+        await one
+
+    for _ in range(count):
+        await scheduler.spawn(work())
+    await asyncio.sleep(0)
+    go.set()
+    await scheduler.wait_and_close()
+
+
+async def children_in_the_slot_of_their_parent(count: int) -> None:
+    async with Scheduler(limit=1) as scheduler:
+
+        async def parent() -> None:
+            jobs = [await scheduler.spawn(nothing()) for _ in range(count)]
+            await asyncio.gather(*(job.wait() for job in jobs))
+
+        await (await scheduler.spawn(parent()))
+
+
+async def pending_jobs_that_are_closed(count: int) -> None:
+    async with Scheduler(limit=1) as scheduler:
+        go = asyncio.Event()
+        await scheduler.spawn(wait_for(go))
+        for job in reversed([await scheduler.spawn(nothing()) for _ in range(count)]):
+            await job.close()
+        go.set()
+
+
+async def callers_that_wait_for_room(count: int) -> None:
+    async with Scheduler(limit=1, pending_limit=1) as scheduler:
+        await asyncio.gather(*(scheduler.spawn(nothing()) for _ in range(count)))
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        jobs_that_drain,
+        jobs_that_close,
+        jobs_that_wait_for_one,
+        children_in_the_slot_of_their_parent,
+        pending_jobs_that_are_closed,
+        callers_that_wait_for_room,
+    ],
+    ids=lambda scenario: scenario.__name__,
+)
+def test_twice_as_many_cost_twice_as_much(scenario: Scenario) -> None:
+    """L3: the cost of a job does not depend on how many others there are."""
+    once, twice = lines_of(scenario, 50), lines_of(scenario, 100)
+    assert twice < 2.2 * once
