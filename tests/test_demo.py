@@ -503,7 +503,8 @@ def test_second_ctrl_c_cancels_what_the_first_one_lets_end() -> None:
         command.send(signal.SIGINT)
         status, stderr = command.end()
     assert status == 0
-    assert stderr.endswith("1 cancelled (order_atomic)\n")
+    # (On a slow machine the drain is told of, too.)
+    assert "1 cancelled (order_atomic)\n" in stderr
     assert command.lines[-1].startswith("Stopped. ")
 
 
