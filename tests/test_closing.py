@@ -484,3 +484,28 @@ async def test_very_many_names_are_cut(
     assert record.getMessage().endswith(", ...)")
     assert "1499 never started" in record.getMessage()
     assert len(told.jobs_never_started) == 1000
+
+
+async def test_close_beside_a_drain_cancels_what_that_one_waits_for() -> None:
+    """E3: who drains does not keep another one's close from cancelling."""
+    go, cancelled = asyncio.Event(), list[str]()
+
+    async def work() -> None:
+        try:
+            await go.wait()
+        except asyncio.CancelledError:
+            cancelled.append("work")
+            raise
+
+    scheduler = Scheduler(limit=1)
+    await scheduler.spawn(work())
+    await scheduler.spawn(nothing())
+    drains = [
+        asyncio.create_task(scheduler.drain()),
+        asyncio.create_task(scheduler.wait_and_close()),
+    ]
+    await settle()
+    await scheduler.close()
+    assert cancelled == ["work"]
+    assert scheduler.state is SchedulerState.CLOSED
+    await asyncio.gather(*drains)

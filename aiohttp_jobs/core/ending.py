@@ -61,7 +61,9 @@ class Ending:
         self._waiting: dict[tuple[bool, bool], set[asyncio.Future[bool]]] = {}
         # What goes on cancelling, from a close until all have been cancelled.
         self._closing: _Closing | None = None
-        # What it leaves alone, because it was called from there.
+        # How many callers of close() wait just now.
+        self._closes = 0
+        # What a close leaves alone, because it was called from there.
         self._spared: set[Victim] = set()
         # When the close that is under way has to return.
         self._close_by = -math.inf
@@ -239,15 +241,19 @@ class Ending:
                 self._closing = closing
             closing.add(victims)
         self.check()
-        with _Drain(gate, me):
-            while not self.is_done(me is not None):
-                if await self._wait(me is not None, False) and me is not None:
-                    break
+        self._closes += 1
+        try:
+            with _Drain(gate, me):
+                while not self.is_done(me is not None):
+                    if await self._wait(me is not None, False) and me is not None:
+                        break
+        finally:
+            self._closes -= 1
 
     def _find_victims(self, me: object) -> list[Victim]:
         """Return what is to be cancelled, but for the caller's own job or task."""
         gate, victims = self._gate, list[Victim]()
-        if self._closing is not None or self._waiting_count():
+        if self._closing is not None or self._closes:
             # Who closes beside others finds all of it under way, but for those.
             victims += [spared for spared in self._spared if spared is not me]
             self._spared.difference_update(victims)
