@@ -53,10 +53,9 @@ def in_context(context: contextvars.Context | None, function: Callable[[], Any])
 
 def has_begun(coro: Coroutine[Any, Any, Any]) -> bool:
     """Has the coroutine taken its first step?"""
-    try:
-        return inspect.getcoroutinestate(coro) != inspect.CORO_CREATED
-    except AttributeError:
+    if not hasattr(coro, "cr_running"):
         return False  # none of Python's own, which does not tell
+    return inspect.getcoroutinestate(coro) != inspect.CORO_CREATED
 
 
 def close_coroutine(coro: Any) -> None:
