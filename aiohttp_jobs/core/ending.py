@@ -237,9 +237,11 @@ class Ending:
                     self._close_timeout,
                     self._closing_is_done,
                 )
+                closing.add(victims)
                 closing.go_on()
                 self._closing = closing
-            closing.add(victims)
+            else:
+                closing.add(victims)
         self.check()
         self._closes += 1
         try:

@@ -180,8 +180,9 @@ class Gate:
     def pump_soon(self, *, again: bool = False) -> None:
         """Let the loop call `pump`. `again`: also if that seems to be under way."""
         if again or not self._is_due:
-            self._is_due = True
+            # In this order: rather twice than never, if something breaks in between.
             self._binding.in_use().call_soon(self.pump)
+            self._is_due = True
 
     def pump_now(self) -> None:
         """Do what `pump` does at once, after a limit was changed."""
@@ -262,6 +263,16 @@ class Gate:
             self.start(job, owner=owner)
             if pending.callers:
                 self.pump_soon()  # there is room for one
+
+    def release(self, number: int) -> None:
+        """What the job with this number was held back for is done."""
+        try:
+            job = self.pending.release(number)
+            if job is not None:
+                self.can_start_now(job)
+        except BaseException:
+            self.mend()
+            raise
 
     def can_start_now(self, job: Job[Any]) -> None:
         """A job that was held back is so no more: somebody may wait for it already."""

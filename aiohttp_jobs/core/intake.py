@@ -165,10 +165,12 @@ class Intake:
 
 def _release(gate: weakref.ref[Gate], number: int, future: asyncio.Future[Any]) -> None:
     """What the job with this number was held back for is done."""
-    if (still_there := gate()) is not None:
-        job = still_there.pending.release(number)
-        if job is not None:
-            still_there.can_start_now(job)
+    try:
+        if (still_there := gate()) is not None:
+            still_there.release(number)
+    except BaseException:
+        future.get_loop().call_soon(_release, gate, number, future)
+        raise
 
 
 def make_job(

@@ -72,6 +72,15 @@ class Place:
         times = f" (time {self.time})" if self.time > 1 else ""
         return f"{self.file.removeprefix(CORE + '/')}:{self.line}{times}: {text}"
 
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Does what is raised here leave the function, whatever that has written?
+
+        On the line of a ``try`` its block has not begun. Where the event loop itself calls
+        the function, nobody of ours is above it.
+        """
+        return linecache.getline(self.file, self.line).strip() == "try:"
+
 
 @dataclass(frozen=True)
 class Finding:
