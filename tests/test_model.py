@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 
 from aiohttp_jobs import JobsError
 from tests.books import Books
-from tests.loops import KINDS, VirtualLoop, is_missing, make_loop
+from tests.loops import KINDS, VirtualLoop, make_loop
 from tests.model import (
     LEAVES,
     MANNERS,
@@ -552,8 +552,5 @@ class Foreign(Model):
 
 TestPlain = Model.TestCase
 TestShuffled = Shuffled.TestCase
-if Foreign.kinds:
-    TestForeign = Foreign.TestCase
-TestEager = pytest.mark.skipif(bool(is_missing("eager")), reason=is_missing("eager"))(
-    Eager.TestCase
-)
+TestForeign = Foreign.TestCase
+TestEager = pytest.mark.eager(Eager.TestCase)
