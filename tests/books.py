@@ -163,6 +163,14 @@ class Books:
             logger.propagate = True
             logger.removeHandler(handler)
 
+    def make_task(self, call: Call, context: contextvars.Context) -> asyncio.Task[None]:
+        """Make the call in a task of its own, in this context if the factory can."""
+        perform = call.perform(self.turns)
+        try:
+            return self.loop.create_task(perform, context=context)
+        except TypeError:
+            return context.copy().run(self.loop.create_task, perform)
+
     def turn(self) -> int:
         """Which turn of the loop is this?"""
         return self.turns
@@ -188,8 +196,7 @@ class Books:
         elif self.handler == "closes":
             call = Call("close", scheduler.close, bound=scheduler.close_timeout)
             self.calls.append(call)
-            perform = call.perform(self.turns)
-            self.loop.create_task(perform, context=contextvars.Context())
+            self.make_task(call, contextvars.Context())
 
     def _do_foolishly(self, what: str) -> None:
         """Be an observer that should not."""
@@ -469,8 +476,8 @@ class Books:
             assert state in (JobState.CANCELLED, JobState.LET_GO)
         elif isinstance(error, asyncio.CancelledError):
             assert call.was_cancelled
-        elif state is JobState.HUNG_UP and isinstance(work.error, HungUp):
-            assert error is work.error.error
+        elif isinstance(work.error, HungUp) and error is work.error.error:
+            assert state is JobState.HUNG_UP
         elif isinstance(error, RuntimeError):
             assert call.by is work
         else:
