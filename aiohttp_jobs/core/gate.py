@@ -156,7 +156,7 @@ class Gate:
             return None
         if self.slots.begin_wait(waiter, job) and job.pending:
             self._hand_on(waiter)
-        self._look_for_way_out()
+        self.look_for_way_out()
         return waiter
 
     def begin_wait_for_queue(self) -> Job[Any] | None:
@@ -168,14 +168,14 @@ class Gate:
         if waiter is not None:
             if self.slots.begin_wait(waiter, None):
                 self._hand_on(waiter)
-            self._look_for_way_out()
+            self.look_for_way_out()
         return waiter
 
     def end_wait(self, waiter: Job[Any] | None, job: Job[Any] | None) -> None:
         """Note that this wait is over; None for a job is the wait for the queue."""
         if waiter is not None:
             self.slots.end_wait(waiter, job)
-            self._look_for_way_out()
+            self.look_for_way_out()
 
     def pump_soon(self, *, again: bool = False) -> None:
         """Let the loop call `pump`. `again`: also if that seems to be under way."""
@@ -228,7 +228,7 @@ class Gate:
         # Held jobs that fill the room keep nobody from a free slot. (So there is one too
         # many pending if the slot is taken again before the caller has it.)
         if pending.callers and (
-            not pending.is_full() or (slots.free > 0 and not pending.queue)
+            not pending.is_full() or (slots.free > 0 and pending.first() is None)
         ):
             self._admit()
             return True
@@ -257,7 +257,7 @@ class Gate:
         job = slots.wanted_by(owner, pending.can_start)
         if job is None and slots.waits_for_queue(owner):
             job = pending.head()
-            if job is None and pending.callers and not pending.queue:
+            if job is None and pending.callers and pending.first() is None:
                 self._admit()  # all who are pending are held
         if job is not None:
             self.start(job, owner=owner)
@@ -276,12 +276,12 @@ class Gate:
 
     def can_start_now(self, job: Job[Any]) -> None:
         """A job that was held back is so no more: somebody may wait for it already."""
-        waiter = self.slots.waiter_for(job)
+        waiter = self.slots.waiter_for(job) or self.slots.waiter_for(None)
         if waiter is not None and not self.is_held:
             self._hand_on(waiter)
         self.pump_soon()
 
-    def _look_for_way_out(self) -> None:
+    def look_for_way_out(self) -> None:
         if self.slots.is_stuck() and (self.pending.queue or self.pending.callers):
             self.pump_soon()
 
@@ -294,6 +294,8 @@ class Gate:
         if found is not None:
             owner, job = found
             job = pending.head() if job is None else job
+            if job is None and pending.callers and pending.first() is None:
+                self._admit()  # all who are pending are held
             if job is not None:
                 self.start(job, owner=owner)
                 self.pump_soon()
