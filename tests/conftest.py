@@ -6,7 +6,6 @@ import asyncio
 import functools
 import gc
 import inspect
-import os
 import random
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -220,12 +220,16 @@ class Ending:
         gate = self._gate
         loop = self._binding.check()
         me = self._caller()
-        if gate.state is OPEN:
-            gate.state = CLOSING
-            gate.drains += 1  # for ever: each end is looked at
-        if self._close_timeout is not None and self._close_by <= loop.time():
-            self._close_by = loop.time() + self._close_timeout
-        gate.refuse_callers()
+        try:
+            if gate.state is OPEN:
+                gate.state = CLOSING
+                gate.drains += 1  # for ever: each end is looked at
+            if self._close_timeout is not None and self._close_by <= loop.time():
+                self._close_by = loop.time() + self._close_timeout
+            gate.refuse_callers()
+        except BaseException:
+            gate.mend()  # which refuses them too
+            raise
         victims = self._find_victims(me)
         if victims:
             closing = self._closing

@@ -208,6 +208,8 @@ class Gate:
     def fill_slots(self) -> None:
         if self.state is not OPEN or self.is_held:
             self._returned.clear()
+            if self.state is not OPEN:
+                self.refuse_callers()
             while self.state is OPEN and self.pending.callers:
                 if self.pending.is_full():
                     break

@@ -397,7 +397,10 @@ async def _ends(
     coro: Coroutine[Any, Any, Any], name: str, wrong: list[str], failing: bool = False
 ) -> Any:
     """Return its result; write down if it does not end, or not well."""
-    task = asyncio.create_task(coro)
+    try:
+        task = asyncio.create_task(coro)
+    except KeyboardInterrupt:
+        return False  # an eager task that has ended so in its first step
     await asyncio.wait([task], timeout=2 * LONG)
     if not task.done():
         wrong.append(f"{name} never ends")
