@@ -112,7 +112,7 @@ class Model(RuleBasedStateMachine):
         batch: int,
         **options: Any,
     ) -> None:
-        # What is there by now needs no look at the end, which would take most of the time.
+        # To look at what is there by now would take most of the time at the end.
         gc.freeze()
         kind_of_loop = self.kinds[kind % len(self.kinds)]
         self.loop = cast(VirtualLoop, make_loop(kind_of_loop, seed))

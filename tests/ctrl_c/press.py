@@ -76,8 +76,8 @@ class Place:
     def is_out_of_reach(self) -> bool:
         """Does what is raised here leave the function, whatever that has written?
 
-        On the line of a ``try`` its block has not begun. Where the event loop itself calls
-        the function, nobody of ours is above it.
+        On the line of a ``try`` its block has not begun. Where the event loop itself
+        calls the function, nobody of ours is above it.
         """
         return linecache.getline(self.file, self.line).strip() == "try:"
 

@@ -201,8 +201,10 @@ def every_failure_is_told_once(evidence: Evidence) -> Iterator[str]:
             yield f"{name} failed {expected} times, and that was told {told} times"
 
 
-def _is_overload(evidence: Evidence, name: str) -> bool:
+def _is_overload(evidence: Evidence, name: str | None) -> bool:
     """Was it kept from spawning? That is a failure if no client is there for its 503."""
+    if name is None:
+        return False
     plan = evidence.plans.get(name)
     errors = ("SchedulerFull", "SchedulerClosed")
     return (
