@@ -191,6 +191,7 @@ class Scheduler(Collection[Job[Any]]):
             shielded=len(self._shields),
             limit=self._slots.limit,
             pending_limit=pending.limit,
+            succeeded=self._gate.succeeded,
             **{state.name.lower(): count for state, count in ended.items()},
             held=self._gate.is_held,
             longest_waiting=max(
