@@ -76,6 +76,10 @@ class _JumpingSelector(selectors.DefaultSelector):
     now = 0.0
     # By the real clock, when to give up.
     end = math.inf
+    # Real seconds that the kernel and other threads have before the clock jumps, and how
+    # many of them are at work.
+    grace = 0.0
+    threads = 0
 
     def has_events(self) -> bool:
         return bool(super().select(0))
@@ -87,6 +91,12 @@ class _JumpingSelector(selectors.DefaultSelector):
         events = super().select(0)
         if events or timeout == 0:
             return events
+        if self.threads:
+            return super().select(PATIENCE)
+        if self.grace and timeout is not None:
+            events = super().select(self.grace)
+            if events:
+                return events
         if timeout is None:
             events = super().select(PATIENCE)
             if not events:
@@ -133,6 +143,26 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _is_due(self) -> bool:
         return bool(self._scheduled) and self._scheduled[0].when() <= self.time()
+
+
+class ServingLoop(VirtualLoop):
+    """For servers and clients with real sockets: what is on its way between them arrives
+    before the clock jumps, and what a thread is at work on is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._jumping.grace = 0.01
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Any, *args: Any
+    ) -> Any:
+        future = super().run_in_executor(executor, func, *args)
+        self._jumping.threads += 1
+        future.add_done_callback(self._has_ended)
+        return future
+
+    def _has_ended(self, future: asyncio.Future[Any]) -> None:
+        self._jumping.threads -= 1
 
 
 class ShuffledLoop(VirtualLoop):
@@ -264,12 +294,14 @@ def _close_unless_begun(coro: Any, task: asyncio.Future[Any]) -> None:
 
 
 def make_loop(kind: str, seed: int = 0) -> asyncio.AbstractEventLoop:
-    """Make a loop of one of `KINDS`, or a ``"shuffled"`` one."""
+    """Make a loop of one of `KINDS`, a ``"shuffled"`` or a ``"serving"`` one."""
     loop: asyncio.AbstractEventLoop
     if kind.startswith("uvloop"):
         loop = VirtualUvloop()
     elif kind == "shuffled":
         loop = ShuffledLoop(seed)
+    elif kind == "serving":
+        loop = ServingLoop()
     else:
         loop = VirtualLoop()
     if kind == "debug":
