@@ -74,14 +74,14 @@ def setup_metrics(
     if path is not None and not isinstance(path, str):
         raise TypeError(f"path takes a str or None, not {path!r}")
     if path is not None and not path.startswith("/"):
-        raise ValueError(f"path takes a path as '/metrics', not {path!r}")
+        raise ValueError(f"path takes a path such as '/metrics', not {path!r}")
     if _WATCH in app:
         raise RuntimeError(
-            "setup_metrics() was called before for this application: call it once"
+            "setup_metrics() has already been called for this application: call it once"
         )
     if app.frozen or app.pre_frozen:
         raise RuntimeError(
-            "setup_metrics() was called for an application that runs already: call it "
+            "setup_metrics() was called for an application that is running: call it "
             "before run_app() or AppRunner.setup()"
         )
     registry = _registry(registry)
@@ -155,12 +155,12 @@ class JobsCollector:
         for name, other in self._watches.items():
             if name == watch.name:
                 raise ValueError(
-                    f"The registry has a scheduler that is called {name!r} already: give "
-                    "each its own by name=, or each application its own by registry="
+                    f"The registry already has a scheduler named {name!r}: give each a "
+                    "name of its own (name=), or each application a registry (registry=)"
                 )
             if other.scheduler is watch.scheduler:
                 raise ValueError(
-                    f"The registry has {watch.scheduler!r} already, as {name!r}: add it "
+                    f"The registry already has {watch.scheduler!r}, as {name!r}: add it "
                     "once"
                 )
         self._watches[watch.name] = watch
@@ -195,7 +195,7 @@ class _Families:
         )
         self.taken = GaugeMetricFamily(
             "aiohttp_jobs_slots_taken",
-            "How many jobs run that take one of the slots which the limit bounds.",
+            "Jobs that run now and take one of the slots that the limit allows.",
             labels=["scheduler"],
         )
         self.callers = GaugeMetricFamily(

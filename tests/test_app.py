@@ -188,7 +188,7 @@ def test_second_setup_is_refused_and_the_first_stays() -> None:
     """W1: a second setup of one application is refused, and names what there is."""
     app = web.Application()
     scheduler = setup(app)
-    with pytest.raises(RuntimeError, match=r"called before .* app\[SCHEDULER\]"):
+    with pytest.raises(RuntimeError, match=r"already been called .* app\[SCHEDULER\]"):
         setup(app, limit=5)
     assert app[SCHEDULER] is scheduler
     assert len(app.middlewares) == 1

@@ -223,7 +223,7 @@ async def test_observer_that_raises_is_logged_and_dropped(
     assert len(recorder.events) == 6
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
-    assert "job_started() and is told no more" in record.getMessage()
+    assert "job_started() and is disabled" in record.getMessage()
 
 
 class Waits:
@@ -370,7 +370,7 @@ async def test_neither_observer_nor_failure_can_be_told_of_and_no_job_is_harmed(
     assert await last == "next"
     await settle()
     assert reports.messages == ["Job processing failed"]
-    assert "An observer failed in job_closed() and is told no more" in caplog.text
+    assert "An observer failed in job_closed() and is disabled" in caplog.text
     await scheduler.close()
 
 

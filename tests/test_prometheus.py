@@ -272,7 +272,7 @@ async def test_name_or_scheduler_twice_in_a_registry_is_refused(
     collector = jobs_collector(registry)
     async with Scheduler() as first, Scheduler() as second:
         collector.add(first)
-        with pytest.raises(ValueError, match="'default' already: give each its own"):
+        with pytest.raises(ValueError, match="already has a scheduler named 'default'"):
             collector.add(second)
         with pytest.raises(ValueError, match="as 'default': add it once"):
             collector.add(first, "again")
@@ -422,7 +422,7 @@ async def test_second_application_of_one_name_does_not_start(
     setup(second)
     setup_metrics(second, registry=registry)
     runner = web.AppRunner(second)
-    with pytest.raises(ValueError, match="'default' already"):
+    with pytest.raises(ValueError, match="already has a scheduler named 'default'"):
         await runner.setup()
     await runner.cleanup()
     found = samples(await (await client.get("/metrics")).text())
@@ -448,12 +448,12 @@ async def test_bad_setup_is_refused(registry: CollectorRegistry) -> None:
         setup_metrics(app, registry=registry)
     setup(app)
     setup_metrics(app, registry=registry)
-    with pytest.raises(RuntimeError, match="called before for this application"):
+    with pytest.raises(RuntimeError, match="already been called for this application"):
         setup_metrics(app, "/other", registry=registry)
     late = web.Application()
     setup(late)
     runner = web.AppRunner(late)
     await runner.setup()
-    with pytest.raises(RuntimeError, match="runs already"):
+    with pytest.raises(RuntimeError, match="is running"):
         setup_metrics(late, registry=registry)
     await runner.cleanup()

@@ -79,7 +79,7 @@ def check_spawn(
 def check_future(argument: str, value: object, loop: asyncio.AbstractEventLoop) -> None:
     """Refuse what is no future of this event loop."""
     if not asyncio.isfuture(value):
-        raise TypeError(f"{argument} takes a future, a task for example, not {value!r}")
+        raise TypeError(f"{argument} takes a future, for example a task, not {value!r}")
     if value.get_loop() is not loop:
         raise RuntimeError(
             f"{argument}, {value!r}, belongs to a different event loop than the "
@@ -93,7 +93,7 @@ def _no_coroutine(what: object) -> str:
     if inspect.iscoroutinefunction(what):
         hint = ": call the coroutine function, spawn(f(...)) and not spawn(f)"
     elif isinstance(what, asyncio.Future):
-        hint = ": a task or future runs already, shield() makes the scheduler wait for it"
+        hint = ": a task or future is running already, wait for it with shield()"
     elif inspect.isawaitable(what):
         hint = ": await it inside a coroutine function of your own"
     return f"A coroutine is expected, not {what!r}{hint}"

@@ -40,7 +40,7 @@ class Ending:
     Args:
         binding: the event loop.
         gate, shields, reports: what has to come to its end.
-        close_timeout: seconds that what is cancelled is given to end; None for no bound.
+        close_timeout: seconds that a cancelled job has to end; None for no limit.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Ending:
         """Let what is there end by itself; return whether nothing is left.
 
         Args:
-            timeout: seconds to wait; None for no bound.
+            timeout: seconds to wait; None for no limit.
             background: leave out what ends with something else.
         """
         loop = self._binding.check()
@@ -199,12 +199,12 @@ class Ending:
         names = [job.label for job in jobs]
         say(
             logging.WARNING if is_first else logging.INFO,
-            "The scheduler drains: %d active, %d pending, %d shielded left%s%s (%s)",
+            "The scheduler is draining: %d active, %d pending, %d shielded left%s%s (%s)",
             len(gate.active),
             len(pending),
             len(self._shields),
             "" if left == math.inf else f", {left:.0f} s to go",
-            ", and it holds the pending ones: release() lets them start"
+            ", but the pending ones are held: call release() to let them start"
             if gate.is_held
             else "",
             listed(names),

@@ -101,7 +101,7 @@ class Job(Generic[T_co]):
     keeper: Keeper | None
     # Is the context a copy for this job alone?
     owns_context: bool
-    # Seconds that it may run; None for no bound.
+    # Seconds that it may run; None for no limit.
     timeout: float | None
     # Those who wait for the end. None: nobody.
     waiters: set[asyncio.Future[None]] | None
@@ -272,7 +272,7 @@ class Job(Generic[T_co]):
         if self.task is not None and self.task is asyncio.current_task():
             raise RuntimeError(
                 f"Job {shown(self.label)} cannot {verb} itself: it would never end. "
-                "Return from the coroutine, or do it from another task"
+                "Return from the coroutine, or do so from another task"
             )
 
     async def _end(self, keeper: Keeper, waiter: asyncio.Future[None]) -> None:

@@ -21,7 +21,7 @@ def say(level: int, message: str, *args: object, **fields: object) -> None:
 
 
 class JobLogger:
-    """An observer that logs the end of every job, as an access log does of requests.
+    """An observer that logs the end of every job, like an access log of requests.
 
     ``setup(app, observers=[JobLogger()])``. The records are those of the logger
     ``aiohttp_jobs``. They do not replace the exception handler: no traceback is in them.
@@ -35,7 +35,7 @@ class JobLogger:
 
     def __init__(self, level: int = logging.INFO) -> None:
         if not isinstance(level, int):
-            raise TypeError(f"level takes a number, as logging.INFO, not {level!r}")
+            raise TypeError(f"level takes a number such as logging.INFO, not {level!r}")
         self._level = level
 
     def job_closed(self, job: Job[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Observers: who is told when a job is spawned, started, running and closed."""
+"""Observers: what is called when a job is spawned, started, running and closed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Observers:
 
 def _log(observer: object, event: str, job: Job[Any], error: BaseException) -> None:
     logger.error(
-        "The observer %r failed in %s() and is told no more",
+        "The observer %r failed in %s() and is disabled",
         observer,
         event,
         exc_info=error,
@@ -90,7 +90,7 @@ def _log(observer: object, event: str, job: Job[Any], error: BaseException) -> N
 
 def _log_in_short(event: str) -> None:
     """Log it where the observer's repr has raised, which is not the job's fault."""
-    logger.error("An observer failed in %s() and is told no more", event)
+    logger.error("An observer failed in %s() and is disabled", event)
 
 
 def _method(observer: object, event: str) -> Callable[[Job[Any]], object] | None:

@@ -241,7 +241,7 @@ def _make_task(
         if name is not None and hasattr(task, "set_name"):
             task.set_name(name)
     if not asyncio.isfuture(task):
-        raise TypeError(f"The task factory of the event loop made no task, but {task!r}")
+        raise TypeError(f"The event loop's task factory returned {task!r}, not a task")
     return task
 
 
@@ -337,8 +337,8 @@ def _catch(keeper: Keeper, job: Job[Any], runner: Any, task: asyncio.Future[Any]
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is None:
             error = RuntimeError(
-                f"The task of job {shown(job.label)} has ended, and did not run it to "
-                "its end: that is the doing of the event loop's task factory"
+                f"The task of job {shown(job.label)} has ended without running it to "
+                "completion: the event loop's task factory has caused that"
             )
         end_with(keeper, job, error)
     except LEAVES:

@@ -48,10 +48,10 @@ class Scheduler(Collection[Job[Any]]):
     loop that uses it. ``async with Scheduler() as scheduler:`` drains it on the way out.
 
     Args:
-        close_timeout: seconds that a cancelled job is given to end before it is reported
-            and let go; None for no bound.
+        close_timeout: seconds that a cancelled job has to end before it is reported
+            and let go; None for no limit.
         wait_timeout: seconds that :meth:`wait_and_close` lets jobs end by themselves;
-            None for no bound.
+            None for no limit.
         limit: how many jobs run at once; None for no limit.
         pending_limit: how many more may wait for a slot; 0 or None for no limit.
         exception_handler: a plain function that is called with the scheduler and a
@@ -59,7 +59,7 @@ class Scheduler(Collection[Job[Any]]):
             keys ``message``, ``exception`` and ``job`` (``future`` for a shielded
             awaitable), for each failure that nobody waits for. None for the event
             loop's own handler.
-        observers: objects that are told of jobs, see :meth:`add_observer`.
+        observers: objects that are called for every job, see :meth:`add_observer`.
 
     Raises:
         TypeError, ValueError: an argument is out of range; the sentence names it.
@@ -122,12 +122,12 @@ class Scheduler(Collection[Job[Any]]):
 
     @property
     def close_timeout(self) -> float | None:
-        """Seconds that a cancelled job is given to end; None for no bound."""
+        """Seconds that a cancelled job is given to end; None for no limit."""
         return self._close_timeout
 
     @property
     def wait_timeout(self) -> float | None:
-        """Seconds that :meth:`wait_and_close` drains by default; None for no bound."""
+        """Seconds that :meth:`wait_and_close` drains by default; None for no limit."""
         return self._wait_timeout
 
     @property
@@ -211,7 +211,7 @@ class Scheduler(Collection[Job[Any]]):
         its start and that step leaves it out.
 
         They are plain functions, are called in the middle of the scheduler's work, and so
-        have to be quick. One that raises is logged, and its observer is told no more.
+        have to be quick. If one raises, that is logged and the observer is disabled.
         Adding it twice is adding it once.
 
         Raises:
@@ -260,7 +260,7 @@ class Scheduler(Collection[Job[Any]]):
     def hold(self) -> None:
         """Start no job that is pending or will be, until :meth:`release`.
 
-        Jobs are accepted as always, and wait; those that take no slot, as atomic
+        Jobs are accepted as always, and wait; those that take no slot, such as atomic
         handlers, start. A drain says in the log that it is held.
         """
         self._binding.check_if_bound()
@@ -341,9 +341,9 @@ class Scheduler(Collection[Job[Any]]):
         *,
         origin: str | None = None,
     ) -> Job[T]:
-        """Start a job outside of ``limit``: it takes no slot and never waits for one.
+        """Start a job outside ``limit``: it takes no slot and never waits for one.
 
-        For work that is bounded elsewhere, as an atomic handler is by the server. It is
+        For work that is limited elsewhere, as an atomic handler is by the server. It is
         counted, listed, drained and closed like any other job.
 
         The arguments and errors are those of :meth:`spawn`.
@@ -381,7 +381,7 @@ class Scheduler(Collection[Job[Any]]):
     # -- shielding ----------------------------------------------------------------------
 
     def shield(self, arg: Awaitable[T]) -> asyncio.Future[T]:
-        """Protect an awaitable from the caller's cancellation, as :func:`asyncio.shield`.
+        """Protect an awaitable from cancellation of its caller.
 
         The scheduler drains what is shielded before it closes, and a failure that the
         caller is no longer there to receive goes to the exception handler.
@@ -479,7 +479,7 @@ class Scheduler(Collection[Job[Any]]):
 
         Jobs that were started take their first step before. Pending jobs never start.
         Every job is given ``close_timeout`` to end; one that takes longer is reported and
-        let go. What was cancelled or never started is told in one log record (WARNING).
+        let go. What was cancelled or never started is logged in one record (WARNING).
         Closing again does nothing, but waits likewise. Called from inside a job it spares
         that job and does not wait for it.
 

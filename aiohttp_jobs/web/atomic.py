@@ -44,7 +44,7 @@ def atomic(handler: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any
 def atomic(handler: Any) -> Any:
     """Make a handler run to its end, whatever happens to the client or the server's task.
 
-    It starts at once, outside of the scheduler's ``limit``, and is drained and closed
+    It starts at once, outside the scheduler's ``limit``, and is drained and closed
     with the other jobs. Its response, :exc:`~aiohttp.web.HTTPException` or other error
     comes out as without it; an error that nobody is left to receive goes to the
     scheduler's exception handler. The middlewares between :func:`setup`'s and the

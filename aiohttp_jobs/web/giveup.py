@@ -91,8 +91,8 @@ def _sends_file(transport: asyncio.Transport) -> bool:
 
 def _given_up() -> ConnectionResetError:
     return ConnectionResetError(
-        "The request was given up: its client has gone, or it was answered by somebody "
-        "else, so nothing more can be read from it or written to it"
+        "The request was given up: its client has gone, or somebody else has "
+        "responded to it, so it can no longer be read or responded to"
     )
 
 

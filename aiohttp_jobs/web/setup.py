@@ -38,7 +38,7 @@ def setup(
         app: the application, or sub-application.
         close_timeout, wait_timeout, limit, pending_limit: as for :class:`Scheduler`.
         exception_handler: likewise.
-        observers: objects that are told of jobs, see :meth:`Scheduler.add_observer`.
+        observers: what is called for every job, see :meth:`Scheduler.add_observer`.
         atomic_methods: HTTP methods whose handlers are all atomic, ``{"POST", "PUT"}``
             for example.
 
@@ -54,8 +54,8 @@ def setup(
         raise TypeError(f"setup() takes an aiohttp.web.Application, not {app!r}")
     if SCHEDULER in app:
         raise RuntimeError(
-            "setup() was called before for this application: call it once, and find the "
-            "scheduler at app[SCHEDULER]"
+            "setup() has already been called for this application: call it once; the "
+            "scheduler is app[SCHEDULER]"
         )
     # The first that aiohttp freezes, at the start or when a parent takes it in.
     if app.on_startup.frozen:
@@ -107,7 +107,7 @@ class _Life:
         if self._scheduler.closed:
             raise RuntimeError(
                 "The scheduler of the application is closed: an application cannot run "
-                "again after its end, make another one"
+                "again once it has ended, make another one"
             )
         self._scheduler.check_loop()
         # A sub-application is frozen when it is added to its parent, the application
@@ -192,7 +192,7 @@ def _check_methods(methods: Collection[str]) -> frozenset[str]:
         or not all(isinstance(name, str) for name in methods)
     ):
         raise TypeError(
-            f"atomic_methods takes a collection of HTTP methods, as {{'POST'}}, "
+            f"atomic_methods takes a collection of HTTP methods such as {{'POST'}}, "
             f"not {methods!r}"
         )
     for name in methods:
