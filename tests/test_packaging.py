@@ -3,6 +3,7 @@
 import email.message
 import email.parser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -69,6 +70,16 @@ def test_wheel_asks_for_aiohttp_only(wheel: Path) -> None:
     required = metadata.get_all("Requires-Dist", [])
     assert [r for r in required if "extra ==" not in r] == ["aiohttp>=3.9"]
     assert metadata["Requires-Python"] == ">=3.11"
+
+
+def test_readme_of_the_wheel_links_to_nothing_that_an_index_lacks(wheel: Path) -> None:
+    """What is a link in the repository is the name of a file there."""
+    readme = read_metadata(wheel).get_payload()
+    assert isinstance(readme, str)
+    assert "Tutorial (``docs/tutorial.rst``)" in readme
+    links = re.findall(r"<([^\s<>]+)>`_", readme)
+    assert links
+    assert [link for link in links if not link.startswith("https://")] == []
 
 
 def test_wheel_brings_its_license(wheel: Path) -> None:
