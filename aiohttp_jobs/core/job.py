@@ -51,7 +51,7 @@ class Job(Generic[T_co]):
     """One run of a coroutine by a scheduler: pending, active, then closed.
 
     Made by :meth:`Scheduler.spawn`, not by hand. ``await job`` is ``await job.wait()``.
-    Its attributes are there to be read.
+    Its attributes are read-only by convention.
     """
 
     __slots__ = (
@@ -141,8 +141,8 @@ class Job(Generic[T_co]):
     def get_name(self) -> str | None:
         """Return the name given to :meth:`Scheduler.spawn` or :meth:`set_name`.
 
-        A job without one is called as its :class:`asyncio.Task` while it is active and
-        when its end is reported; else None. :attr:`label` is never None.
+        Without one it is that of the :class:`asyncio.Task` while the job is active and
+        when its end is reported, else None. :attr:`label` is never None.
         """
         if self.name is not None or not isinstance(self.task, asyncio.Task):
             return self.name
@@ -152,7 +152,7 @@ class Job(Generic[T_co]):
         """Name the job, and its task if there is one.
 
         Raises:
-            TypeError: the name is no string.
+            TypeError: the name is not a string.
         """
         check_name("name", name)
         self.name = name
@@ -175,8 +175,8 @@ class Job(Generic[T_co]):
     def exception(self) -> BaseException | None:
         """Return what the job has failed with; None if it has not failed.
 
-        To look at it is not to receive it: whoever waits for the job, or the exception
-        handler, is told all the same.
+        This does not count as receiving the exception: whoever waits for the job, or the
+        exception handler, still gets it.
         """
         if self.state is not FAILED or self.failure is None:
             return None
@@ -211,7 +211,7 @@ class Job(Generic[T_co]):
             RuntimeError: the job waits for itself, or another event loop is running.
 
         Cancellation:
-            Cancelling the waiter leaves the job alone, and the timeout is forgotten.
+            Cancelling the waiter leaves the job alone, and the timeout no longer applies.
         """
         try:
             if timeout is not None:
@@ -235,10 +235,10 @@ class Job(Generic[T_co]):
         """Cancel the job and wait until it has ended; a pending one never starts.
 
         A job is cancelled once, however often it is closed. Closing a closed job does
-        nothing, but for a failure that nobody has been told of yet: it is raised.
+        nothing, except that a failure that nobody has received yet is raised.
 
         Args:
-            timeout: seconds given to the job to end; None for the scheduler's
+            timeout: seconds that the job has to end; None for the scheduler's
                 ``close_timeout``.
 
         Raises:

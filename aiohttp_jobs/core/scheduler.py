@@ -44,7 +44,7 @@ T = TypeVar("T")
 class Scheduler(Collection[Job[Any]]):
     """Runs background jobs: at most `limit` at once, none lost silently.
 
-    It may be made anywhere, also before there is an event loop, and belongs to the first
+    It may be made anywhere, even before there is an event loop, and belongs to the first
     loop that uses it. ``async with Scheduler() as scheduler:`` drains it on the way out.
 
     Args:
@@ -62,7 +62,7 @@ class Scheduler(Collection[Job[Any]]):
         observers: objects that are called for every job, see :meth:`add_observer`.
 
     Raises:
-        TypeError, ValueError: an argument is out of range; the sentence names it.
+        TypeError, ValueError: an argument is out of range; the message names it.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Scheduler(Collection[Job[Any]]):
 
     @property
     def active_count(self) -> int:
-        """How many jobs run just now."""
+        """How many jobs are running."""
         return len(self._gate.active)
 
     @property
@@ -156,11 +156,11 @@ class Scheduler(Collection[Job[Any]]):
         return len(self._pending.callers)
 
     def active_jobs(self, count: int | None = None) -> list[Job[Any]]:
-        """Return the jobs that run just now, the first `count` to start, or all."""
+        """Return the jobs that are running: the first `count` to start, or all."""
         return list(islice(self._gate.active.values(), count))
 
     def pending_jobs(self, count: int | None = None) -> list[Job[Any]]:
-        """Return the first `count` pending jobs in their order, or all of them."""
+        """Return the first `count` pending jobs in order, or all of them."""
         return list(islice(self._pending, count))
 
     @property
@@ -175,7 +175,7 @@ class Scheduler(Collection[Job[Any]]):
         return DRAINING if state is OPEN and self._ending.is_draining else state
 
     def statistics(self) -> Statistics:
-        """Return the figures of this moment. Its cost does not grow with the jobs."""
+        """Return the current figures. The cost does not depend on the number of jobs."""
         now, pending, ended = monotonic(), self._pending, self._gate.ended
         oldest = next(iter(self._gate.active.values()), None)
         waiting = [
@@ -204,15 +204,15 @@ class Scheduler(Collection[Job[Any]]):
         """Call an object's methods when something happens to a job.
 
         It may have any of ``job_spawned(job)``, ``job_started(job)``,
-        ``job_running(job)`` and ``job_closed(job)``; every job calls them in this order,
-        but one that never starts leaves out the two in the middle. The third is called
-        in the job's own task and context, right before the coroutine's first step: a
-        context variable that it sets is set in the job. A job that is cancelled between
-        its start and that step leaves it out.
+        ``job_running(job)`` and ``job_closed(job)``. For every job they are called in
+        this order; for one that never starts, without the two in the middle. The third
+        is called in the job's own task and context, right before the coroutine's first
+        step: a context variable that it sets is set in the job. It is not called for a
+        job that is cancelled between its start and that step.
 
-        They are plain functions, are called in the middle of the scheduler's work, and so
+        They are plain functions, called in the middle of the scheduler's work, so they
         have to be quick. If one raises, that is logged and the observer is disabled.
-        Adding it twice is adding it once.
+        Adding it twice has no further effect.
 
         Raises:
             TypeError: it has none of the methods, or one is a coroutine function.
@@ -220,7 +220,7 @@ class Scheduler(Collection[Job[Any]]):
         self._telling.add(observer)
 
     def remove_observer(self, observer: object) -> None:
-        """Call this observer no more; one that is not there is ignored."""
+        """Stop calling this observer; one that was not added is ignored."""
         self._telling.remove(observer)
 
     # -- steering it --------------------------------------------------------------------
@@ -261,7 +261,7 @@ class Scheduler(Collection[Job[Any]]):
         """Start no job that is pending or will be, until :meth:`release`.
 
         Jobs are accepted as always, and wait; those that take no slot, such as atomic
-        handlers, start. A drain says in the log that it is held.
+        handlers, start. A drain logs that they are held.
         """
         self._binding.check_if_bound()
         self._gate.is_held = True
@@ -280,29 +280,29 @@ class Scheduler(Collection[Job[Any]]):
         context: contextvars.Context | None = None,
         origin: str | None = None,
     ) -> Job[T]:
-        """Accept a job; wait for room first if as many are pending as may be.
+        """Accept a job; wait for room first if `pending_limit` is reached.
 
         First come, first served, among jobs and among callers that wait for room. A job
         that waits here for room in its own scheduler lends its slot meanwhile.
 
         Args:
             coro: the coroutine to run. It is closed if the job is not accepted.
-            name: how the job and its task are called.
+            name: the name of the job and its task.
             timeout: seconds that the job may run, from its start. Then it is cancelled
                 and fails with :exc:`TimeoutError`.
-            context: the context to run in, instead of a copy, taken now, of the caller's.
-            origin: where the job comes from, a route for example, for those who look at
-                it. :func:`spawn` gives the one of the request.
+            context: the context to run in, instead of a copy of the caller's, taken now.
+            origin: where the job comes from, for example a route, for logs and the like.
+                :func:`spawn` passes that of the request.
 
         Returns:
-            The job, active at once if a slot is free and nobody waits before it, else
-            pending.
+            The job, active at once if a slot is free and no other job waits for it,
+            else pending.
 
         Raises:
             SchedulerClosed: the scheduler is closing or closed, or closes while the
                 caller waits for room.
-            TypeError, ValueError: an argument cannot be right; the sentence names it.
-            RuntimeError: another event loop is running than the scheduler's.
+            TypeError, ValueError: an argument is invalid; the message names it.
+            RuntimeError: the running event loop is not the scheduler's.
 
         Cancellation:
             If the caller is cancelled while it waits for room, the coroutine is closed
@@ -324,11 +324,11 @@ class Scheduler(Collection[Job[Any]]):
     ) -> Job[T]:
         """Accept a job or refuse it, without waiting: :meth:`spawn` for plain functions.
 
-        The same arguments, result and errors, and:
+        It takes the same arguments, returns and raises the same, and in addition:
 
         Raises:
-            SchedulerFull: as many jobs are pending as may be, or callers of
-                :meth:`spawn` wait for room.
+            SchedulerFull: `pending_limit` is reached, or callers of :meth:`spawn` wait
+                for room.
         """
         job = make_job(coro, self._gate, name, timeout, context, origin)
         self._intake.accept_or_refuse(job)
@@ -365,14 +365,14 @@ class Scheduler(Collection[Job[Any]]):
         """Accept a job that is held back until `future` is done, whatever its outcome.
 
         Until then the job is pending; then it takes its place at the end of the queue.
-        It does not wait for room: it may be the held jobs that take it.
+        It does not wait for room, which the jobs held back may themselves take up.
 
         Args:
-            future: what to hold the job back for, a task for example.
+            future: what to hold the job back for, for example a task.
             coro, name, timeout, context, origin: as for :meth:`spawn`, and its errors.
 
         Raises:
-            SchedulerFull: as many jobs are pending as may be.
+            SchedulerFull: `pending_limit` is reached.
         """
         job = make_job(coro, self._gate, name, timeout, context, origin)
         self._intake.hold_back(job, future)
@@ -394,9 +394,9 @@ class Scheduler(Collection[Job[Any]]):
 
         Raises:
             SchedulerClosed: the scheduler is closed. While it is still closing, clean-up
-                code may shield, and has to end when the close has to.
+                code may shield, within the time that the close has.
             TypeError: it is not an awaitable.
-            RuntimeError: another event loop is running than the scheduler's, or the
+            RuntimeError: the running event loop is not the scheduler's, or the
                 future belongs to another one.
 
         Cancellation:
@@ -426,21 +426,21 @@ class Scheduler(Collection[Job[Any]]):
     async def drain(
         self, timeout: float | None = None, *, background: bool = True
     ) -> bool:
-        """Let the background jobs end; they may spawn more, and so may anybody else.
+        """Let the background jobs end; more may be spawned meanwhile.
 
-        Called from inside a job it does not wait for that job. One that takes longer than
-        5 seconds says so in the log, with names.
+        Called from inside a job it does not wait for that job. If it takes longer than 5
+        seconds, the names of the jobs that are left are logged.
 
         Args:
             timeout: seconds to wait; None for the scheduler's ``wait_timeout``.
-            background: leave out what ends with something else: jobs started by
+            background: do not wait for what ends with something else: jobs started by
                 :meth:`spawn_at_once` and those that :meth:`spawn_after` holds back.
 
         Returns:
-            Whether none was left.
+            Whether no job was left.
 
         Raises:
-            RuntimeError: another event loop is running than the scheduler's.
+            RuntimeError: the running event loop is not the scheduler's.
 
         Cancellation:
             The jobs are left alone.
@@ -454,14 +454,14 @@ class Scheduler(Collection[Job[Any]]):
         """Drain, then close: let the jobs end, and cancel what is left at the deadline.
 
         While it drains, jobs and handlers may still spawn. Called from inside a job it
-        does not wait for that job. It is logged as :meth:`drain` is.
+        does not wait for that job. It logs like :meth:`drain`.
 
         Args:
             timeout: seconds to let the jobs end; None for the scheduler's
                 ``wait_timeout``.
 
         Raises:
-            RuntimeError: another event loop is running than the scheduler's.
+            RuntimeError: the running event loop is not the scheduler's.
 
         Cancellation:
             The scheduler is closed at once, then the cancellation is raised: nothing is
@@ -477,14 +477,14 @@ class Scheduler(Collection[Job[Any]]):
     async def close(self) -> None:
         """Cancel all jobs and shielded awaitables, and wait until they have ended.
 
-        Jobs that were started take their first step before. Pending jobs never start.
-        Every job is given ``close_timeout`` to end; one that takes longer is reported and
-        let go. What was cancelled or never started is logged in one record (WARNING).
-        Closing again does nothing, but waits likewise. Called from inside a job it spares
+        Jobs that have been started take their first step first. Pending jobs never start.
+        Every job has ``close_timeout`` to end; one that takes longer is reported and let
+        go. What was cancelled or never started is logged in one record (WARNING).
+        Closing again does nothing but wait. Called from inside a job it spares
         that job and does not wait for it.
 
         Raises:
-            RuntimeError: another event loop is running than the scheduler's.
+            RuntimeError: the running event loop is not the scheduler's.
 
         Cancellation:
             The caller's cancellation gets through; closing goes on without it.
@@ -494,8 +494,8 @@ class Scheduler(Collection[Job[Any]]):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Hand a failure to the exception handler, or to the event loop's without one.
 
-        One that raises is reported to the event loop's, with both exceptions. Every
-        failure comes through here, with the `context` that
+        If that raises, both exceptions go to the event loop's handler. Every failure
+        passes through here, with the `context` that
         :meth:`asyncio.loop.call_exception_handler` takes.
         """
         self._reports.call(context)

@@ -14,7 +14,7 @@ class JobState(enum.IntEnum):
     PENDING = 0  #: accepted, waiting for a slot
     ACTIVE = 1  #: running
     STOPPING = 2  #: running, after its one cancellation
-    SUCCEEDED = 3  #: it gave a result
+    SUCCEEDED = 3  #: it returned a result
     FAILED = 4  #: it raised an exception, or ran longer than its timeout
     CANCELLED = 5  #: it was cancelled, or never started
     LET_GO = 6  #: it did not end in time when cancelled; nobody waits for it any longer

@@ -42,11 +42,11 @@ def atomic(handler: type[V]) -> type[V]: ...
 @overload
 def atomic(handler: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]: ...
 def atomic(handler: Any) -> Any:
-    """Make a handler run to its end, whatever happens to the client or the server's task.
+    """Make a handler run to completion, whatever happens to the client or the task.
 
     It starts at once, outside the scheduler's ``limit``, and is drained and closed
     with the other jobs. Its response, :exc:`~aiohttp.web.HTTPException` or other error
-    comes out as without it; an error that nobody is left to receive goes to the
+    is the same as without it; an error that nobody is left to receive goes to the
     scheduler's exception handler. The middlewares between :func:`setup`'s and the
     handler are part of the job.
 

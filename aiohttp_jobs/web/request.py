@@ -83,23 +83,23 @@ async def spawn(
     Args:
         request: the request at hand; in a :class:`~aiohttp.web.View`, ``self.request``.
         coro: the coroutine to run. It is closed if the job is not accepted.
-        name: how the job and its task are called.
+        name: the name of the job and its task.
         timeout: seconds that the job may run, from its start. Then it is cancelled and
             fails with :exc:`TimeoutError`.
-        context: the context to run in, instead of a copy, taken now, of the caller's.
+        context: the context to run in, instead of a copy of the caller's, taken now.
         after_response: hold the job back until the response has been sent in full, or
-            the request has ended otherwise. Such a job never waits for room.
+            the request has ended in another way. Such a job never waits for room.
 
     Returns:
-        The job, active or pending. Nobody needs to wait for it.
+        The job, active or pending. There is no need to wait for it.
 
     Raises:
         SchedulerClosed: the scheduler is closing or closed. A handler may let it
             through: the client gets 503.
-        SchedulerFull: with `after_response`, as many jobs are pending as may be. It also
-            becomes 503.
+        SchedulerFull: with `after_response`, `pending_limit` is reached. It also becomes
+            503.
         RuntimeError: the application was not set up.
-        TypeError, ValueError: an argument cannot be right; the sentence names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
 
     Cancellation:
         If the handler is cancelled while it waits for room, the coroutine is closed
@@ -132,11 +132,11 @@ def spawn_nowait(
 ) -> Job[T]:
     """Start a background job, or refuse it without waiting: :func:`spawn` as a function.
 
-    The same arguments, result and errors, and:
+    It takes the same arguments, returns and raises the same, and in addition:
 
     Raises:
-        SchedulerFull: as many jobs are pending as may be. A handler may let it through:
-            the client gets 503.
+        SchedulerFull: `pending_limit` is reached. A handler may let it through: the
+            client gets 503.
     """
     scheduler = _scheduler_for(request, coro)
     origin = origin_of(request)
@@ -155,7 +155,7 @@ def spawn_nowait(
 
 
 def shield(request: web.Request, arg: Awaitable[T]) -> asyncio.Future[T]:
-    """Protect an awaitable from the handler's cancellation, and let shutdown wait for it.
+    """Protect an awaitable from the handler's cancellation; shutdown waits for it.
 
     See :meth:`Scheduler.shield`, which this calls.
 

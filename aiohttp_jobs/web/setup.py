@@ -30,7 +30,7 @@ def setup(
 ) -> Scheduler:
     """Give the application a scheduler, ``app[SCHEDULER]``, and install the middleware.
 
-    Call it once, before the application runs. Jobs can be spawned from then on, also by
+    Call it once, before the application runs. Jobs can be spawned from then on, even by
     ``on_startup`` handlers and clean-up contexts. At shutdown the scheduler drains after
     the handlers have ended and before every other clean-up of the application.
 
@@ -39,16 +39,16 @@ def setup(
         close_timeout, wait_timeout, limit, pending_limit: as for :class:`Scheduler`.
         exception_handler: likewise.
         observers: what is called for every job, see :meth:`Scheduler.add_observer`.
-        atomic_methods: HTTP methods whose handlers are all atomic, ``{"POST", "PUT"}``
-            for example.
+        atomic_methods: HTTP methods whose handlers are all atomic, for example
+            ``{"POST", "PUT"}``.
 
     Returns:
         The scheduler.
 
     Raises:
-        RuntimeError: the application was set up before, or is frozen: it runs already,
-            or was added to its parent.
-        TypeError, ValueError: an option is out of range; the sentence names it.
+        RuntimeError: the application has already been set up, or is frozen: it is
+            running, or was added to its parent.
+        TypeError, ValueError: an option is invalid; the message names it.
     """
     if not _is_application(app):
         raise TypeError(f"setup() takes an aiohttp.web.Application, not {app!r}")
