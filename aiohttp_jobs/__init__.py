@@ -43,6 +43,10 @@
 #   _scheduler.py  Scheduler, and the deprecated create_scheduler
 #   aiohttp.py     the functions of the aiohttp layer, and the app key by its other name
 #
+# For what runs in jobs, of the standard library alone:
+#
+#   threads.py  in_thread: a blocking function as a job
+#
 # For periodic jobs, in memory or durable, and made of the standard library alone:
 #
 #   schedule.py  every(…) and cron(…), and when their next tick is
@@ -62,6 +66,7 @@ from .core.scheduler import Scheduler
 from .core.states import JobState, SchedulerState
 from .core.statistics import Statistics
 from .schedule import Schedule, cron, every
+from .threads import in_thread
 from .web.atomic import atomic
 from .web.request import (
     SCHEDULER,
@@ -97,6 +102,7 @@ __all__ = (
     "get_scheduler",
     "get_scheduler_from_app",
     "get_scheduler_from_request",
+    "in_thread",
     "setup",
     "shield",
     "spawn",

@@ -36,6 +36,7 @@ CORE = {
     "test_slots",
     "test_stack",
     "test_shield",
+    "test_threads",
 }
 
 

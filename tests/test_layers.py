@@ -62,6 +62,8 @@ FROM_AIOJOBS = (
     "_scheduler",
     "aiohttp",
 )
+# For what runs in jobs: of the standard library, and beside the core.
+BESIDE = ("threads",)
 # When periodic jobs are due: of the standard library, but for what cron() needs.
 SCHEDULE = ("schedule",)
 # On top, imported by nothing else: each needs the package of its extra.
@@ -89,6 +91,7 @@ LAYERS = (
     *("core", *CORE),
     *("web", *AIOHTTP_LAYER),
     *FROM_AIOJOBS,
+    *BESIDE,
     *SCHEDULE,
     *EXTRAS,
     *DASHBOARD,
@@ -174,7 +177,7 @@ def test_map_of_the_package_names_the_modules_in_this_order() -> None:
     """The comment at the top of the package is the map for newcomers."""
     text = (PACKAGE / "__init__.py").read_text()
     named = re.findall(r"(?m)^#   ([\w/]+)\.py  ", text)
-    order = (*CORE, *AIOHTTP_LAYER, *FROM_AIOJOBS, *SCHEDULE, *EXTRAS)
+    order = (*CORE, *AIOHTTP_LAYER, *FROM_AIOJOBS, *BESIDE, *SCHEDULE, *EXTRAS)
     assert named == [name.replace(".", "/") for name in order]
 
 
@@ -249,6 +252,14 @@ def test_aiohttp_layer_imports_aiohttp_and_the_standard_library(module: str) -> 
     top_level = {name.partition(".")[0] for name in outside}
     assert top_level <= {"aiohttp"} | sys.stdlib_module_names
     assert {name for name in outside if name.startswith("aiohttp")} <= PUBLIC_MODULES
+
+
+@pytest.mark.parametrize("module", BESIDE)
+def test_what_is_beside_the_core_needs_the_standard_library(module: str) -> None:
+    """And nothing of the package."""
+    assert {each.module.partition(".")[0] for each in imports(module)} <= (
+        sys.stdlib_module_names
+    )
 
 
 @pytest.mark.parametrize("module", SCHEDULE)
