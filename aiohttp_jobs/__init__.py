@@ -23,6 +23,7 @@
 #   core/running.py     a job's task, and what the task runs
 #   core/gate.py        which job runs when, and the books of those that run
 #   core/intake.py      how a job gets in: at once, into the queue, or later
+#   core/keys.py        jobs of which there is one at a time
 #   core/shield.py      the awaitables that a scheduler shields
 #   core/ending.py      draining and closing, and the record of it
 #   core/scheduler.py   Scheduler: the public face, which composes these

@@ -235,7 +235,7 @@ def _names_of(function: Any) -> tuple[str, str]:
     """Return its name and its qualified one, for messages."""
     while isinstance(function, functools.partial):
         function = function.func
-    kind: Any = type(function)
+    kind = type(function)  # pyright: ignore[reportUnknownVariableType]
     name = getattr(function, "__name__", kind.__name__)
     qualname = getattr(function, "__qualname__", kind.__qualname__)
     return str(name), str(qualname)

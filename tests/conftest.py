@@ -28,6 +28,7 @@ CORE = {
     "test_closing",
     "test_factories",
     "test_job",
+    "test_keys",
     "test_logs",
     "test_observers",
     "test_odd_exceptions",

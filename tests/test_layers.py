@@ -43,6 +43,7 @@ CORE = (
     "core.running",
     "core.gate",
     "core.intake",
+    "core.keys",
     "core.shield",
     "core.ending",
     "core.scheduler",

@@ -325,6 +325,32 @@ async def test_context_and_timeout_and_name_are_passed_on() -> None:
     assert told == [f"{name} for somebody else" for name in "abcd"]
 
 
+async def test_key_is_passed_on() -> None:
+    """W3: several requests make one job; each way in knows the key."""
+    go = asyncio.Event()
+    jobs: list[Job[Any]] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        for after_response in (False, True):
+            options: dict[str, Any] = {"key": "a", "after_response": after_response}
+            jobs.append(await spawn(request, go.wait(), **options))
+            jobs.append(spawn_nowait(request, go.wait(), **options))
+            options["key"] = "b"
+            jobs.append(await spawn(request, go.wait(), **options))
+        return web.Response()
+
+    app = one_route(handler)
+    setup(app)
+    async with serving(app) as client:
+        await client.get("/")
+        await client.get("/")
+        assert sorted({(job.id, job.key) for job in jobs}) == [
+            (jobs[0].id, "a"),
+            (jobs[2].id, "b"),
+        ]
+        go.set()
+
+
 async def test_job_knows_the_method_and_route_that_it_comes_from() -> None:
     """Neither the address that the client has sent nor its query; W3: in a
     sub-application, too."""

@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import warnings
 from collections.abc import Awaitable, Collection, Coroutine, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from time import monotonic
 from types import TracebackType
@@ -23,6 +24,7 @@ from .gate import Gate
 from .guests import close_coroutine
 from .intake import Intake, make_job
 from .job import Job
+from .keys import Keys
 from .pending import PendingJobs
 from .reports import ExceptionHandler, Reports
 from .shield import Shields
@@ -93,6 +95,7 @@ class Scheduler(Collection[Job[Any]]):
             self._binding, self._slots, self._pending, self._telling, close_timeout
         )
         self._intake = Intake(self._binding, self._gate)
+        self._keys = Keys(self._binding, self._gate, self._intake)
         self._shields = Shields(self._reports)
         self._ending = Ending(
             self._binding, self._gate, self._shields, self._reports, close_timeout
@@ -192,6 +195,7 @@ class Scheduler(Collection[Job[Any]]):
             limit=self._slots.limit,
             pending_limit=pending.limit,
             **{state.name.lower(): count for state, count in ended.items()},
+            joined=self._keys.joined,
             held=self._gate.is_held,
             longest_waiting=max(
                 (now - (job.spawned_at or now) for job in waiting), default=0.0
@@ -278,6 +282,7 @@ class Scheduler(Collection[Job[Any]]):
         timeout: float | None = None,
         context: contextvars.Context | None = None,
         origin: str | None = None,
+        key: str | None = None,
     ) -> Job[T]:
         """Accept a job; wait for room first if as many are pending as may be.
 
@@ -292,10 +297,13 @@ class Scheduler(Collection[Job[Any]]):
             context: the context to run in, instead of a copy, taken now, of the caller's.
             origin: where the job comes from, a route for example, for those who look at
                 it. :func:`spawn` gives the one of the request.
+            key: what there is to be one job of at a time, as ``"report:42"``. While a job
+                with this key is pending or active, that one is returned: the coroutine is
+                closed, and the other arguments count for nothing.
 
         Returns:
             The job, active at once if a slot is free and nobody waits before it, else
-            pending.
+            pending; or the one that has the key.
 
         Raises:
             SchedulerClosed: the scheduler is closing or closed, or closes while the
@@ -308,6 +316,8 @@ class Scheduler(Collection[Job[Any]]):
             without having run.
         """
         job = make_job(coro, self._gate, name, timeout, context, origin)
+        if key is not None:
+            return await self._keys.spawn(job, key)
         if not self._intake.accept(job):
             await self._intake.wait_for_room(job)
         return job
@@ -320,6 +330,7 @@ class Scheduler(Collection[Job[Any]]):
         timeout: float | None = None,
         context: contextvars.Context | None = None,
         origin: str | None = None,
+        key: str | None = None,
     ) -> Job[T]:
         """Accept a job or refuse it, without waiting: :meth:`spawn` for plain functions.
 
@@ -330,6 +341,8 @@ class Scheduler(Collection[Job[Any]]):
                 :meth:`spawn` wait for room.
         """
         job = make_job(coro, self._gate, name, timeout, context, origin)
+        if key is not None:
+            return self._keys.enter(job, key, self._intake.accept_or_refuse)
         self._intake.accept_or_refuse(job)
         return job
 
@@ -360,6 +373,7 @@ class Scheduler(Collection[Job[Any]]):
         timeout: float | None = None,
         context: contextvars.Context | None = None,
         origin: str | None = None,
+        key: str | None = None,
     ) -> Job[T]:
         """Accept a job that is held back until `future` is done, whatever its outcome.
 
@@ -368,12 +382,15 @@ class Scheduler(Collection[Job[Any]]):
 
         Args:
             future: what to hold the job back for, a task for example.
-            coro, name, timeout, context, origin: as for :meth:`spawn`, and its errors.
+            coro, name, timeout, context, origin, key: as for :meth:`spawn`, with errors.
 
         Raises:
             SchedulerFull: as many jobs are pending as may be.
         """
         job = make_job(coro, self._gate, name, timeout, context, origin)
+        if key is not None:
+            hold_back = partial(self._intake.hold_back, future=future)
+            return self._keys.enter(job, key, hold_back)
         self._intake.hold_back(job, future)
         return job
 

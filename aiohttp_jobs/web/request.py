@@ -77,6 +77,7 @@ async def spawn(
     timeout: float | None = None,
     context: contextvars.Context | None = None,
     after_response: bool = False,
+    key: str | None = None,
 ) -> Job[T]:
     """Start a background job that goes on when the request is over.
 
@@ -89,9 +90,13 @@ async def spawn(
         context: the context to run in, instead of a copy, taken now, of the caller's.
         after_response: hold the job back until the response has been sent in full, or
             the request has ended otherwise. Such a job never waits for room.
+        key: what there is to be one job of at a time, as ``"report:42"``. While a job
+            with this key is pending or active in the scheduler, that one is returned: the
+            coroutine is closed, and the other arguments count for nothing.
 
     Returns:
-        The job, active or pending. Nobody needs to wait for it.
+        The job, active or pending; or the one that has the key. Nobody needs to wait for
+        it.
 
     Raises:
         SchedulerClosed: the scheduler is closing or closed. A handler may let it
@@ -115,9 +120,10 @@ async def spawn(
             timeout=timeout,
             context=context,
             origin=origin,
+            key=key,
         )
     return await scheduler.spawn(
-        coro, name, timeout=timeout, context=context, origin=origin
+        coro, name, timeout=timeout, context=context, origin=origin, key=key
     )
 
 
@@ -129,6 +135,7 @@ def spawn_nowait(
     timeout: float | None = None,
     context: contextvars.Context | None = None,
     after_response: bool = False,
+    key: str | None = None,
 ) -> Job[T]:
     """Start a background job, or refuse it without waiting: :func:`spawn` as a function.
 
@@ -148,9 +155,10 @@ def spawn_nowait(
             timeout=timeout,
             context=context,
             origin=origin,
+            key=key,
         )
     return scheduler.spawn_nowait(
-        coro, name, timeout=timeout, context=context, origin=origin
+        coro, name, timeout=timeout, context=context, origin=origin, key=key
     )
 
 

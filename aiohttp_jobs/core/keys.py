@@ -1,0 +1,160 @@
+"""Keys: of the jobs that have the same key, there is one at a time.
+
+A key belongs to a job that was accepted, until that job ends. The jobs of callers that
+wait for room have none yet: whichever gets in first has it, and the others are given that
+one. So nobody is given a job whose own caller may still take it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from .binding import Binding
+from .checks import check_name
+from .gate import Gate
+from .intake import Intake
+from .job import Job, give_key
+
+__all__ = ("Keys",)
+
+
+class Keys:
+    """Lets jobs in that have a key, or gives the one that is there.
+
+    Args:
+        binding: the event loop.
+        gate, intake: how they get in.
+    """
+
+    __slots__ = ("_binding", "_gate", "_intake", "_jobs", "_waiting", "joined")
+
+    def __init__(self, binding: Binding, gate: Gate, intake: Intake) -> None:
+        self._binding = binding
+        self._gate = gate
+        self._intake = intake
+        # The accepted job of each key. One that has ended stays for one turn at the most.
+        self._jobs: dict[str, Job[Any]] = {}
+        # By key, the jobs of callers that wait for room; each with the one that is to be
+        # given in its place, once another caller has got in.
+        self._waiting: dict[str, dict[Job[Any], Job[Any] | None]] = {}
+        # How many callers were given a job that was there.
+        self.joined = 0
+
+    async def spawn(self, job: Job[Any], key: str) -> Job[Any]:
+        """Let it in, when there is room; or return the one that has the key by then.
+
+        Raises:
+            SchedulerClosed, RuntimeError, TypeError: as for a job without key.
+        """
+        if (there := self._find(job, key)) is not None:
+            return there
+        self._enter(job, key, self._intake.accept)
+        if job.spawned_at is not None:
+            return job
+        waiting = self._waiting.setdefault(key, {})
+        waiting[job] = None
+        try:
+            await self._intake.wait_for_room(job, partial(self._let_in, key))
+            there = waiting[job]
+        finally:
+            del waiting[job]
+            if not waiting:
+                del self._waiting[key]
+        return job if there is None else there
+
+    def enter(
+        self, job: Job[Any], key: str, how: Callable[[Job[Any]], object]
+    ) -> Job[Any]:
+        """Let it in without waiting, or return the one that has the key.
+
+        Args:
+            job, key: which.
+            how: lets it in, or refuses it and raises.
+        """
+        if (there := self._find(job, key)) is None:
+            self._enter(job, key, how)
+            return job
+        return there
+
+    def _find(self, job: Job[Any], key: str) -> Job[Any] | None:
+        """Return the job that has the key; then the new one is refused.
+
+        Raises:
+            SchedulerClosed, RuntimeError, TypeError: it is refused in any case.
+        """
+        try:
+            check_name("key", key)
+        except TypeError:
+            self._gate.refuse(job)
+            raise
+        self._intake.check_open_for(job)
+        there = self._jobs.get(key)
+        if there is None or there.closed:
+            return None
+        self._join(job, there)
+        return there
+
+    def _join(self, job: Job[Any], there: Job[Any]) -> None:
+        self.joined += 1
+        if job.coro is not there.coro:
+            self._gate.refuse(job)
+
+    def _enter(self, job: Job[Any], key: str, how: Callable[[Job[Any]], object]) -> None:
+        """Give it the key, and try to let it in.
+
+        In this order: a task factory, or an observer, may run code in the middle of it
+        that spawns another one.
+        """
+        self._jobs[key] = job
+        give_key(job, key)
+        try:
+            how(job)
+        finally:
+            if job.spawned_at is None or job.closed:
+                self._take(key, job)
+            else:
+                self._watch(key, job)
+
+    def _let_in(self, key: str, job: Job[Any]) -> bool:
+        """The caller of this job has waited for room: give it the key, if it is there."""
+        waiting, pending = self._waiting[key], self._gate.pending
+        if job.closed:
+            return False
+        self._jobs[key] = job
+        give_key(job, key)
+        self._watch(key, job)
+        for other in list(waiting):
+            if other is job or waiting[other] is not None:
+                continue
+            waiting[other] = job
+            woken = pending.callers.pop(other, None)
+            if woken is not None:
+                self._join(other, job)
+                if not woken.done():
+                    woken.set_result(None)
+            elif other.pending:
+                # It has its place by now, and its caller is about to be told.
+                self.joined += 1
+                self._gate.drop(other)
+        return True
+
+    def _watch(self, key: str, job: Job[Any]) -> None:
+        """Take the key from the job when it ends, whatever ends it.
+
+        As one of those who wait for it: so jobs without a key pay nothing for this.
+        """
+        end = self._binding.in_use().create_future()
+        end.add_done_callback(partial(self._end, key, job))
+        if job.waiters is None:
+            job.waiters = set()
+        job.waiters.add(end)
+
+    def _end(self, key: str, job: Job[Any], future: asyncio.Future[None]) -> None:
+        self._take(key, job)
+
+    def _take(self, key: str, job: Job[Any]) -> None:
+        if self._jobs.get(key) is job:
+            del self._jobs[key]
