@@ -52,6 +52,10 @@
 #
 #   schedule.py  every(…) and cron(…), and when their next tick is
 #
+# Above these and the aiohttp layer:
+#
+#   repeats.py  repeat: a job again and again, by a schedule
+#
 # On top, each with an extra of its name, and imported only by those who use it:
 #
 #   prometheus.py     what schedulers do, as metrics
@@ -66,6 +70,7 @@ from .core.reports import ExceptionHandler
 from .core.scheduler import Scheduler
 from .core.states import JobState, SchedulerState
 from .core.statistics import Statistics
+from .repeats import Repeat, repeat
 from .schedule import Schedule, cron, every
 from .threads import in_thread
 from .web.atomic import atomic
@@ -90,6 +95,7 @@ __all__ = (
     "JobLogger",
     "JobState",
     "JobsError",
+    "Repeat",
     "Schedule",
     "Scheduler",
     "SchedulerClosed",
@@ -104,6 +110,7 @@ __all__ = (
     "get_scheduler_from_app",
     "get_scheduler_from_request",
     "in_thread",
+    "repeat",
     "setup",
     "shield",
     "spawn",

@@ -33,6 +33,7 @@ CORE = {
     "test_observers",
     "test_odd_exceptions",
     "test_drainers",
+    "test_repeats",
     "test_scheduler",
     "test_slots",
     "test_stack",

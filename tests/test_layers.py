@@ -67,6 +67,8 @@ FROM_AIOJOBS = (
 BESIDE = ("threads",)
 # When periodic jobs are due: of the standard library, but for what cron() needs.
 SCHEDULE = ("schedule",)
+# Above all these, and of nothing but them.
+ABOVE = ("repeats",)
 # On top, imported by nothing else: each needs the package of its extra.
 EXTRAS = {
     "prometheus": "prometheus_client",
@@ -94,6 +96,7 @@ LAYERS = (
     *FROM_AIOJOBS,
     *BESIDE,
     *SCHEDULE,
+    *ABOVE,
     *EXTRAS,
     *DASHBOARD,
     "",
@@ -178,7 +181,10 @@ def test_map_of_the_package_names_the_modules_in_this_order() -> None:
     """The comment at the top of the package is the map for newcomers."""
     text = (PACKAGE / "__init__.py").read_text()
     named = re.findall(r"(?m)^#   ([\w/]+)\.py  ", text)
-    order = (*CORE, *AIOHTTP_LAYER, *FROM_AIOJOBS, *BESIDE, *SCHEDULE, *EXTRAS)
+    order = (
+        *(*CORE, *AIOHTTP_LAYER, *FROM_AIOJOBS),
+        *(*BESIDE, *SCHEDULE, *ABOVE, *EXTRAS),
+    )
     assert named == [name.replace(".", "/") for name in order]
 
 
@@ -246,7 +252,7 @@ def test_core_imports_the_standard_library_and_itself(module: str) -> None:
     )
 
 
-@pytest.mark.parametrize("module", [*AIOHTTP_LAYER, *FROM_AIOJOBS])
+@pytest.mark.parametrize("module", [*AIOHTTP_LAYER, *FROM_AIOJOBS, *ABOVE])
 def test_aiohttp_layer_imports_aiohttp_and_the_standard_library(module: str) -> None:
     """The package needs aiohttp and nothing else."""
     outside = {each.module for each in imports(module) if each.module[0] != "."}
