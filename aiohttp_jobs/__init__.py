@@ -60,6 +60,7 @@
 #
 #   prometheus.py     what schedulers do, as metrics
 #   opentelemetry.py  a span for each job
+#   sentry.py         a scope and a transaction for each job, failures, monitors
 #   dashboard/        pages that show what runs, what waits, what failed and why
 
 from ._scheduler import create_scheduler

@@ -126,13 +126,15 @@ class Repeat:
         self.scheduler = scheduler
         #: When they are due.
         self.schedule = schedule
+        #: Seconds that each may run; None for no bound.
+        self.timeout = timeout
+        #: How many seconds after its tick a job comes at the latest.
+        self.jitter = jitter
         #: How many ticks were left out because the last job was not over.
         self.left_out = 0
         self._make = functools.partial(function, *args)
         self._function = function
         self._name = name
-        self._timeout = timeout
-        self._jitter = jitter
         self._is_cancelled = False
         # The ticks and jobs are no part of the job in which this is made.
         self._context = contextvars.copy_context()
@@ -225,7 +227,7 @@ class Repeat:
         tick = self.schedule.next_after(after)
         if tick != self._tick:
             self._tick = tick
-            self._delay = random.uniform(0, self._jitter)
+            self._delay = random.uniform(0, self.jitter)
 
     def _wait(self, now: float) -> None:
         seconds = min(max(self._tick + self._delay - now, 0), LONGEST)
@@ -289,7 +291,7 @@ class Repeat:
         coro = self._coro = self._make_coroutine()
         try:
             self._job = await self.scheduler.spawn(
-                coro, self._name, timeout=self._timeout, origin=repr(self.schedule)
+                coro, self._name, timeout=self.timeout, origin=repr(self.schedule)
             )
         except SchedulerClosed:
             self.cancel()

@@ -73,6 +73,7 @@ ABOVE = ("repeats",)
 EXTRAS = {
     "prometheus": "prometheus_client",
     "opentelemetry": "opentelemetry",
+    "sentry": "sentry_sdk",
 }
 # An extra that is a package: its own modules, from the bottom to the top.
 DASHBOARD = (
