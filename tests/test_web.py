@@ -1081,3 +1081,39 @@ async def test_scheduler_is_closed_functions_refuse_and_close_the_coroutine() ->
         with pytest.raises(SchedulerClosed):
             await way_in(request, nothing())
     gc.collect()
+
+
+@pytest.mark.parametrize("way", ["plain", "atomic", "in the middleware"])
+async def test_handler_is_called_without_a_server_job_is_held_back_for_nothing(
+    way: str,
+) -> None:
+    """W8: nobody sends a response, and the caller of the handler waits for the job."""
+    late = Late(atomic_handler=way == "atomic")
+    request = make_mocked_request("GET", "/", app=late.app)
+    async with asyncio.timeout(30):
+        if way == "plain":
+            await late.handler(request)
+        elif way == "atomic":
+            await atomic(late.handler)(request)
+        else:
+            [middleware] = late.app.middlewares
+            await middleware(request, late.handler)
+        assert await late.scheduler.drain() is True
+        assert late.log[-1] == "job"
+        await late.job
+        await late.scheduler.wait_and_close()
+    assert late.log == ["job"]
+
+
+async def test_handler_is_called_without_a_server_by_a_task_of_its_own() -> None:
+    """W8: the function as well."""
+    late = Late()
+
+    async def handler() -> None:
+        request = make_mocked_request("GET", "/", app=late.app)
+        late.jobs.append(spawn_nowait(request, late.work(), after_response=True))
+
+    await asyncio.create_task(handler())
+    await late.job
+    await late.scheduler.wait_and_close()
+    assert late.log == ["job"]

@@ -16,7 +16,7 @@ from aiohttp_jobs.core.job import Job
 from aiohttp_jobs.core.scheduler import Scheduler
 from aiohttp_jobs.core.states import SchedulerState
 
-from .attempt import answering, end_of_request
+from .attempt import answering, end_of_request, is_served
 from .hangup import is_hang_up
 
 __all__ = (
@@ -89,7 +89,9 @@ async def spawn(
             fails with :exc:`TimeoutError`.
         context: the context to run in, instead of a copy, taken now, of the caller's.
         after_response: hold the job back until the response has been sent in full, or
-            the request has ended otherwise. Such a job never waits for room.
+            the request has ended otherwise. Such a job never waits for room. (Where no
+            server has made the request, as in a test that calls a handler with a mocked
+            one, it counts for nothing.)
         key: what there is to be one job of at a time, as ``"report:42"``. While a job
             with this key is pending or active in the scheduler, that one is returned: the
             coroutine is closed, and the other arguments count for nothing.
@@ -112,7 +114,7 @@ async def spawn(
     """
     scheduler = _scheduler_for(request, coro)
     origin = origin_of(request)
-    if after_response:
+    if after_response and is_served(request):
         return scheduler.spawn_after(
             end_of_request(),
             coro,
@@ -147,7 +149,7 @@ def spawn_nowait(
     """
     scheduler = _scheduler_for(request, coro)
     origin = origin_of(request)
-    if after_response:
+    if after_response and is_served(request):
         return scheduler.spawn_after(
             end_of_request(),
             coro,
