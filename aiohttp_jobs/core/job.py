@@ -327,7 +327,7 @@ class Job(Generic[T_co]):
         if expired:
             failure = self.failure if self.state is FAILED else None
             if failure is not None:
-                failure.is_received = True  # the error below carries it
+                failure.take()  # the error below carries it
             name = shown(self.label)
             raise TimeoutError(
                 f"Job {name} did not end within {timeout} s and was cancelled"

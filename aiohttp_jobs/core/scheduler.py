@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import warnings
-from collections.abc import Awaitable, Collection, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from .binding import Binding
 from .checks import check_count, check_future, check_handler, check_seconds
@@ -38,9 +38,12 @@ from .states import (
 from .statistics import Statistics
 from .telling import Telling
 
-__all__ = ("ExceptionHandler", "Scheduler", "SchedulerState")
+__all__ = ("WHEN_MADE", "ExceptionHandler", "Scheduler", "SchedulerState")
 
 T = TypeVar("T")
+
+#: Called with each scheduler that is made: for tools of tests, which look at all of them.
+WHEN_MADE: Final[list[Callable[[Scheduler], object]]] = []
 
 
 class Scheduler(Collection[Job[Any]]):
@@ -102,6 +105,8 @@ class Scheduler(Collection[Job[Any]]):
         )
         for observer in observers:
             self.add_observer(observer)
+        for tell in WHEN_MADE:
+            tell(self)
 
     # -- looking at it ------------------------------------------------------------------
 
