@@ -55,6 +55,8 @@
 # Above these and the aiohttp layer:
 #
 #   repeats.py  repeat: a job again and again, by a schedule
+#   testing.py  for tests of applications; pytest_aiohttp_jobs.py beside the package is
+#               the plugin for pytest
 #
 # On top, each with an extra of its name, and imported only by those who use it:
 #

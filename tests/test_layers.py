@@ -68,7 +68,7 @@ BESIDE = ("threads",)
 # When periodic jobs are due: of the standard library, but for what cron() needs.
 SCHEDULE = ("schedule",)
 # Above all these, and of nothing but them.
-ABOVE = ("repeats",)
+ABOVE = ("repeats", "testing")
 # On top, imported by nothing else: each needs the package of its extra.
 EXTRAS = {
     "prometheus": "prometheus_client",
@@ -108,6 +108,7 @@ PUBLIC_MODULES = {
     "aiohttp",
     "aiohttp.abc",
     "aiohttp.hdrs",
+    "aiohttp.test_utils",
     "aiohttp.typedefs",
     "aiohttp.web",
 }
