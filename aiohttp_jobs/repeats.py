@@ -163,7 +163,7 @@ class Repeat:
 
     @property
     def label(self) -> str:
-        """How messages call it: by the name of its jobs, or else by their function."""
+        """How messages call it, by the name of its jobs or else by their function."""
         if self._name is not None:
             return self._name
         if self._job is not None:

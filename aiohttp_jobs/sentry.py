@@ -56,15 +56,15 @@ UNITS: Final = (("day", 86_400), ("hour", 3_600), ("minute", 60))
 class JobSentry:
     """An observer that tells Sentry of jobs: ``setup(app, observers=[JobSentry()])``.
 
-    Call :func:`sentry_sdk.init` as usual; until then it does nothing. One may observe any
+    Call ``sentry_sdk.init()`` as usual; until then it does nothing. One may observe any
     number of schedulers.
 
     A failure that nobody has received is captured, once, at the moment at which the
     exception handler is told. One that somebody waits for is that one's business.
 
     Args:
-        monitors: does each :func:`repeat` have a monitor in Sentry, which tells if a job
-            of it does not come, or fails? It is made there with the first job.
+        monitors: does each :func:`~aiohttp_jobs.repeat` have a monitor in Sentry, which
+            tells if a job of it does not come, or fails? The first job makes it there.
     """
 
     def __init__(self, *, monitors: bool = True) -> None:

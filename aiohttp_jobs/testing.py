@@ -140,7 +140,7 @@ class SpawnedJobs(Sequence[Job[Any]]):
 
     @property
     def names(self) -> list[str]:
-        """What they are called: their names, or those of their coroutines."""
+        """What they are called, by their names or else those of their coroutines."""
         return [job.label for job in self._jobs]
 
     def arguments_of(self, job: Job[Any]) -> dict[str, Any]:

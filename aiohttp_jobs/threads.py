@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class _InThread:
-    """Call a blocking function in another thread, for :func:`spawn` or :keyword:`await`.
+    """Call a blocking function in another thread, for :func:`spawn` or ``await``.
 
     ``await spawn(request, in_thread(make_report, 42))`` is a job that has its slot, and
     that shutdown waits for, until the function has returned. The function sees the

@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import textwrap
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -24,18 +25,25 @@ from aiohttp import web
 
 import aiohttp_jobs
 from aiohttp_jobs import SCHEDULER, JobState, Scheduler
+from aiohttp_jobs.repeats import repeats_of
+from aiohttp_jobs.testing import drain_jobs
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
     "README.rst",
     "docs/tutorial.rst",
     "docs/howto.rst",
+    "docs/threads.rst",
+    "docs/repeat.rst",
     "docs/cancellation.rst",
     "docs/prometheus.rst",
     "docs/opentelemetry.rst",
+    "docs/sentry.rst",
     "docs/logging.rst",
     "docs/dashboard.rst",
 )
+# Pages that show whole files, which tests/test_pytest_plugin.py writes and runs.
+FILES = {"docs/testing-applications.rst": 3}
 BLOCK = re.compile(
     r"^\.\. code-block:: python\n(?P<options>(?:   :.*\n)*)\n"
     r"(?P<code>(?:(?:   .*)?\n)+)",
@@ -147,7 +155,8 @@ def test_every_python_block_is_found() -> None:
     for path in (ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))):
         page = path.relative_to(ROOT).as_posix()
         said = re.findall(r"(?m)^ *\.\. code(?:-block)?:: *py", path.read_text())
-        assert len(said) == (len(list(blocks(page))) if page in PAGES else 0), page
+        found = len(list(blocks(page))) if page in PAGES else FILES.get(page, 0)
+        assert len(said) == found, page
 
 
 @pytest.mark.parametrize("name", aiohttp_jobs.__all__)
@@ -344,28 +353,6 @@ async def how_to(page: Page) -> None:
     assert page.printed() == ""
 
 
-@check("testing")
-async def example_test(page: Page) -> None:
-    await page.names["test_subscribe_delivers_a_mail"](page.start)
-
-
-@check("testing-after-response")
-async def example_test_after_response(page: Page) -> None:
-    await page.names["test_unsubscribe_delivers_a_mail"](page.start)
-
-
-@check("testing-without-a-server")
-async def example_test_without_a_server(page: Page) -> None:
-    await page.names["test_welcome_delivers_a_mail"]()
-
-
-@check("testing-failures")
-async def example_test_of_failures(page: Page) -> None:
-    await page.names["test_no_job_fails"](page.start)
-    with failing(page, "deliver"), pytest.raises(AssertionError):
-        await page.names["test_no_job_fails"](page.start)
-
-
 @check("bounded")
 async def bounded(page: Page) -> None:
     client = await page.serve()
@@ -428,19 +415,23 @@ async def observing(page: Page) -> None:
 
 @check("periodic")
 async def periodic(page: Page) -> None:
-    ran = asyncio.Semaphore(0)
-
-    async def run() -> None:
-        ran.release()
-        raise ConnectionError("the database is down")
-
-    app = page.names["app"]
-    page.names["add_periodic"](app, 0, run)
     client = await page.serve()
-    for _ in range(3):
-        await ran.acquire()
-    await client.close()
+    await drain_jobs(client)
     assert page.printed() == "Removed\n"
+
+
+@check("key")
+async def key(page: Page) -> None:
+    client = await page.serve()
+    async with page.held_up("write_report") as begun:
+        answers = [await client.post("/reports/42") for _ in range(3)]
+        await begun.acquire()
+        assert (await client.post("/reports/43")).status == 202
+        jobs = {(await answer.json())["job"] for answer in answers}
+        assert len(jobs) == 1
+        assert client.app[SCHEDULER].active_count == 2
+    await drain_jobs(client)
+    assert page.printed().splitlines() == ["Report 42 is ready", "Report 43 is ready"]
 
 
 @check("closing")
@@ -584,6 +575,70 @@ async def opentelemetry(page: Page) -> None:
     response = await client.post("/sign-up", data={"email": "ann@example.org"})
     assert await response.text() == "Thank you!"
     await client.close()
+
+
+# -- docs/threads.rst -------------------------------------------------------------------
+
+
+@check("threads")
+async def threads(page: Page) -> None:
+    client = await page.serve()
+    assert await (await client.post("/pdf")).text() == "It is being made.\n"
+    await drain_jobs(client)
+    assert page.printed() == "report.pdf is ready\n"
+    await client.post("/pdf")
+    [job] = client.app[SCHEDULER]
+    await job.close(timeout=30)
+    assert re.fullmatch(r"(report\.pdf is given up at page \d\n)?", page.printed())
+
+
+@check("threads-executor")
+async def threads_executor(page: Page) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        client = await page.serve()
+    await client.post("/print")
+    await client.close()
+    assert page.printed() == "printed.pdf is ready\n"
+
+
+# -- docs/repeat.rst --------------------------------------------------------------------
+
+
+@check("repeat")
+async def repeated(page: Page) -> None:
+    client = await page.serve()
+    [found] = repeats_of(client.app[SCHEDULER])
+    assert repr(found.schedule) == "every(2)"
+    await client.close()
+    assert found.cancelled
+
+
+@check("repeat-by-hand")
+async def repeated_by_hand(page: Page) -> None:
+    client = await page.serve()
+    told = await (await client.get("/refresh")).json()
+    assert told["next_at"] % 3600 == 0
+    assert told["cancelled"] is False
+    await drain_jobs(client)
+    assert page.printed() == "Refreshed\n"
+    await client.delete("/refresh")
+    told = await (await client.get("/refresh")).json()
+    assert told == {"next_at": None, "cancelled": True}
+
+
+# -- docs/sentry.rst --------------------------------------------------------------------
+
+
+@check("sentry")
+async def sentry(page: Page) -> None:
+    # It patches what it finds: tests/test_sentry.py lets it.
+    with mock.patch("sentry_sdk.init") as init:
+        client = await page.serve()
+        init.assert_called_once()
+    form = {"user": "ann", "email": "ann@example.org"}
+    assert await (await client.post("/sign-up", data=form)).text() == "Thank you!"
+    await drain_jobs(client)
 
 
 # -- docs/logging.rst -------------------------------------------------------------------

@@ -91,7 +91,7 @@ async def test_ten_at_once_make_one() -> None:
 
     async def report(number: int) -> int:
         ran.append(number)
-        await asyncio.sleep(1)
+        await later(1)
         return number
 
     async with Scheduler() as scheduler:

@@ -69,7 +69,7 @@ class Work:
     async def refresh(self, *args: object) -> None:
         self.times.append(round(self._clock() - START))
         if self._seconds:
-            await asyncio.sleep(self._seconds)
+            await later(self._seconds)
 
 
 @pytest.fixture
