@@ -41,9 +41,10 @@ class _InThread:
         A coroutine with the result of the function. It has the name of the function.
 
     Raises:
-        TypeError: the function is none, or is a coroutine function; the executor is none.
-        RuntimeError: on awaiting it: the executor was shut down before the function could
-            begin, or the function has raised StopIteration.
+        TypeError: the function is not callable, or it is a coroutine function; the
+            executor is not an :class:`~concurrent.futures.Executor`.
+        RuntimeError: when it is awaited: the executor was shut down before the function
+            could begin, or the function has raised StopIteration.
 
     Cancellation:
         A function that has not begun never does. One that has goes on, and is waited for,

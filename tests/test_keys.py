@@ -155,11 +155,13 @@ async def test_observer_that_spawns_the_key_gets_the_job() -> None:
 
 async def test_coroutine_of_the_job_itself_is_left_alone() -> None:
     """A5: given twice by mistake, it runs all the same."""
+    go = asyncio.Event()
     async with Scheduler() as scheduler:
-        coro = give("once")
+        coro = wait_for(go)
         job = await scheduler.spawn(coro, key="a")
         assert await scheduler.spawn(coro, key="a") is job
-        assert await job == "once"
+        go.set()
+        assert await job == "done"
 
 
 # -- until it ends -----------------------------------------------------------------------
@@ -401,6 +403,7 @@ async def test_closing_beside_the_one_that_gets_in() -> None:
             assert len(jobs) + len(refused) == 3
             assert len(set(jobs)) <= 1
             assert all(job.closed for job in jobs)
+            await settle()
             assert kept_by(full.scheduler) == {}
 
 

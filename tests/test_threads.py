@@ -546,9 +546,11 @@ def _stand_still(begun: threading.Event, go: threading.Event) -> bool:
     return in_thread.cancelled()
 
 
-@pytest.mark.skipif(sys.version_info < (3, 14), reason="came with Python 3.14")
-def test_functions_run_in_interpreters() -> None:  # pragma: no cover
-    """They are threads, and yet take what can be pickled."""
-    futures: Any = __import__("concurrent.futures", fromlist=["futures"])
-    with futures.InterpreterPoolExecutor(1) as executor:
-        assert asyncio.run(in_thread(math.factorial, 5, executor=executor)) == 120
+if sys.version_info >= (3, 14):
+
+    def test_functions_run_in_interpreters() -> None:
+        """They are threads, and yet take what can be pickled."""
+        from concurrent.futures import InterpreterPoolExecutor
+
+        with InterpreterPoolExecutor(1) as executor:
+            assert asyncio.run(in_thread(math.factorial, 5, executor=executor)) == 120
