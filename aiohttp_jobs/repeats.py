@@ -16,7 +16,7 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from time import time
-from typing import Any, Final, TypeVarTuple
+from typing import Any, Final, TypeVarTuple, overload
 from weakref import WeakSet
 
 from aiohttp import web
@@ -31,6 +31,7 @@ from .core.names import shown
 from .core.scheduler import Scheduler
 from .core.states import SchedulerState
 from .schedule import Schedule
+from .threads import InThread, in_thread, names_of
 from .web.request import get_scheduler_from_app
 
 __all__ = ("Repeat", "repeat", "repeat_of", "repeats_of")
@@ -41,11 +42,37 @@ Ts = TypeVarTuple("Ts")
 LONGEST: Final = 60.0
 
 
+@overload
 def repeat(
     where: web.Application | Scheduler,
     schedule: Schedule,
     function: Callable[[*Ts], Awaitable[object]],
     *args: *Ts,
+    name: str | None = None,
+    timeout: float | None = None,
+    jitter: float = 0,
+    at_once: bool = False,
+) -> Repeat: ...
+
+
+@overload
+def repeat(
+    where: web.Application | Scheduler,
+    schedule: Schedule,
+    function: InThread,
+    *args: Any,
+    name: str | None = None,
+    timeout: float | None = None,
+    jitter: float = 0,
+    at_once: bool = False,
+) -> Repeat: ...
+
+
+def repeat(  # type: ignore[misc]
+    where: web.Application | Scheduler,
+    schedule: Schedule,
+    function: Callable[..., Awaitable[object]],
+    *args: Any,
     name: str | None = None,
     timeout: float | None = None,
     jitter: float = 0,
@@ -133,7 +160,8 @@ class Repeat:
         #: How many ticks were left out because the last job was not over.
         self.left_out = 0
         self._make = functools.partial(function, *args)
-        self._function = function
+        # What it is called by: repeat(…, in_thread, f) calls f.
+        self._function = args[0] if function is in_thread and args else function
         self._name = name
         self._is_cancelled = False
         # The ticks and jobs are no part of the job in which this is made.
@@ -166,12 +194,7 @@ class Repeat:
         """How messages call it, by the name of its jobs or else by their function."""
         if self._name is not None:
             return self._name
-        if self._job is not None:
-            return self._job.label
-        function: Any = self._function
-        while isinstance(function, functools.partial):
-            function = function.func  # pyright: ignore[reportUnknownVariableType]
-        return str(getattr(function, "__qualname__", type(function).__qualname__))  # pyright: ignore[reportUnknownArgumentType]
+        return names_of(self._function)[1]
 
     @property
     def next_at(self) -> float | None:

@@ -17,13 +17,13 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
 
-__all__ = ("in_thread",)
+__all__ = ("InThread", "in_thread", "names_of")
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _InThread:
+class InThread:
     """Call a blocking function in another thread, for :func:`spawn` or ``await``.
 
     ``await spawn(request, in_thread(make_report, 42))`` is a job that has its slot, and
@@ -80,7 +80,7 @@ class _InThread:
     ) -> Coroutine[Any, Any, T]:
         _check(function, executor)
         coro: Any = _run(function, args, kwargs, executor)
-        coro.__name__, coro.__qualname__ = _names_of(function)
+        coro.__name__, coro.__qualname__ = names_of(function)
         return coro  # type: ignore[no-any-return]
 
     @staticmethod
@@ -94,7 +94,7 @@ class _InThread:
         return word is not None and word.is_cancelled
 
 
-in_thread: Final = _InThread()
+in_thread: Final = InThread()
 
 
 class _Word:
@@ -161,7 +161,7 @@ def _apply(
         return function(*args, **kwargs)
     except StopIteration as error:
         # No future takes it, and who waits for that would wait for ever.
-        name = _names_of(function)[1]
+        name = names_of(function)[1]
         raise RuntimeError(f"The function {name} raised StopIteration") from error
 
 
@@ -200,7 +200,7 @@ async def _run(
         if end.cancelled():
             if cancelled is None:
                 raise RuntimeError(
-                    f"The function {_names_of(function)[1]} was never called, since its "
+                    f"The function {names_of(function)[1]} was never called, since its "
                     "executor was shut down: shut it down when the jobs have ended"
                 )
             raise cancelled
@@ -232,8 +232,8 @@ def _check(function: object, executor: object) -> None:
         )
 
 
-def _names_of(function: Any) -> tuple[str, str]:
-    """Return its name and its qualified one, for messages."""
+def names_of(function: Any) -> tuple[str, str]:
+    """Return a function's name and its qualified one, for messages."""
     while isinstance(function, functools.partial):
         function = function.func
     kind = type(function)  # pyright: ignore[reportUnknownVariableType]

@@ -40,7 +40,9 @@ _others = "|".join(
 _builtins = "|".join(name for name in dir(builtins) if name.isidentifier())
 _type_variable = "[A-Z](s|_co|_contra)?"
 # What annotations name that only type checkers import, or that is no name for users.
-_for_types = r"BaseTestServer|TestClient|web\.Application|aiohttp_jobs\.schedule\..+"
+_for_types = (
+    r"BaseTestServer|TestClient|web\.Application|aiohttp_jobs\.(schedule|threads)\..+"
+)
 nitpick_ignore_regex = [
     ("py:.*", rf"({_others})(\..+)?"),
     ("py:.*", rf"({_builtins})(\..+)?"),

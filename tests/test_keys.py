@@ -164,6 +164,18 @@ async def test_coroutine_of_the_job_itself_is_left_alone() -> None:
         assert await job == "done"
 
 
+async def test_coroutine_of_the_job_itself_is_left_alone_where_there_is_no_room() -> None:
+    """A5, A3: likewise."""
+    async with Full() as full:
+        coro = give("once")
+        callers = [full.spawn(coro, "a") for _ in range(2)]
+        await settle()
+        full.go.set()
+        jobs = await asyncio.gather(*callers)
+        assert len(set(jobs)) == 1
+        assert await jobs[0] == "once"
+
+
 # -- until it ends -----------------------------------------------------------------------
 
 

@@ -255,6 +255,7 @@ async def test_blocking_function_is_repeated_by_in_thread() -> None:
     called: list[int] = []
     async with Scheduler(wait_timeout=None) as scheduler:
         repeats_ = repeat(scheduler, every(60), in_thread, called.append, 1)
+        assert repeats_.label == "list.append"
         await later(61)
         repeats_.cancel()
         assert repeats_.job is not None

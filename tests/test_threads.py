@@ -475,8 +475,7 @@ async def test_function_that_has_not_begun_never_does(
         await jobs[1].close()
         assert jobs[1].state is JobState.CANCELLED
         blocking.go_on()
-        await first
-        await jobs[2]
+        await asyncio.gather(first, jobs[0], jobs[2])
     assert sorted(called) == [0, 2]
 
 

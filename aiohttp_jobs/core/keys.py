@@ -92,15 +92,13 @@ class Keys:
             raise
         self._intake.check_open_for(job)
         there = self._jobs.get(key)
-        if there is None or there.closed:
+        # One that was never accepted is there if a KeyboardInterrupt came in between.
+        if there is None or there.closed or there.spawned_at is None:
             return None
-        self._join(job, there)
-        return there
-
-    def _join(self, job: Job[Any], there: Job[Any]) -> None:
         self.joined += 1
         if job.coro is not there.coro:
             self._gate.refuse(job)
+        return there
 
     def _enter(self, job: Job[Any], key: str, how: Callable[[Job[Any]], object]) -> None:
         """Give it the key, and try to let it in.
@@ -108,9 +106,9 @@ class Keys:
         In this order: a task factory, or an observer, may run code in the middle of it
         that spawns another one.
         """
-        self._jobs[key] = job
-        give_key(job, key)
         try:
+            self._jobs[key] = job
+            give_key(job, key)
             how(job)
         finally:
             if job.spawned_at is None or job.closed:
@@ -120,26 +118,37 @@ class Keys:
 
     def _let_in(self, key: str, job: Job[Any]) -> bool:
         """The caller of this job has waited for room: give it the key, if it is there."""
-        waiting, pending = self._waiting[key], self._gate.pending
-        if job.closed:
+        if job.closed or self._waiting[key][job] is not None:
             return False
         self._jobs[key] = job
         give_key(job, key)
         self._watch(key, job)
-        for other in list(waiting):
-            if other is job or waiting[other] is not None:
-                continue
-            waiting[other] = job
-            woken = pending.callers.pop(other, None)
-            if woken is not None:
-                self._join(other, job)
-                if not woken.done():
-                    woken.set_result(None)
-            elif other.pending:
-                # It has its place by now, and its caller is about to be told.
-                self.joined += 1
-                self._gate.drop(other)
+        others = [other for other in self._waiting[key] if other is not job]
+        try:
+            for other in others:
+                self._give_instead(key, other, job)
+        except BaseException:
+            for other in others:
+                self._give_instead(key, other, job)
+            raise
         return True
+
+    def _give_instead(self, key: str, other: Job[Any], job: Job[Any]) -> None:
+        """Give the job to a caller that waits for room for another one with this key."""
+        waiting, pending = self._waiting[key], self._gate.pending
+        if waiting[other] is None:
+            waiting[other] = job
+            self.joined += 1
+        woken = pending.callers.get(other)
+        if woken is None:
+            if other.pending:  # it has its place, and its caller is about to be told
+                self._gate.drop(other)
+            return
+        if other.coro is not job.coro:
+            self._gate.refuse(other)
+        if not woken.done():
+            woken.set_result(None)
+        del pending.callers[other]
 
     def _watch(self, key: str, job: Job[Any]) -> None:
         """Take the key from the job when it ends, whatever ends it.
