@@ -329,6 +329,7 @@ async def test_tick_is_left_out_while_the_last_job_runs(
     records = [each for each in caplog.records if "is not over yet" in each.message]
     assert [each.levelno for each in records] == [logging.WARNING] * 2
     assert "Work.refresh" in records[0].message
+    assert [vars(each)["ticks_left_out"] for each in records] == [1, 2]
 
 
 async def test_tick_is_left_out_while_the_last_job_is_pending(work: Work) -> None:
