@@ -80,26 +80,27 @@ def repeat(  # type: ignore[misc]
 ) -> Repeat:
     """Spawn a job at each tick of a schedule, until it is cancelled.
 
-    There are never two of these jobs at once: a tick at which the last one is still
-    pending or active is left out, and logged. So are ticks while the scheduler drains.
-    Where as many jobs are pending as may be, the job waits for room. One that fails is
-    reported as every job is, and the next one comes all the same. Each runs in a copy of
-    the context variables that are there now.
+    There are never two of these jobs at once: if the last one is still pending or active
+    at a tick, that tick is skipped, with a warning in the log. Ticks are also skipped
+    while the scheduler drains. If the scheduler is full, the job waits for room. A job
+    that fails is reported like any other, and the next one starts all the same. Each job
+    runs in a copy of the context variables of the code that called this.
 
     Args:
-        where: the application, which was set up: it begins after its start-up, and ends
-            at its shutdown. Or a scheduler: it begins now, and ends when that is closed.
-        schedule: :func:`every` or :func:`cron`, or an object like these.
-        function: makes the coroutine to run, a coroutine function for example.
-        args: what to call it with.
+        where: an application that was set up: it starts after the start-up, and stops at
+            the shutdown. Or a scheduler: it starts now, and stops when that is closed.
+        schedule: the result of :func:`every` or :func:`cron`, or a similar object.
+        function: the coroutine function to call, or another function that returns an
+            awaitable.
+        args: its arguments.
         name: how the jobs and their tasks are called.
         timeout: seconds that each job may run. Then it is cancelled and has failed.
-        jitter: each job comes later than its tick by a random number of seconds, as many
-            as this at the most: so that not all processes come at the same moment.
-        at_once: does a first job come at the beginning, without waiting for a tick?
+        jitter: seconds by which each job may be late, at random, so that not all
+            processes start theirs at the same moment.
+        at_once: should a first job start at the beginning, without waiting for a tick?
 
     Returns:
-        What cancels it, and tells its next time.
+        An object that knows when the next job is due, and can cancel the repetition.
 
     Raises:
         RuntimeError: the application was not set up; no event loop is running, or another

@@ -59,12 +59,12 @@ class JobSentry:
     Call ``sentry_sdk.init()`` as usual; until then it does nothing. One may observe any
     number of schedulers.
 
-    A failure that nobody has received is captured, once, at the moment at which the
-    exception handler is told. One that somebody waits for is that one's business.
+    A failure is captured once, when the exception handler is called with it. A failure
+    that somebody received by waiting for the job is not captured here.
 
     Args:
         monitors: does each :func:`~aiohttp_jobs.repeat` have a monitor in Sentry, which
-            tells if a job of it does not come, or fails? The first job makes it there.
+            raises an alert when a job fails or does not start? The first job creates it.
     """
 
     def __init__(self, *, monitors: bool = True) -> None:
@@ -73,7 +73,7 @@ class JobSentry:
         self._running: dict[Job[Any], _Run] = {}
 
     def job_spawned(self, job: Job[Any]) -> None:
-        """Remember who has spawned it: that scope goes on, and may change."""
+        """Remember the scope of the spawning code, which goes on and may change."""
         if sentry_sdk.is_initialized():
             self._spawned[job] = _Origin()
 
@@ -143,7 +143,7 @@ class _Run:
         self._isolation = self._stack.enter_context(use_isolation_scope(origin.scope))
         self._current = sentry_sdk.get_current_scope()
         self._isolation.set_context("aiohttp_jobs", _facts(job))
-        # Else all that is repeated would be in one trace for ever.
+        # Without a new trace, all repeated jobs would be in the same one forever.
         headers = origin.headers() if repeated is None else {}
         transaction = self._isolation.continue_trace(
             headers, op=OP, name=job.coro_name, source="task", origin=ORIGIN
@@ -199,7 +199,7 @@ class _Run:
 
     @contextmanager
     def _scopes(self) -> Generator[None]:
-        """Be in its scope, which is told of from outside of its context, too."""
+        """Enter its scopes, also from outside its context."""
         with use_isolation_scope(self._isolation), use_scope(self._current):
             yield
 

@@ -36,11 +36,10 @@ async def drain_jobs(
     *,
     timeout: float | None = 10,
 ) -> None:
-    """Wait until all jobs have ended; raise what nobody else was there to receive.
+    """Wait until all jobs have ended, and raise the exceptions of those that failed.
 
-    That is, all jobs that were spawned by now, and those that they spawn: also such as
-    wait for the end of their request, with ``after_response=True``. Atomic handlers are
-    not waited for.
+    All jobs that have been spawned so far are waited for, and the jobs that these spawn;
+    jobs with ``after_response=True``, too. Atomic handlers are not waited for.
 
     Args:
         where: the test client or test server, the application, with the sub-applications
@@ -48,8 +47,9 @@ async def drain_jobs(
         timeout: seconds to wait; None for no limit.
 
     Raises:
-        ExceptionGroup: jobs have failed, and nobody has waited for them: since the last
-            time, or since this module was imported. The exception handler was told, too.
+        ExceptionGroup: jobs have failed, and nobody received their exceptions by waiting
+            for them. It has all exceptions since the last call, or since this module was
+            imported; the exception handler was called with them as well.
         TimeoutError: jobs have not ended in time; the message names them.
         RuntimeError: the application was not set up, or another event loop is running.
 
@@ -111,10 +111,10 @@ class FailedJobs:
 
 
 class SpawnedJobs(Sequence[Job[Any]]):
-    """The jobs that were spawned, in their order; a sequence. Not atomic handlers.
+    """A sequence of the jobs that were spawned, in order, without atomic handlers.
 
-    With pytest it is the fixture `spawned_jobs`, and has all schedulers of the test.
-    Without, it is an observer: ``setup(app, observers=[spawned_jobs])``.
+    With pytest it is the fixture `spawned_jobs`, for all schedulers of the test. Without
+    pytest, use it as an observer: ``setup(app, observers=[spawned_jobs])``.
     """
 
     def __init__(self) -> None:
@@ -152,10 +152,10 @@ class SpawnedJobs(Sequence[Job[Any]]):
 
     @contextmanager
     def held(self) -> Generator[None]:
-        """Let no job run that is spawned inside of the block: at its end it is cancelled.
+        """Start no job inside the block; cancel those spawned in it at its end.
 
-        For a test that looks at what is spawned, and does not want it to happen. All
-        schedulers of the running event loop are held; atomic handlers run.
+        For tests that check what is spawned without letting it happen. All schedulers of
+        the running event loop are held; atomic handlers run.
         """
         if self._held is not None:
             raise RuntimeError("The jobs are held already: leave that block first")

@@ -1,9 +1,9 @@
 """in_thread: a blocking function as a job, which is over when the function is.
 
-A thread cannot be stopped. What awaits one by asyncio's own means ends at once when it is
-cancelled, while the thread goes on, into a database that is closed by then. Here the end
-is waited for: a cancellation is told to the function, and raised when the function has
-returned. How long it may take to return is the business of whoever has cancelled.
+A thread cannot be stopped. A coroutine that awaits asyncio.to_thread() ends at once when
+it is cancelled, while the thread goes on and finds the database closed. Here the function
+is waited for: it can ask whether it was cancelled, and the cancellation is raised when it
+has returned. How long it may take is up to whoever cancels.
 """
 
 from __future__ import annotations
@@ -47,12 +47,11 @@ class InThread:
             could begin, or the function has raised StopIteration.
 
     Cancellation:
-        A function that has not begun never does. One that has goes on, and is waited for,
-        however often the waiter is cancelled: the function may ask
-        ``in_thread.cancelled()`` and return early, and when it has returned, the
-        cancellation is raised; what it has raised, is raised instead. A job's deadlines
-        hold all the same: when they have passed, the job is reported and let go, and only
-        its thread goes on.
+        If the function has not begun, it never runs. Otherwise it is waited for, however
+        often the waiter is cancelled: the function can ask ``in_thread.cancelled()`` and
+        return early. When it has returned, the cancellation is raised, or else the
+        exception of the function. The deadlines of a job hold all the same: after them,
+        the job is reported and let go, and only its thread goes on.
     """
 
     @overload
@@ -98,7 +97,7 @@ in_thread: Final = InThread()
 
 
 class _Word:
-    """What a function is told by who waits for it."""
+    """What the waiting coroutine has to say to the function."""
 
     __slots__ = ("is_cancelled",)
 
@@ -160,7 +159,7 @@ def _apply(
     try:
         return function(*args, **kwargs)
     except StopIteration as error:
-        # No future takes it, and who waits for that would wait for ever.
+        # A future does not accept it, and its waiter would wait forever.
         name = names_of(function)[1]
         raise RuntimeError(f"The function {name} raised StopIteration") from error
 

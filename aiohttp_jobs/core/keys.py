@@ -1,8 +1,8 @@
-"""Keys: of the jobs that have the same key, there is one at a time.
+"""Keys: at most one job with a given key at a time.
 
-A key belongs to a job that was accepted, until that job ends. The jobs of callers that
-wait for room have none yet: whichever gets in first has it, and the others are given that
-one. So nobody is given a job whose own caller may still take it back.
+A key belongs to a job from the moment it is accepted until it ends. The jobs of callers
+that wait for room do not have theirs yet: the first one to get in takes it, and the other
+callers are given that job. So nobody is given a job whose own caller may still give up.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Keys:
         # By key, the jobs of callers that wait for room; each with the one that is to be
         # given in its place, once another caller has got in.
         self._waiting: dict[str, dict[Job[Any], Job[Any] | None]] = {}
-        # How many callers were given a job that was there.
+        # How many callers were given a job that was already there.
         self.joined = 0
 
     async def spawn(self, job: Job[Any], key: str) -> Job[Any]:
@@ -153,7 +153,7 @@ class Keys:
     def _watch(self, key: str, job: Job[Any]) -> None:
         """Take the key from the job when it ends, whatever ends it.
 
-        As one of those who wait for it: so jobs without a key pay nothing for this.
+        It is one more waiter, so that jobs without a key pay nothing for this.
         """
         end = self._binding.in_use().create_future()
         end.add_done_callback(partial(self._end, key, job))

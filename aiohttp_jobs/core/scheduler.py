@@ -42,7 +42,7 @@ __all__ = ("WHEN_MADE", "ExceptionHandler", "Scheduler", "SchedulerState")
 
 T = TypeVar("T")
 
-#: Called with each scheduler that is made: for tools of tests, which look at all of them.
+#: Called with each scheduler that is made. For test tools, which look at all of them.
 WHEN_MADE: Final[list[Callable[[Scheduler], object]]] = []
 
 
@@ -302,13 +302,13 @@ class Scheduler(Collection[Job[Any]]):
             context: the context to run in, instead of a copy, taken now, of the caller's.
             origin: where the job comes from, a route for example, for those who look at
                 it. :func:`spawn` gives the one of the request.
-            key: what there is to be one job of at a time, as ``"report:42"``. While a job
-                with this key is pending or active, that one is returned: the coroutine is
-                closed, and the other arguments count for nothing.
+            key: what the job is for, such as ``"report:42"``. At most one job with this
+                key is pending or active at a time: if there is one, it is returned, the
+                coroutine is closed, and the other arguments are ignored.
 
         Returns:
             The job, active at once if a slot is free and nobody waits before it, else
-            pending; or the one that has the key.
+            pending; or the one that has the key already.
 
         Raises:
             SchedulerClosed: the scheduler is closing or closed, or closes while the

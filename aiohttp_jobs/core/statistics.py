@@ -35,7 +35,7 @@ class Statistics:
     let_go: int
     #: How many jobs have ended because the client that they worked for had gone.
     hung_up: int
-    #: How often who spawned was given a job that was there, by its key.
+    #: How many times spawning returned a job that was already there, because of its key.
     joined: int
     #: Are the pending jobs held, see :meth:`Scheduler.hold`?
     held: bool

@@ -89,16 +89,16 @@ async def spawn(
             fails with :exc:`TimeoutError`.
         context: the context to run in, instead of a copy, taken now, of the caller's.
         after_response: hold the job back until the response has been sent in full, or
-            the request has ended otherwise. Such a job never waits for room. (Where no
-            server has made the request, as in a test that calls a handler with a mocked
-            one, it counts for nothing.)
-        key: what there is to be one job of at a time, as ``"report:42"``. While a job
-            with this key is pending or active in the scheduler, that one is returned: the
-            coroutine is closed, and the other arguments count for nothing.
+            the request has ended otherwise. Such a job never waits for room. (Ignored if
+            the request does not come from a server, for example when a test calls the
+            handler with a mocked one.)
+        key: what the job is for, such as ``"report:42"``. At most one job with this key
+            is pending or active in the scheduler at a time: if there is one, it is
+            returned, the coroutine is closed, and the other arguments are ignored.
 
     Returns:
-        The job, active or pending; or the one that has the key. Nobody needs to wait for
-        it.
+        The job, active or pending; or the one that has the key already. Nobody needs to
+        wait for it.
 
     Raises:
         SchedulerClosed: the scheduler is closing or closed. A handler may let it
