@@ -119,7 +119,7 @@ class Books:
         can_start_now = self.scheduler._gate.can_start_now
 
         def note_and_go_on(job: Job[Any]) -> None:
-            self._note_that_it_is_held_back_no_more(job.id)
+            self._note_that_it_can_start(self._work_of(job))
             can_start_now(job)
 
         self.scheduler._gate.can_start_now = note_and_go_on  # type: ignore[method-assign]
@@ -163,6 +163,14 @@ class Books:
             logger.propagate = True
             logger.removeHandler(handler)
 
+    def make_task(self, call: Call, context: contextvars.Context) -> asyncio.Task[None]:
+        """Make the call in a task of its own, in this context if the factory can."""
+        perform = call.perform(self.turns)
+        try:
+            return self.loop.create_task(perform, context=context)
+        except TypeError:
+            return context.copy().run(self.loop.create_task, perform)
+
     def turn(self) -> int:
         """Which turn of the loop is this?"""
         return self.turns
@@ -188,8 +196,7 @@ class Books:
         elif self.handler == "closes":
             call = Call("close", scheduler.close, bound=scheduler.close_timeout)
             self.calls.append(call)
-            perform = call.perform(self.turns)
-            self.loop.create_task(perform, context=contextvars.Context())
+            self.make_task(call, contextvars.Context())
 
     def _do_foolishly(self, what: str) -> None:
         """Be an observer that should not."""
@@ -220,15 +227,15 @@ class Books:
         if event in work.events or EVENTS.index(event) < len(work.events):
             self._violations.append(f"{event} of {work} comes after {work.events}")
         work.events.append(event)
-        if event == "job_spawned":
-            self._note_spawned(work, job)
-        elif event == "job_started":
+        if job.active and work.started is None:
             self._note_start(work, job)
+        elif event == "job_spawned":
+            self._note_spawned(work, job)
         elif event == "job_closed":
             self._note_end(work, job)
 
     def _note_spawned(self, work: Work, job: Job[Any]) -> None:
-        if job.active or work.is_held_back:
+        if work.is_held_back:
             return
         scheduler = self.scheduler
         queue = [other for other in self._queued() if other is not work]
@@ -241,13 +248,12 @@ class Books:
         if comes_now and is_first and self.ledger.free > 0 and not scheduler.held:
             self._violations.append(f"A1: {work} does not start at once")
 
-    def _note_that_it_is_held_back_no_more(self, number: int) -> None:
+    def _note_that_it_can_start(self, work: Work) -> None:
         """A held job joins the queue: before those who still wait for room in it."""
-        for work in self.works:
-            if work.job is not None and work.job.id == number and work.job.pending:
-                work.is_held_back = False
-                queued = [n for n, w in enumerate(self.line) if self._is_listed(w)]
-                self.line.insert(max(queued, default=-1) + 1, work)
+        if work.is_held_back:
+            work.is_held_back = False
+            queued = [n for n, w in enumerate(self.line) if self._is_listed(w)]
+            self.line.insert(max(queued, default=-1) + 1, work)
 
     def _note_start(self, work: Work, job: Job[Any]) -> None:
         work.started = self.loop.time()
@@ -272,7 +278,8 @@ class Books:
     def _note_end(self, work: Work, job: Job[Any]) -> None:
         self.ledger.end(work)
         work.closed_in = self.turns
-        work.is_let_go = work.is_running or job.state is JobState.LET_GO
+        state = inspect.getcoroutinestate(work.coro)
+        work.is_let_go = work.started is not None and state != "CORO_CLOSED"
 
     def _work_of(self, job: Job[Any]) -> Work:
         return self.works[int(job.label.split()[1])]
@@ -412,14 +419,19 @@ class Books:
         listed = [work for work in self.works if self._is_listed(work)]
         shielded = [w for w in self.shielded if w.task in self.scheduler._shields]
         shields = self.scheduler.statistics().shielded - len(shielded)
-        wait = {call.by for call in drainers}
+        # What is shielded has no child tasks that are known to be part of it.
+        wait = {
+            call.by
+            for call in drainers
+            if call.by in self.works or (call.by and call.by.task is call.task)
+        }
         for call in drainers:
             left = listed
             if call.what == "drain":
                 left = [work for work in left if work.takes_slot]
                 left = [work for work in left if not work.is_held_back]
             left = left + shielded
-            if call.by is not None:
+            if call.by in wait:
                 left = [work for work in left if work not in wait]
             assert left or shields, call
 
@@ -464,8 +476,8 @@ class Books:
             assert state in (JobState.CANCELLED, JobState.LET_GO)
         elif isinstance(error, asyncio.CancelledError):
             assert call.was_cancelled
-        elif state is JobState.HUNG_UP and isinstance(work.error, HungUp):
-            assert error is work.error.error
+        elif isinstance(work.error, HungUp) and error is work.error.error:
+            assert state is JobState.HUNG_UP
         elif isinstance(error, RuntimeError):
             assert call.by is work
         else:
@@ -522,6 +534,7 @@ class Books:
             call
             for call in self.calls
             if call.target is work
+            and (call.by is not work or work.is_let_go)
             and call.what != "look back"
             and call.has_received(failure)
         ]

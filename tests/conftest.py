@@ -6,7 +6,6 @@ import asyncio
 import functools
 import gc
 import inspect
-import os
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,9 +18,6 @@ from tests.loops import ALWAYS, IN_TURN, KINDS, is_missing, make_loop, run
 
 pytest_plugins = ("pytester",)
 
-# The search through random steps takes long, and the storm's verdict is still that of an
-# older contract: who sets FUZZ, as `make fuzz` does, has them collected.
-collect_ignore = [] if "FUZZ" in os.environ else ["test_model.py", "test_storm.py"]
 
 # Their coroutine functions run on the loops of tests/loops.py, not on pytest-asyncio's.
 CORE = {

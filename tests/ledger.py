@@ -124,7 +124,7 @@ class Ledger:
         for holder in holders:
             wanted = [work for work in holder.targets if _can_start(work)]
             assert not wanted, f"{holder} has a slot and waits for {wanted}"
-            if holder.waits_for_queue:
+            if holder.waits_for_room:
                 assert head is None, f"{holder} has a slot and waits for the queue"
         if holders and self._all_wait():
             wanted, for_queue = _reach(holders)

@@ -194,9 +194,14 @@ class Work:
         return list(targets)
 
     @property
+    def waits_for_room(self) -> bool:
+        """Does it wait in spawn() for room?"""
+        return any(call.waits_for_room for call in self.calls)
+
+    @property
     def waits_for_queue(self) -> bool:
         """Does it wait for the queue to move, for room or to see it empty?"""
-        return any(call.what in ENDS or call.waits_for_room for call in self.calls)
+        return self.waits_for_room or any(call.what in ENDS for call in self.calls)
 
     @property
     def waits(self) -> bool:
@@ -343,8 +348,7 @@ class Call:
         """Does it wait in spawn() for room, which it has not got but by a slot?"""
         if self.what != "spawn" or not self.waits or self.target is None:
             return False
-        job = self.target.job
-        return job is None or (job.pending and self.target.made_way)
+        return self.target.job is None or self.target.made_way
 
     def perform(self, turn: int) -> Coroutine[Any, Any, None]:
         """Make the call, in the task that runs this coroutine.

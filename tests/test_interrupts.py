@@ -1,8 +1,7 @@
 """KeyboardInterrupt at each line of the core (rules R6, R10); tests/ctrl_c raises it.
 
 Here it is a sample; ``make interrupts`` takes every line, at later times of it too, on
-every kind of loop. Four lines in a thousand leave wrong books: those that stand before
-the ``try`` of what the event loop itself calls, which nothing of ours can catch.
+every kind of loop. Some lines are left out: see `Place.is_out_of_reach`.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a timer's
 
 # How many places of each scenario on plain asyncio, and on another kind of loop.
 SAMPLE, ELSEWHERE = 40, 20
-# One in how many may leave wrong books.
-KNOWN = 4
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
@@ -31,9 +28,10 @@ def test_interrupt_at_any_line_the_books_are_closed(
     chance = random.Random(scenario.__name__)
     for kind, most in (("asyncio", SAMPLE), (chance.choice(ON), ELSEWHERE)):
         places = places_of(scenario, kind, times=2)
+        places = [place for place in places if not place.is_out_of_reach]
         sample = chance.sample(places, min(most, len(places)))
         wrong = [finding for place in sample if (finding := press(scenario, kind, place))]
-        if len(wrong) > len(sample) // KNOWN:
+        if wrong:
             count = f"on {kind} {len(wrong)} of {len(sample)} places leave wrong books:"
             whole = f"python -m tests.ctrl_c --loop '{kind}' {scenario.__name__}"
             lines = (count, *map(str, wrong), f"for all of them: {whole}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -28,7 +29,7 @@ from hypothesis.stateful import (
 
 from aiohttp_jobs import JobsError
 from tests.books import Books
-from tests.loops import KINDS, VirtualLoop, is_missing, make_loop
+from tests.loops import KINDS, VirtualLoop, make_loop
 from tests.model import (
     LEAVES,
     MANNERS,
@@ -111,6 +112,8 @@ class Model(RuleBasedStateMachine):
         batch: int,
         **options: Any,
     ) -> None:
+        # To look at what is there by now would take most of the time at the end.
+        gc.freeze()
         kind_of_loop = self.kinds[kind % len(self.kinds)]
         self.loop = cast(VirtualLoop, make_loop(kind_of_loop, seed))
         self.books = Books(self.loop, handler, meddler, meddles_at, **options)
@@ -141,6 +144,7 @@ class Model(RuleBasedStateMachine):
             self.turn(9)
             self.loop.close()
             self.while_it_lives.close()
+            gc.unfreeze()
 
     def let_everything_end(self) -> None:
         with self.standing():
@@ -439,11 +443,10 @@ class Model(RuleBasedStateMachine):
 
     def call_by_test(self, call: Call, place: str = "") -> None:
         self.books.calls.append(call)
-        perform = call.perform(self.books.turns)
         # In a context of its own, or one that jobs are given: it is part of no job.
         context = self.contexts.get(place) or contextvars.Context()
         with self.standing():
-            call.task = self.loop.create_task(perform, context=context)
+            call.task = self.books.make_task(call, context)
 
     def call_by(
         self, calls: list[Call], by: Work | None, how: str = "in turn", place: str = ""
@@ -552,8 +555,5 @@ class Foreign(Model):
 
 TestPlain = Model.TestCase
 TestShuffled = Shuffled.TestCase
-if Foreign.kinds:
-    TestForeign = Foreign.TestCase
-TestEager = pytest.mark.skipif(bool(is_missing("eager")), reason=is_missing("eager"))(
-    Eager.TestCase
-)
+TestForeign = Foreign.TestCase
+TestEager = pytest.mark.eager(Eager.TestCase)

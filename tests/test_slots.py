@@ -215,6 +215,99 @@ async def test_cancelled_wait_takes_the_slot_back() -> None:
     assert scheduler._slots.free == 1
 
 
+async def test_job_spawned_while_all_slots_drain_gets_one_of_them() -> None:
+    """L2: a drain from inside lends its slot, also to what comes later."""
+    go = asyncio.Event()
+
+    async def part_of_a_request() -> Job[None]:
+        await go.wait()
+        return await scheduler.spawn(nothing())
+
+    async with Scheduler(limit=1) as scheduler:
+        await scheduler.spawn(scheduler.drain())
+        shield = scheduler.shield(part_of_a_request())
+        await settle()
+        go.set()
+        late = await shield
+        await settle()
+        assert late.closed
+
+
+async def test_caller_that_is_cancelled_after_it_was_let_in_keeps_nobody_waiting() -> (
+    None
+):
+    """A2, L1: a free slot goes to the next one in the queue."""
+    go = asyncio.Event()
+    async with Scheduler(limit=1, pending_limit=1) as scheduler:
+        for _ in range(2):
+            await scheduler.spawn(wait_for(go))
+        caller = asyncio.create_task(scheduler.spawn(wait_for(go)))
+        await later(1)
+        scheduler.pending_limit = 3  # lets the caller in
+        next_one = scheduler.spawn_nowait(wait_for(go))
+        scheduler.limit = 4
+        caller.cancel()
+        await settle()
+        assert next_one.active
+        go.set()
+
+
+async def test_caller_that_is_cancelled_just_before_there_is_room_is_not_counted() -> (
+    None
+):
+    """L1: the counts are never negative."""
+    go = asyncio.Event()
+    async with Scheduler(limit=1, pending_limit=2) as scheduler:
+        for _ in range(3):
+            await scheduler.spawn(wait_for(go))
+        caller = asyncio.create_task(scheduler.spawn(wait_for(go)))
+        await later(1)
+        caller.cancel()
+        scheduler.pending_limit = 3
+        await settle()
+        assert scheduler.pending_count == 2
+        go.set()
+
+
+async def test_dropped_jobs_in_the_queue_keep_nobody_from_a_free_slot() -> None:
+    """A1: a job is active at once if a slot is free and nobody waits before it."""
+    first, second = asyncio.Event(), asyncio.Event()
+    async with Scheduler(limit=1) as scheduler:
+        await scheduler.spawn(wait_for(first))
+        job = await scheduler.spawn(wait_for(second))
+        dropped = await scheduler.spawn(nothing())
+        await dropped.close()
+        first.set()
+        await settle()
+        second.set()
+        await job
+        assert not (await scheduler.spawn(nothing())).pending
+
+
+async def test_jobs_held_back_that_fill_the_room_lock_nobody_out() -> None:
+    """L2: all who have a slot wait for one that waits for room."""
+    response = asyncio.get_running_loop().create_future()
+    go = asyncio.Event()
+
+    async def child(parent: Job[None]) -> None:
+        await go.wait()
+        await parent.wait()
+
+    async def parent() -> None:
+        await asyncio.sleep(0)
+        await scheduler.spawn(child(job), "child")
+        await scheduler.spawn(nothing(), "waits for room")
+
+    async with Scheduler(limit=1, pending_limit=1) as scheduler:
+        scheduler.spawn_after(response, nothing(), "held back")
+        job = await scheduler.spawn(parent(), "parent")
+        await settle()
+        go.set()
+        await settle()
+        assert job.closed
+        response.set_result(None)
+
+
 async def test_waiting_for_another_schedulers_job_lends_nothing() -> None:
     """L2: only a wait for a job of its own scheduler lends."""
     go = asyncio.Event()

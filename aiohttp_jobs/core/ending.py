@@ -220,12 +220,16 @@ class Ending:
         gate = self._gate
         loop = self._binding.check()
         me = self._caller()
-        if gate.state is OPEN:
-            gate.state = CLOSING
-            gate.drains += 1  # for ever: each end is looked at
-        if self._close_timeout is not None and self._close_by <= loop.time():
-            self._close_by = loop.time() + self._close_timeout
-        gate.refuse_callers()
+        try:
+            if gate.state is OPEN:
+                gate.state = CLOSING
+                gate.drains += 1  # for ever: each end is looked at
+            if self._close_timeout is not None and self._close_by <= loop.time():
+                self._close_by = loop.time() + self._close_timeout
+            gate.refuse_callers()
+        except BaseException:
+            gate.mend()  # which refuses them too
+            raise
         victims = self._find_victims(me)
         if victims:
             closing = self._closing
@@ -237,9 +241,11 @@ class Ending:
                     self._close_timeout,
                     self._closing_is_done,
                 )
+                closing.add(victims)
                 closing.go_on()
                 self._closing = closing
-            closing.add(victims)
+            else:
+                closing.add(victims)
         self.check()
         self._closes += 1
         try:
@@ -353,15 +359,15 @@ class _Closing:
         self._victims.extend(victims)
 
     def go_on(self) -> None:
-        """Cancel one batch in the next turn."""
+        """Cancel the next batch in the next turn."""
         # Twice, in case that a KeyboardInterrupt breaks into the first.
-        loop = self._binding.in_use()
-        loop.call_soon(self._run, self._batches)
-        loop.call_soon(self._run, self._batches)
+        loop, batch = self._binding.in_use(), self._batches + 1
+        loop.call_soon(self._run, batch)
+        loop.call_soon(self._run, batch)
 
     def _run(self, batch: int) -> None:
         """Cancel one batch; then come back in the next turn, or write the record."""
-        if batch != self._batches:
+        if batch != self._batches + 1:
             return
         put_off: list[Victim] = []
         for _ in range(min(BATCH, len(self._victims))):
@@ -376,9 +382,14 @@ class _Closing:
         if not self._victims:
             self._when_done()
             self._record()
-        self._batches += 1
-        if self._victims:
+            self._batches = batch
+            return
+        self._batches = batch
+        try:
             self.go_on()
+        except BaseException:
+            self._batches -= 1  # the second one is still to come
+            raise
 
     def _cancel(self, victim: Victim) -> None:
         if not isinstance(victim, Job):

@@ -79,9 +79,10 @@ class Gate:
         self.active: dict[int, Job[Any]] = {}
         # Jobs that did not end in time and still run: held so as not to be collected.
         self.strays: set[Job[Any]] = set()
-        # How many jobs have ended so far, by the state that they ended in.
+        # How many jobs have ended so far: well, and otherwise, by what they ended in.
+        self.succeeded = 0
         self.ended: dict[JobState, int] = dict.fromkeys(
-            (SUCCEEDED, FAILED, CANCELLED, LET_GO, HUNG_UP), 0
+            (FAILED, CANCELLED, LET_GO, HUNG_UP), 0
         )
         # Open, closing or closed; whether it is being drained is another matter.
         self.state: SchedulerState = OPEN
@@ -156,7 +157,7 @@ class Gate:
             return None
         if self.slots.begin_wait(waiter, job) and job.pending:
             self._hand_on(waiter)
-        self._look_for_way_out()
+        self.look_for_way_out()
         return waiter
 
     def begin_wait_for_queue(self) -> Job[Any] | None:
@@ -168,20 +169,21 @@ class Gate:
         if waiter is not None:
             if self.slots.begin_wait(waiter, None):
                 self._hand_on(waiter)
-            self._look_for_way_out()
+            self.look_for_way_out()
         return waiter
 
     def end_wait(self, waiter: Job[Any] | None, job: Job[Any] | None) -> None:
         """Note that this wait is over; None for a job is the wait for the queue."""
         if waiter is not None:
             self.slots.end_wait(waiter, job)
-            self._look_for_way_out()
+            self.look_for_way_out()
 
     def pump_soon(self, *, again: bool = False) -> None:
         """Let the loop call `pump`. `again`: also if that seems to be under way."""
         if again or not self._is_due:
-            self._is_due = True
+            # In this order: rather twice than never, if something breaks in between.
             self._binding.in_use().call_soon(self.pump)
+            self._is_due = True
 
     def pump_now(self) -> None:
         """Do what `pump` does at once, after a limit was changed."""
@@ -207,14 +209,25 @@ class Gate:
     def fill_slots(self) -> None:
         if self.state is not OPEN or self.is_held:
             self._returned.clear()
+            if self.state is not OPEN:
+                self.refuse_callers()
             while self.state is OPEN and self.pending.callers:
                 if self.pending.is_full():
                     break
                 self._admit()  # held, but there is room
             return
+        slots, pending, returned = self.slots, self.pending, self._returned
         for _ in range(BATCH):
-            if self._returned:
-                self._hand_on(self._returned.popleft())
+            queue = pending.queue
+            if (
+                slots.free > 0
+                and queue
+                and queue[0].state is PENDING
+                and not (returned or pending.callers or pending.unconfirmed)
+            ):
+                self.start(queue[0])  # what it comes to most often
+            elif returned:
+                self._hand_on(returned.popleft())
             elif not self._fill():
                 break
         else:
@@ -227,7 +240,7 @@ class Gate:
         # Held jobs that fill the room keep nobody from a free slot. (So there is one too
         # many pending if the slot is taken again before the caller has it.)
         if pending.callers and (
-            not pending.is_full() or (slots.free > 0 and not pending.queue)
+            not pending.is_full() or (slots.free > 0 and pending.first() is None)
         ):
             self._admit()
             return True
@@ -256,21 +269,33 @@ class Gate:
         job = slots.wanted_by(owner, pending.can_start)
         if job is None and slots.waits_for_queue(owner):
             job = pending.head()
-            if job is None and pending.callers and not pending.queue:
+            if job is None and pending.callers and pending.first() is None:
                 self._admit()  # all who are pending are held
         if job is not None:
             self.start(job, owner=owner)
             if pending.callers:
                 self.pump_soon()  # there is room for one
 
+    def release(self, number: int) -> None:
+        """What the job with this number was held back for is done."""
+        try:
+            job = self.pending.release(number)
+            if job is not None:
+                self.can_start_now(job)
+        except BaseException:
+            self.mend()
+            raise
+
     def can_start_now(self, job: Job[Any]) -> None:
         """A job that was held back is so no more: somebody may wait for it already."""
-        waiter = self.slots.waiter_for(job)
-        if waiter is not None and not self.is_held:
-            self._hand_on(waiter)
+        slots = self.slots
+        if slots.free <= 0 and not self.is_held:
+            waiter = slots.waiter_for(job) or slots.waiter_for(None)
+            if waiter is not None:
+                self._hand_on(waiter)
         self.pump_soon()
 
-    def _look_for_way_out(self) -> None:
+    def look_for_way_out(self) -> None:
         if self.slots.is_stuck() and (self.pending.queue or self.pending.callers):
             self.pump_soon()
 
@@ -283,6 +308,8 @@ class Gate:
         if found is not None:
             owner, job = found
             job = pending.head() if job is None else job
+            if job is None and pending.callers and pending.first() is None:
+                self._admit()  # all who are pending are held
             if job is not None:
                 self.start(job, owner=owner)
                 self.pump_soon()
@@ -324,7 +351,7 @@ class Gate:
                 state = finish(job, state, result)
             job.keeper = None
             slots, pending = self.slots, self.pending
-            if pending.queue or pending.callers:
+            if (pending.queue or pending.callers) and not self._is_due:
                 self.pump_soon()
             if job.waiters is not None:
                 wake(job)
@@ -336,7 +363,10 @@ class Gate:
             else:
                 slots.free += 1
             del self.active[job.id]
-            self.ended[state] += 1
+            if state is SUCCEEDED:
+                self.succeeded += 1  # costs half of a step in a dictionary
+            else:
+                self.ended[state] += 1
             if self.telling.observers is not None:
                 self.telling.tell("job_closed", job)
             if job.failure is None or state is HUNG_UP:

@@ -69,6 +69,8 @@ def close_coroutine(coro: Any) -> None:
 
 def _close(coro: Any) -> None:
     error = None if has_begun(coro) else call_guest(coro.close)
+    if error is None and not has_begun(coro):
+        call_guest(coro.close)  # a KeyboardInterrupt has kept it from the first
     if error is not None:
         with contextlib.suppress(RuntimeError):
             asyncio.get_running_loop().call_exception_handler(

@@ -60,7 +60,7 @@ class Intake:
         try:
             if (
                 slots.free > 0
-                and not pending.queue
+                and (not pending.queue or pending.first() is None)
                 and not pending.callers
                 and not gate.is_held
             ):
@@ -74,6 +74,8 @@ class Intake:
                 gate.telling.tell("job_spawned", job)
             if slots.free > 0:
                 gate.pump_soon(again=True)
+            else:
+                gate.look_for_way_out()
         except BaseException:
             gate.mend()
             if job.state is PENDING and job not in pending.queue:
@@ -127,6 +129,7 @@ class Intake:
         gate = self._gate
         pending = gate.pending
         waiter = None
+        is_in = False
         try:
             woken = pending.callers[job] = self._binding.in_use().create_future()
             waiter = gate.callers[job] = gate.begin_wait_for_queue()
@@ -135,16 +138,18 @@ class Intake:
                 raise SchedulerClosed
             if when_in is not None and not when_in(job):
                 return
+            is_in = True
             pending.unconfirmed.discard(job)
             gate.can_start_now(job)
             gate.fill_slots()
         except BaseException as error:
             # Cancelled. It may have its place in the queue by now, but has not started.
-            if job in pending.callers:
-                del pending.callers[job]
-                gate.refuse(job)
-            elif job.pending:
+            if job.pending and (is_in or job in pending.unconfirmed):
                 gate.drop(job)
+                gate.pump_soon()  # it has kept back those behind it
+            elif job.pending:
+                pending.callers.pop(job, None)
+                gate.refuse(job)
             if not isinstance(error, asyncio.CancelledError | SchedulerClosed):
                 gate.mend()
             raise
@@ -178,10 +183,12 @@ class Intake:
 
 def _release(gate: weakref.ref[Gate], number: int, future: asyncio.Future[Any]) -> None:
     """What the job with this number was held back for is done."""
-    if (still_there := gate()) is not None:
-        job = still_there.pending.release(number)
-        if job is not None:
-            still_there.can_start_now(job)
+    try:
+        if (still_there := gate()) is not None:
+            still_there.release(number)
+    except BaseException:
+        future.get_loop().call_soon(_release, gate, number, future)
+        raise
 
 
 def make_job(

@@ -6,6 +6,8 @@ import contextvars
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final
 
+from .guests import call_guest
+
 __all__ = ("Marked", "mark")
 
 # The number of the job that the running code is part of. Child tasks inherit it with
@@ -30,16 +32,20 @@ class Marked:
     def __await__(self) -> Generator[Any, Any, Any]:
         step: Callable[[Any], Any] = self._coro.send
         value: Any = None
-        while True:
-            token = mark.set(self._number)
-            try:
-                waits_for = step(value)
-            except StopIteration as end:
-                return end.value
-            finally:
-                mark.reset(token)
-            try:
-                value = yield waits_for
-                step = self._coro.send
-            except BaseException as error:
-                step, value = self._coro.throw, error
+        try:
+            while True:
+                token = mark.set(self._number)
+                try:
+                    waits_for = step(value)
+                except StopIteration as end:
+                    return end.value
+                finally:
+                    mark.reset(token)
+                try:
+                    value = yield waits_for
+                    step = self._coro.send
+                except BaseException as error:
+                    step, value = self._coro.throw, error
+        finally:
+            # It has ended, unless a KeyboardInterrupt has broken in here.
+            call_guest(self._coro.close)

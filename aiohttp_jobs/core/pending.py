@@ -111,6 +111,12 @@ class PendingJobs:
         alive = list(dict.fromkeys(job for job in self.queue if job.pending))
         self.queue = deque(alive)
         self._dropped = 0
+        for job in self.queue if self.callers else ():
+            if job in self.callers:  # it was about to be admitted
+                self.unconfirmed.add(job)
+                if not self.callers[job].done():
+                    self.callers[job].set_result(None)
+                del self.callers[job]
         if self.unconfirmed:
             self.unconfirmed.intersection_update(alive)
         if self.held:

@@ -118,8 +118,9 @@ class Launcher:
             self._later.pop(job, None)
             raise
 
-    def _make_foreign_task(self, keeper: Keeper, job: Job[Any]) -> None:
-        runner: Any = None
+    def _make_foreign_task(
+        self, keeper: Keeper, job: Job[Any], runner: Any = None
+    ) -> None:
         try:
             self._later.pop(job, None)
             if job.closed:
@@ -327,15 +328,19 @@ def _watch(keeper: Keeper, job: Job[Any], task: asyncio.Future[Any], runner: Any
 
 def _catch(keeper: Keeper, job: Job[Any], runner: Any, task: asyncio.Future[Any]) -> None:
     """The net: end the job if its task is over and the job is not."""
-    if runner is not None and not has_begun(runner):
-        runner.close()
-    if keeper.has_ended(job):
-        return
-    error = asyncio.CancelledError() if task.cancelled() else task.exception()
-    close_coroutine(job.coro)
-    if error is None:
-        error = RuntimeError(
-            f"The task of job {shown(job.label)} has ended, and did not run it to its "
-            "end: that is the doing of the event loop's task factory"
-        )
-    end_with(keeper, job, error)
+    try:
+        if runner is not None and not has_begun(runner):
+            runner.close()
+        close_coroutine(job.coro)
+        if keeper.has_ended(job):
+            return
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None:
+            error = RuntimeError(
+                f"The task of job {shown(job.label)} has ended, and did not run it to "
+                "its end: that is the doing of the event loop's task factory"
+            )
+        end_with(keeper, job, error)
+    except LEAVES:
+        task.get_loop().call_soon(_catch, keeper, job, runner, task)
+        raise

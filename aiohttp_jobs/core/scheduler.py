@@ -199,6 +199,7 @@ class Scheduler(Collection[Job[Any]]):
             shielded=len(self._shields),
             limit=self._slots.limit,
             pending_limit=pending.limit,
+            succeeded=self._gate.succeeded,
             **{state.name.lower(): count for state, count in ended.items()},
             joined=self._keys.joined,
             held=self._gate.is_held,

@@ -28,7 +28,7 @@ class _Shielded:
         report: called with its exception if there is nobody to raise it to.
     """
 
-    __slots__ = ("_owed", "_report", "cancelled", "timer", "waiting")
+    __slots__ = ("_is_settled", "_owed", "_report", "cancelled", "timer", "waiting")
 
     def __init__(self, report: Callable[[BaseException], None]) -> None:
         self._report = report
@@ -37,13 +37,17 @@ class _Shielded:
         # After a failure: how many were told and have not come to collect it; 0 for good
         # when somebody has it. No more than their number, which keeps none of them alive.
         self._owed = 0
+        # Have all been told?
+        self._is_settled = False
         # The end of its time; None if it may take any.
         self.timer: asyncio.TimerHandle | None = None
         # Has closing cancelled it?
         self.cancelled = False
 
     def settle(self, inner: asyncio.Future[Any]) -> None:
-        """Tell those who wait how it has ended."""
+        """Tell those who wait how it has ended; doing it again does nothing."""
+        if self._is_settled:
+            return
         outers = [outer for outer in self.waiting if not outer.done()]
         if inner.cancelled():
             for outer in outers:
@@ -52,11 +56,12 @@ class _Shielded:
             for outer in outers:
                 outer.set_result(inner.result())
         elif outers:
-            self._owed = len(outers)
+            self._owed = sum(not outer.cancelled() for outer in self.waiting)
             for outer in outers:
                 outer.set_exception(error)
         else:
             self._report(error)
+        self._is_settled = True
         self.waiting = {}
 
     def received(self) -> None:
@@ -131,18 +136,18 @@ class Shields:
 
     def _ended(self, inner: asyncio.Future[Any]) -> None:
         """One callback for callers and books: whoever sees it end, sees it told."""
-        shielded = self._strays.get(inner) or self._shielded.get(inner)
-        if shielded is not None:
-            try:
+        try:
+            shielded = self._strays.get(inner) or self._shielded.get(inner)
+            if shielded is not None:
                 if shielded.timer is not None:
                     shielded.timer.cancel()
                 shielded.settle(inner)
-            except BaseException:
-                inner.get_loop().call_soon(self._ended, inner)
-                raise
-            self._strays.pop(inner, None)
-            self._shielded.pop(inner, None)
+                self._strays.pop(inner, None)
+                self._shielded.pop(inner, None)
             self.when_over(inner)
+        except BaseException:
+            inner.get_loop().call_soon(self._ended, inner)
+            raise
 
     def sweep(self) -> None:
         """See to those that are done, and a KeyboardInterrupt has kept from it."""
@@ -198,8 +203,9 @@ class _Outer(asyncio.Future[T]):
 
     def cancel(self, msg: Any = None) -> bool:
         """Wait no more; the inner one does not keep it."""
+        is_cancelled = super().cancel(msg)
         self._shielded.waiting.pop(self, None)
-        return super().cancel(msg)
+        return is_cancelled
 
     def __await__(self) -> Generator[Any, None, T]:
         self._awaited += 1

@@ -147,7 +147,7 @@ class Slots:
                 return job
         return None
 
-    def waiter_for(self, job: Job[Any]) -> Job[Any] | None:
+    def waiter_for(self, job: Job[Any] | None) -> Job[Any] | None:
         """Return the first that has a slot and waits for this very job."""
         return next((w for w in self._waiting if job in self.waits.get(w, ())), None)
 

@@ -72,6 +72,15 @@ class Place:
         times = f" (time {self.time})" if self.time > 1 else ""
         return f"{self.file.removeprefix(CORE + '/')}:{self.line}{times}: {text}"
 
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Does what is raised here leave the function, whatever that has written?
+
+        On the line of a ``try`` its block has not begun. Where the event loop itself
+        calls the function, nobody of ours is above it.
+        """
+        return linecache.getline(self.file, self.line).strip() == "try:"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -388,7 +397,10 @@ async def _ends(
     coro: Coroutine[Any, Any, Any], name: str, wrong: list[str], failing: bool = False
 ) -> Any:
     """Return its result; write down if it does not end, or not well."""
-    task = asyncio.create_task(coro)
+    try:
+        task = asyncio.create_task(coro)
+    except KeyboardInterrupt:
+        return False  # an eager task that has ended so in its first step
     await asyncio.wait([task], timeout=2 * LONG)
     if not task.done():
         wrong.append(f"{name} never ends")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -62,6 +62,11 @@ class Evidence:
             **{plan.job_name: plan for plan in plans},
         }
 
+    @cached_property
+    def answered(self) -> Collection[str]:
+        """The requests whose clients were answered."""
+        return {o.plan.request_name for o in self.outcomes if o.status}
+
     def has_timeout(self, name: str) -> bool:
         """Is it a job that may run for some time only?"""
         plan = self.plans.get(name)
@@ -101,6 +106,12 @@ class Evidence:
     def failures(self) -> Counter[str | None]:
         """How often the failures of jobs and handlers were told to anybody."""
         told = self.logged("storm.server", *FAILED)
+        # One that swallows the cancellation by its timeout fails when it is let go.
+        told += [
+            record
+            for record in self.logged("storm.server", LET_GO)
+            if self.has_timeout(record["subject"]) and not self.stopped(record["subject"])
+        ]
         for record in self.logged("aiohttp.server", ""):
             if not _concerns_no_handler(record):
                 told.append(record)

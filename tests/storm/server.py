@@ -22,7 +22,7 @@ from aiohttp import web
 from aiohttp_jobs import SCHEDULER, Job, Scheduler, setup
 
 from .handlers import LEDGER, SEED, add_routes
-from .jobs import STUBBORN_FOR
+from .jobs import CURRENT, STUBBORN_FOR
 from .ledger import Ledger
 
 __all__ = ("CLOSE_TIMEOUT", "DEADLINE", "Settings", "make_runner")
@@ -100,7 +100,10 @@ def report(scheduler: Scheduler, context: dict[str, Any]) -> None:
     """Log what the exception handler is told, for the verdict."""
     error: BaseException = context["exception"]
     job: Job[Any] | None = context.get("job")
-    subject = getattr(error, "subject", None) or (job and job.get_name())
+    subject = getattr(error, "subject", None)
+    if subject is None and job is not None:
+        # An atomic handler has no name of its own: all is told in its context.
+        subject = job.name or f"request {CURRENT.get()}"
     logger.error(context["message"], extra={"subject": subject}, exc_info=error)
 
 
