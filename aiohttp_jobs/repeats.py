@@ -111,7 +111,7 @@ def repeat(  # type: ignore[misc]
     _check(schedule, function, name, timeout, jitter)
     if isinstance(where, Scheduler):
         repeats = Repeat(where, schedule, function, args, name, timeout, jitter)
-        repeats.start(at_once)
+        repeats._start(at_once)
         return repeats
     scheduler = get_scheduler_from_app(where)
     if scheduler is None:
@@ -121,12 +121,12 @@ def repeat(  # type: ignore[misc]
         )
     repeats = Repeat(scheduler, schedule, function, args, name, timeout, jitter)
     if where.on_startup.frozen:
-        repeats.start(at_once)
+        repeats._start(at_once)
         return repeats
 
     async def start(app: web.Application) -> None:
         if not repeats.cancelled:
-            repeats.start(at_once)
+            repeats._start(at_once)
 
     async def stop(app: web.Application) -> None:
         repeats.cancel()
@@ -227,8 +227,8 @@ class Repeat:
         if self._entry is not None:
             self._entry.cancel()
 
-    def start(self, at_once: bool) -> None:
-        """Begin to wait for the ticks. For :func:`repeat`."""
+    def _start(self, at_once: bool) -> None:
+        """Begin to wait for the ticks."""
         self.scheduler.check_loop()
         if self.scheduler.closed:
             self.cancel()
@@ -239,7 +239,7 @@ class Repeat:
         if at_once:
             self._context.run(self._run)
 
-    def made(self, job: Job[Any]) -> bool:
+    def _made(self, job: Job[Any]) -> bool:
         """Is it the last job of these?"""
         return job.coro is self._coro
 
@@ -360,7 +360,7 @@ def repeat_of(job: Job[Any]) -> Repeat | None:
     It is known until the observers have been told of the job's end.
     """
     found = None if job.context is None else job.context.get(_repeat)
-    return found if found is not None and found.made(job) else None
+    return found if found is not None and found._made(job) else None
 
 
 async def _fail(error: BaseException) -> None:

@@ -28,7 +28,7 @@ from .web.setup import schedulers_of
 if TYPE_CHECKING:
     from aiohttp.test_utils import BaseTestServer, TestClient
 
-__all__ = ("FailedJobs", "SpawnedJobs", "drain_jobs", "raise_failures")
+__all__ = ("SpawnedJobs", "drain_jobs")
 
 
 async def drain_jobs(
@@ -162,7 +162,7 @@ class SpawnedJobs(Sequence[Job[Any]]):
         first = len(self._jobs)
         self._held = []
         for scheduler in list(_failed):
-            self.hold(scheduler)
+            self._hold(scheduler)
         try:
             yield
         finally:
@@ -173,8 +173,8 @@ class SpawnedJobs(Sequence[Job[Any]]):
             for scheduler in held:
                 scheduler.release()
 
-    def hold(self, scheduler: Scheduler) -> None:
-        """Hold this one, too, if jobs are held just now. For the recording."""
+    def _hold(self, scheduler: Scheduler) -> None:
+        """Hold this one, too, if jobs are held just now."""
         if self._held is None or scheduler.held or scheduler.closed:
             return
         try:
@@ -218,7 +218,7 @@ class Recording:
         for observer in self._observers:
             scheduler.add_observer(observer)
             if isinstance(observer, SpawnedJobs):
-                observer.hold(scheduler)
+                observer._hold(scheduler)
 
 
 # All schedulers that were made since this was imported, each with what has failed there.
