@@ -23,6 +23,7 @@
 #   core/running.py     a job's task, and what the task runs
 #   core/gate.py        which job runs when, and the books of those that run
 #   core/intake.py      how a job gets in: at once, into the queue, or later
+#   core/keys.py        jobs of which there is one at a time
 #   core/shield.py      the awaitables that a scheduler shields
 #   core/ending.py      draining and closing, and the record of it
 #   core/scheduler.py   Scheduler: the public face, which composes these
@@ -43,10 +44,25 @@
 #   _scheduler.py  Scheduler, and the deprecated create_scheduler
 #   aiohttp.py     the functions of the aiohttp layer, and the app key by its other name
 #
+# For what runs in jobs, of the standard library alone:
+#
+#   threads.py  in_thread: a blocking function as a job
+#
+# For periodic jobs, in memory or durable, and made of the standard library alone:
+#
+#   schedule.py  every(…) and cron(…), and when their next tick is
+#
+# Above these and the aiohttp layer:
+#
+#   repeats.py  repeat: a job again and again, by a schedule
+#   testing.py  for tests of applications; pytest_aiohttp_jobs.py beside the package is
+#               the plugin for pytest
+#
 # On top, each with an extra of its name, and imported only by those who use it:
 #
 #   prometheus.py     what schedulers do, as metrics
 #   opentelemetry.py  a span for each job
+#   sentry.py         a scope and a transaction for each job, failures, monitors
 #   dashboard/        pages that show what runs, what waits, what failed and why
 
 from ._scheduler import create_scheduler
@@ -57,6 +73,9 @@ from .core.reports import ExceptionHandler
 from .core.scheduler import Scheduler
 from .core.states import JobState, SchedulerState
 from .core.statistics import Statistics
+from .repeats import Repeat, repeat
+from .schedule import Schedule, cron, every
+from .threads import in_thread
 from .web.atomic import atomic
 from .web.request import (
     SCHEDULER,
@@ -79,6 +98,8 @@ __all__ = (
     "JobLogger",
     "JobState",
     "JobsError",
+    "Repeat",
+    "Schedule",
     "Scheduler",
     "SchedulerClosed",
     "SchedulerFull",
@@ -86,9 +107,13 @@ __all__ = (
     "Statistics",
     "atomic",
     "create_scheduler",
+    "cron",
+    "every",
     "get_scheduler",
     "get_scheduler_from_app",
     "get_scheduler_from_request",
+    "in_thread",
+    "repeat",
     "setup",
     "shield",
     "spawn",

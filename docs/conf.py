@@ -34,14 +34,19 @@ _others = "|".join(
     {
         *sys.stdlib_module_names,
         *("aiohttp", "aiojobs", "multidict", "opentelemetry", "prometheus_client"),
-        *("sqlalchemy",),
+        *("sentry_sdk", "sqlalchemy"),
     }
 )
 _builtins = "|".join(name for name in dir(builtins) if name.isidentifier())
-_type_variable = "[A-Z](_co|_contra)?"
+_type_variable = "[A-Z](s|_co|_contra)?"
+# What annotations name that only type checkers import, or that is no name for users.
+_for_types = (
+    r"BaseTestServer|TestClient|web\.Application|aiohttp_jobs\.(schedule|threads)\..+"
+)
 nitpick_ignore_regex = [
     ("py:.*", rf"({_others})(\..+)?"),
     ("py:.*", rf"({_builtins})(\..+)?"),
+    ("py:.*", _for_types),
     ("py:.*", rf"(aiohttp_jobs\.([a-z_]+\.)*)?{_type_variable}"),
 ]
 

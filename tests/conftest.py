@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from aiohttp_jobs.core.scheduler import WHEN_MADE
 from tests.loops import ALWAYS, IN_TURN, KINDS, is_missing, make_loop, run
 
 pytest_plugins = ("pytester",)
@@ -24,14 +25,17 @@ CORE = {
     "test_closing",
     "test_factories",
     "test_job",
+    "test_keys",
     "test_logs",
     "test_observers",
     "test_odd_exceptions",
     "test_drainers",
+    "test_repeats",
     "test_scheduler",
     "test_slots",
     "test_stack",
     "test_shield",
+    "test_threads",
 }
 
 
@@ -190,3 +194,17 @@ def what_is_there_stays() -> None:
     time: that would take longer than all these tests."""
     gc.collect()
     gc.freeze()
+
+
+# The modules that use aiohttp_jobs.testing, which keeps the failures of all schedulers.
+RECORDED = {"test_docs", "test_pytest_plugin", "test_testing"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nobody_records(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whichever modules are collected beside it, a test has its schedulers for itself."""
+    kept = WHEN_MADE[:]
+    if request.path.stem not in RECORDED:
+        WHEN_MADE.clear()
+    yield
+    WHEN_MADE[:] = kept

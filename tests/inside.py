@@ -10,7 +10,7 @@ from aiohttp_jobs import Scheduler
 __all__ = ("kept_by",)
 
 # The parts of a scheduler, and of what they keep that which does not grow.
-PARTS = ("_gate", "_slots", "_pending", "_shields", "_reports", "_ending")
+PARTS = ("_gate", "_keys", "_slots", "_pending", "_shields", "_reports", "_ending")
 CONSTANT = {"ended"}
 
 

@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import re
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -25,6 +26,8 @@ from aiohttp import web
 
 import aiohttp_jobs
 from aiohttp_jobs import SCHEDULER, JobState, Scheduler
+from aiohttp_jobs.repeats import repeats_of
+from aiohttp_jobs.testing import drain_jobs
 from tests.loops import later, make_loop, run
 from tests.pages import Block, Page, blocks, type_in
 
@@ -34,22 +37,23 @@ PAGES = (
     "docs/tutorial.rst",
     "docs/which-tool.rst",
     "docs/howto.rst",
+    "docs/threads.rst",
+    "docs/repeat.rst",
     "docs/cancellation.rst",
     "docs/prometheus.rst",
     "docs/opentelemetry.rst",
+    "docs/sentry.rst",
     "docs/logging.rst",
     "docs/sqlalchemy.rst",
     "docs/starlette.rst",
     "docs/dashboard.rst",
 )
+# Pages that show whole files, which tests/test_pytest_plugin.py writes and runs.
+FILES = {"docs/testing-applications.rst": 3}
 # Blocks that go on in the file of another one, and say so.
-GOES_ON = {
-    "testing-after-response": "testing",
-    "testing-without-a-server": "testing",
-    "testing-failures": "testing",
-}
+GOES_ON: dict[str, str] = {}
 # Pages that talk to threads, of which a clock that jumps knows nothing.
-REAL_TIME = {"docs/sqlalchemy.rst"}
+REAL_TIME = {"docs/sqlalchemy.rst", "docs/threads.rst"}
 ALL = {block.name: (path, block) for path in PAGES for block in blocks(path)}
 
 
@@ -170,7 +174,8 @@ def test_every_python_block_is_found() -> None:
     for path in (ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))):
         page = path.relative_to(ROOT).as_posix()
         said = re.findall(r"(?m)^ *\.\. code(?:-block)?:: *py", path.read_text())
-        assert len(said) == (len(list(blocks(page))) if page in PAGES else 0), page
+        found = len(list(blocks(page))) if page in PAGES else FILES.get(page, 0)
+        assert len(said) == found, page
 
 
 def test_sessions_are_followed() -> None:
@@ -308,28 +313,6 @@ async def standalone(page: Page) -> None:
 # -- docs/howto.rst ---------------------------------------------------------------------
 
 
-@check("testing")
-async def example_test(page: Page) -> None:
-    await page.names["test_subscribe_delivers_a_mail"](page.start)
-
-
-@check("testing-after-response")
-async def example_test_after_response(page: Page) -> None:
-    await page.names["test_unsubscribe_delivers_a_mail"](page.start)
-
-
-@check("testing-without-a-server")
-async def example_test_without_a_server(page: Page) -> None:
-    await page.names["test_welcome_delivers_a_mail"]()
-
-
-@check("testing-failures")
-async def example_test_of_failures(page: Page) -> None:
-    await page.names["test_no_job_fails"](page.start)
-    with failing(page, "deliver"), pytest.raises(AssertionError):
-        await page.names["test_no_job_fails"](page.start)
-
-
 @check("bounded")
 async def bounded(page: Page) -> None:
     client = await page.serve()
@@ -362,19 +345,17 @@ async def reporting_by_a_job(page: Page) -> None:
 
 @check("periodic")
 async def periodic(page: Page) -> None:
-    ran = asyncio.Semaphore(0)
-
-    async def run() -> None:
-        ran.release()
-        raise ConnectionError("the database is down")
-
-    app = page.names["app"]
-    page.names["add_periodic"](app, 0, run)
     client = await page.serve()
-    for _ in range(3):
-        await ran.acquire()
-    await client.close()
+    await drain_jobs(client)
     assert page.printed() == "Removed\n"
+
+
+@check("key")
+async def key(page: Page) -> None:
+    client = await page.serve()
+    for number in (42, 42, 43):
+        await client.post(f"/reports/{number}")
+    assert client.app[SCHEDULER].active_count == 2
 
 
 @check("limits")
@@ -462,6 +443,70 @@ async def prometheus_collector(page: Page) -> None:
         await page.run_main()
         names["start_http_server"].assert_called_once_with(9100)
     assert list(page.names["jobs_collector"]().collect()) == []
+
+
+# -- docs/threads.rst -------------------------------------------------------------------
+
+
+@check("threads")
+async def threads(page: Page) -> None:
+    client = await page.serve()
+    assert await (await client.post("/pdf")).text() == "It is being made.\n"
+    await drain_jobs(client)
+    assert page.printed() == "report.pdf is ready\n"
+    await client.post("/pdf")
+    [job] = client.app[SCHEDULER]
+    await job.close(timeout=30)
+    assert re.fullmatch(r"(report\.pdf is given up at page \d\n)?", page.printed())
+
+
+@check("threads-executor")
+async def threads_executor(page: Page) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        client = await page.serve()
+    await client.post("/print")
+    await client.close()
+    assert page.printed() == "printed.pdf is ready\n"
+
+
+# -- docs/repeat.rst --------------------------------------------------------------------
+
+
+@check("repeat")
+async def repeated(page: Page) -> None:
+    client = await page.serve()
+    [found] = repeats_of(client.app[SCHEDULER])
+    assert repr(found.schedule) == "every(2)"
+    await client.close()
+    assert found.cancelled
+
+
+@check("repeat-by-hand")
+async def repeated_by_hand(page: Page) -> None:
+    client = await page.serve()
+    told = await (await client.get("/refresh")).json()
+    assert told["next_at"] % 3600 == 0
+    assert told["cancelled"] is False
+    await drain_jobs(client)
+    assert page.printed() == "Refreshed\n"
+    await client.delete("/refresh")
+    told = await (await client.get("/refresh")).json()
+    assert told == {"next_at": None, "cancelled": True}
+
+
+# -- docs/sentry.rst --------------------------------------------------------------------
+
+
+@check("sentry")
+async def sentry(page: Page) -> None:
+    # It patches what it finds: tests/test_sentry.py lets it.
+    with mock.patch("sentry_sdk.init") as init:
+        client = await page.serve()
+        init.assert_called_once()
+    form = {"user": "ann", "email": "ann@example.org"}
+    assert await (await client.post("/sign-up", data=form)).text() == "Thank you!"
+    await drain_jobs(client)
 
 
 # -- docs/logging.rst -------------------------------------------------------------------

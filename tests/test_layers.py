@@ -43,6 +43,7 @@ CORE = (
     "core.running",
     "core.gate",
     "core.intake",
+    "core.keys",
     "core.shield",
     "core.ending",
     "core.scheduler",
@@ -62,10 +63,17 @@ FROM_AIOJOBS = (
     "_scheduler",
     "aiohttp",
 )
+# For what runs in jobs: of the standard library, and beside the core.
+BESIDE = ("threads",)
+# When periodic jobs are due: of the standard library, but for what cron() needs.
+SCHEDULE = ("schedule",)
+# Above all these, and of nothing but them.
+ABOVE = ("repeats", "testing")
 # On top, imported by nothing else: each needs the package of its extra.
 EXTRAS = {
     "prometheus": "prometheus_client",
     "opentelemetry": "opentelemetry",
+    "sentry": "sentry_sdk",
 }
 # An extra that is a package: its own modules, from the bottom to the top.
 DASHBOARD = (
@@ -87,6 +95,9 @@ LAYERS = (
     *("core", *CORE),
     *("web", *AIOHTTP_LAYER),
     *FROM_AIOJOBS,
+    *BESIDE,
+    *SCHEDULE,
+    *ABOVE,
     *EXTRAS,
     *DASHBOARD,
     "",
@@ -97,6 +108,7 @@ PUBLIC_MODULES = {
     "aiohttp",
     "aiohttp.abc",
     "aiohttp.hdrs",
+    "aiohttp.test_utils",
     "aiohttp.typedefs",
     "aiohttp.web",
 }
@@ -171,7 +183,10 @@ def test_map_of_the_package_names_the_modules_in_this_order() -> None:
     """The comment at the top of the package is the map for newcomers."""
     text = (PACKAGE / "__init__.py").read_text()
     named = re.findall(r"(?m)^#   ([\w/]+)\.py  ", text)
-    order = (*CORE, *AIOHTTP_LAYER, *FROM_AIOJOBS, *EXTRAS)
+    order = (
+        *(*CORE, *AIOHTTP_LAYER, *FROM_AIOJOBS),
+        *(*BESIDE, *SCHEDULE, *ABOVE, *EXTRAS),
+    )
     assert named == [name.replace(".", "/") for name in order]
 
 
@@ -239,13 +254,37 @@ def test_core_imports_the_standard_library_and_itself(module: str) -> None:
     )
 
 
-@pytest.mark.parametrize("module", [*AIOHTTP_LAYER, *FROM_AIOJOBS])
+@pytest.mark.parametrize("module", [*AIOHTTP_LAYER, *FROM_AIOJOBS, *ABOVE])
 def test_aiohttp_layer_imports_aiohttp_and_the_standard_library(module: str) -> None:
     """The package needs aiohttp and nothing else."""
     outside = {each.module for each in imports(module) if each.module[0] != "."}
     top_level = {name.partition(".")[0] for name in outside}
     assert top_level <= {"aiohttp"} | sys.stdlib_module_names
     assert {name for name in outside if name.startswith("aiohttp")} <= PUBLIC_MODULES
+
+
+@pytest.mark.parametrize("module", BESIDE)
+def test_what_is_beside_the_core_needs_the_standard_library(module: str) -> None:
+    """And nothing of the package."""
+    assert {each.module.partition(".")[0] for each in imports(module)} <= (
+        sys.stdlib_module_names
+    )
+
+
+@pytest.mark.parametrize("module", SCHEDULE)
+def test_schedule_needs_the_standard_library_and_cronsim(module: str) -> None:
+    """And nothing of the package."""
+    needed = {each.module for each in imports(module)}
+    assert needed <= {"cronsim"} | sys.stdlib_module_names
+    at_import = {
+        name
+        for node in tree_of(module).body
+        for each in _imports(node, (), False)
+        if not each.for_types_only
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [each.module]
+    }
+    assert "cronsim" not in at_import
 
 
 @pytest.mark.parametrize(("module", "package"), EXTRAS.items())

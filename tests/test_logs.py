@@ -67,7 +67,9 @@ async def test_end_of_a_job_is_logged_with_its_fields(
     async with Scheduler(
         observers=[JobLogger()], exception_handler=Reports(), close_timeout=1
     ) as scheduler:
-        job = await scheduler.spawn(make(), "order 3", origin="POST /orders")
+        job = await scheduler.spawn(
+            make(), "order 3", origin="POST /orders", key="order:3"
+        )
         await end(scheduler, job)
     (record,) = caplog.records
     assert record.levelno == logging.INFO
@@ -79,6 +81,7 @@ async def test_end_of_a_job_is_logged_with_its_fields(
         "job_name": "order 3",
         "job_coro": job.coro_name,
         "job_origin": "POST /orders",
+        "job_key": "order:3",
         "job_outcome": outcome,
         "job_error": error,
     }

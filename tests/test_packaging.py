@@ -17,6 +17,8 @@ pytestmark = pytest.mark.packaging
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "aiohttp_jobs"
+# Beside the package, for pytest loads it for all that is installed.
+PLUGIN = "pytest_aiohttp_jobs.py"
 
 
 @pytest.fixture(scope="session")
@@ -49,12 +51,13 @@ def read_metadata(wheel: Path) -> email.message.Message:
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
-    """Every file of the package, typed marker included; no tests, demo or docs."""
+    """Every file of the package, typed marker included; no tests, demo or docs. Beside
+    it only the plugin for pytest."""
     expected = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / PACKAGE).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
-    }
+    } | {PLUGIN}
     assert f"{PACKAGE}/py.typed" in expected
     assert f"{PACKAGE}/dashboard/static/dashboard.js" in expected
     assert f"{PACKAGE}/dashboard/templates/overview.html" in expected
@@ -77,6 +80,7 @@ def test_readme_of_the_wheel_links_to_nothing_that_an_index_lacks(wheel: Path) -
     readme = read_metadata(wheel).get_payload()
     assert isinstance(readme, str)
     assert "Tutorial (``docs/tutorial.rst``)" in readme
+    assert "image::" not in readme
     links = re.findall(r"<([^\s<>]+)>`_", readme)
     assert links
     assert [link for link in links if not link.startswith("https://")] == []

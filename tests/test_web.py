@@ -325,6 +325,32 @@ async def test_context_and_timeout_and_name_are_passed_on() -> None:
     assert told == [f"{name} for somebody else" for name in "abcd"]
 
 
+async def test_key_is_passed_on() -> None:
+    """W3: several requests make one job; each way in knows the key."""
+    go = asyncio.Event()
+    jobs: list[Job[Any]] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        for after_response in (False, True):
+            options: dict[str, Any] = {"key": "a", "after_response": after_response}
+            jobs.append(await spawn(request, go.wait(), **options))
+            jobs.append(spawn_nowait(request, go.wait(), **options))
+            options["key"] = "b"
+            jobs.append(await spawn(request, go.wait(), **options))
+        return web.Response()
+
+    app = one_route(handler)
+    setup(app)
+    async with serving(app) as client:
+        await client.get("/")
+        await client.get("/")
+        assert sorted({(job.id, job.key) for job in jobs}) == [
+            (jobs[0].id, "a"),
+            (jobs[2].id, "b"),
+        ]
+        go.set()
+
+
 async def test_job_knows_the_method_and_route_that_it_comes_from() -> None:
     """Neither the address that the client has sent nor its query; W3: in a
     sub-application, too."""
@@ -1055,3 +1081,39 @@ async def test_scheduler_is_closed_functions_refuse_and_close_the_coroutine() ->
         with pytest.raises(SchedulerClosed):
             await way_in(request, nothing())
     gc.collect()
+
+
+@pytest.mark.parametrize("way", ["plain", "atomic", "in the middleware"])
+async def test_handler_is_called_without_a_server_job_is_held_back_for_nothing(
+    way: str,
+) -> None:
+    """W8: nobody sends a response, and the caller of the handler waits for the job."""
+    late = Late(atomic_handler=way == "atomic")
+    request = make_mocked_request("GET", "/", app=late.app)
+    async with asyncio.timeout(30):
+        if way == "plain":
+            await late.handler(request)
+        elif way == "atomic":
+            await atomic(late.handler)(request)
+        else:
+            [middleware] = late.app.middlewares
+            await middleware(request, late.handler)
+        assert await late.scheduler.drain() is True
+        assert late.log[-1] == "job"
+        await late.job
+        await late.scheduler.wait_and_close()
+    assert late.log == ["job"]
+
+
+async def test_handler_is_called_without_a_server_by_a_task_of_its_own() -> None:
+    """W8: the function as well."""
+    late = Late()
+
+    async def handler() -> None:
+        request = make_mocked_request("GET", "/", app=late.app)
+        late.jobs.append(spawn_nowait(request, late.work(), after_response=True))
+
+    await asyncio.create_task(handler())
+    await late.job
+    await late.scheduler.wait_and_close()
+    assert late.log == ["job"]

@@ -45,21 +45,28 @@ class Failure:
         error: the exception.
     """
 
-    __slots__ = ("_when_raised", "error", "is_received")
+    __slots__ = ("_when_raised", "error", "is_raised", "is_received")
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
-        # Has it been raised to somebody? Else the exception handler is told.
+        # Does nobody have to be told of it any more: has it been raised to somebody, or
+        # has the exception handler been told?
         self.is_received = False
+        # Has it been raised to somebody, be it before or after that?
+        self.is_raised = False
         self._when_raised: TracebackType | None = traceback_of(error)
 
     def exception(self) -> BaseException:
         """Return it as it was raised at first; who raises it adds to its traceback."""
         return BaseException.with_traceback(self.error, self._when_raised)
 
+    def take(self) -> None:
+        """Note that whoever calls this has it, and raises it in some form."""
+        self.is_received = self.is_raised = True
+
     def receive(self) -> NoReturn:
         """Raise it to whoever calls this, who has it then."""
-        self.is_received = True
+        self.take()
         try:
             # As asyncio.Future does: else each waiter would add to one traceback.
             raise self.exception()

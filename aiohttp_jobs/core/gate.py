@@ -288,9 +288,11 @@ class Gate:
 
     def can_start_now(self, job: Job[Any]) -> None:
         """A job that was held back is so no more: somebody may wait for it already."""
-        waiter = self.slots.waiter_for(job) or self.slots.waiter_for(None)
-        if waiter is not None and not self.is_held:
-            self._hand_on(waiter)
+        slots = self.slots
+        if slots.free <= 0 and not self.is_held:
+            waiter = slots.waiter_for(job) or slots.waiter_for(None)
+            if waiter is not None:
+                self._hand_on(waiter)
         self.pump_soon()
 
     def look_for_way_out(self) -> None:

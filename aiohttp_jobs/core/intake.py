@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import itertools
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from types import CoroutineType
 from typing import Any, Final, TypeVar
@@ -56,7 +56,7 @@ class Intake:
         except RuntimeError:
             is_here = False
         if not is_here or gate.state is not OPEN:
-            self._check_open_for(job)
+            self.check_open_for(job)
         try:
             if (
                 slots.free > 0
@@ -94,7 +94,7 @@ class Intake:
 
     def start_at_once(self, job: Job[Any]) -> None:
         """Start a job that takes no slot."""
-        self._check_open_for(job)
+        self.check_open_for(job)
         self._gate.slots.at_once.add(job)
         self._gate.start(job, True)
 
@@ -104,7 +104,7 @@ class Intake:
         Raises:
             SchedulerFull: there is no room.
         """
-        self._check_open_for(job, future)
+        self.check_open_for(job, future)
         pending = self._gate.pending
         if pending.callers or pending.is_full():
             self._refuse_full(job)
@@ -114,8 +114,14 @@ class Intake:
         # The future may live long: it keeps neither the job nor its scheduler.
         future.add_done_callback(partial(_release, weakref.ref(self._gate), job.id))
 
-    async def wait_for_room(self, job: Job[Any]) -> None:
+    async def wait_for_room(
+        self, job: Job[Any], when_in: Callable[[Job[Any]], bool] | None = None
+    ) -> None:
         """Let a job into the queue when there is room, in the order of the callers.
+
+        Args:
+            job: which.
+            when_in: called when it has its place; is it still wanted?
 
         Raises:
             SchedulerClosed: the scheduler was closed meanwhile.
@@ -130,6 +136,8 @@ class Intake:
             await woken
             if gate.state is not OPEN:
                 raise SchedulerClosed
+            if when_in is not None and not when_in(job):
+                return
             is_in = True
             pending.unconfirmed.discard(job)
             gate.can_start_now(job)
@@ -154,7 +162,12 @@ class Intake:
         if self._gate.state is not OPEN:
             raise SchedulerClosed
 
-    def _check_open_for(self, job: Job[Any], *futures: object) -> None:
+    def check_open_for(self, job: Job[Any], *futures: object) -> None:
+        """Refuse the job if the scheduler takes no more, or one of the futures is none.
+
+        Raises:
+            SchedulerClosed, RuntimeError, TypeError: so it is.
+        """
         try:
             self._check_open()
             for future in futures:

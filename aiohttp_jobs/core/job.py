@@ -12,7 +12,8 @@ import contextvars
 import traceback
 from collections.abc import Coroutine, Generator
 from time import monotonic
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeVar
+from weakref import WeakKeyDictionary
 
 from .checks import check_name, check_seconds
 from .errors import JobCancelled
@@ -39,12 +40,16 @@ __all__ = (
     "begin",
     "finish",
     "forget",
+    "give_key",
     "note_spawned",
     "stop",
     "wake",
 )
 
 T_co = TypeVar("T_co", covariant=True)
+
+# The keys of the few jobs that have one: nobody else pays for a field.
+_keys: Final = WeakKeyDictionary["Job[Any]", str]()
 
 
 class Job(Generic[T_co]):
@@ -171,6 +176,11 @@ class Job(Generic[T_co]):
     def label(self) -> str:
         """How messages call the job, which is its name or else that of its coroutine."""
         return self.name or self.coro_name
+
+    @property
+    def key(self) -> str | None:
+        """The key given to :meth:`Scheduler.spawn`; None if there was none."""
+        return _keys.get(self)
 
     def exception(self) -> BaseException | None:
         """Return what the job has failed with; None if it has not failed.
@@ -317,7 +327,7 @@ class Job(Generic[T_co]):
         if expired:
             failure = self.failure if self.state is FAILED else None
             if failure is not None:
-                failure.is_received = True  # the error below carries it
+                failure.take()  # the error below carries it
             name = shown(self.label)
             raise TimeoutError(
                 f"Job {name} did not end within {timeout} s and was cancelled"
@@ -369,6 +379,11 @@ def wake(job: Job[Any]) -> None:
         if not waiter.done():
             waiter.set_result(None)
     job.waiters = None
+
+
+def give_key(job: Job[Any], key: str) -> None:
+    """Note that it is the one with this key, which it is called by for ever."""
+    _keys[job] = key
 
 
 def forget(job: Job[Any]) -> None:

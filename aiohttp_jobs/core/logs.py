@@ -61,6 +61,7 @@ def job_fields(job: Job[Any]) -> dict[str, Any]:
         "job_name": shown(job.label),
         "job_coro": shown(job.coro_name),
         "job_origin": None if job.origin is None else shown(job.origin),
+        "job_key": None if job.key is None else shown(job.key),
         "job_outcome": job.state.name.lower() if job.closed else None,
         "job_wait_seconds": _seconds(spawned, waited_until),
         "job_run_seconds": _seconds(started, closed),

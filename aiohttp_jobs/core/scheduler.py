@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import warnings
-from collections.abc import Awaitable, Collection, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from .binding import Binding
 from .checks import check_count, check_future, check_handler, check_seconds
@@ -23,6 +24,7 @@ from .gate import Gate
 from .guests import close_coroutine
 from .intake import Intake, make_job
 from .job import Job
+from .keys import Keys
 from .pending import PendingJobs
 from .reports import ExceptionHandler, Reports
 from .shield import Shields
@@ -36,9 +38,12 @@ from .states import (
 from .statistics import Statistics
 from .telling import Telling
 
-__all__ = ("ExceptionHandler", "Scheduler", "SchedulerState")
+__all__ = ("WHEN_MADE", "ExceptionHandler", "Scheduler", "SchedulerState")
 
 T = TypeVar("T")
+
+#: Called with each scheduler that is made. For test tools, which look at all of them.
+WHEN_MADE: Final[list[Callable[[Scheduler], object]]] = []
 
 
 class Scheduler(Collection[Job[Any]]):
@@ -93,12 +98,15 @@ class Scheduler(Collection[Job[Any]]):
             self._binding, self._slots, self._pending, self._telling, close_timeout
         )
         self._intake = Intake(self._binding, self._gate)
+        self._keys = Keys(self._binding, self._gate, self._intake)
         self._shields = Shields(self._reports)
         self._ending = Ending(
             self._binding, self._gate, self._shields, self._reports, close_timeout
         )
         for observer in observers:
             self.add_observer(observer)
+        for tell in WHEN_MADE:
+            tell(self)
 
     # -- looking at it ------------------------------------------------------------------
 
@@ -193,6 +201,7 @@ class Scheduler(Collection[Job[Any]]):
             pending_limit=pending.limit,
             succeeded=self._gate.succeeded,
             **{state.name.lower(): count for state, count in ended.items()},
+            joined=self._keys.joined,
             held=self._gate.is_held,
             longest_waiting=max(
                 (now - (job.spawned_at or now) for job in waiting), default=0.0
@@ -279,6 +288,7 @@ class Scheduler(Collection[Job[Any]]):
         timeout: float | None = None,
         context: contextvars.Context | None = None,
         origin: str | None = None,
+        key: str | None = None,
     ) -> Job[T]:
         """Accept a job; wait for room first if `pending_limit` is reached.
 
@@ -293,10 +303,13 @@ class Scheduler(Collection[Job[Any]]):
             context: the context to run in, instead of a copy of the caller's, taken now.
             origin: where the job comes from, for example a route, for logs and the like.
                 :func:`spawn` passes that of the request.
+            key: what the job is for, such as ``"report:42"``. At most one job with this
+                key is pending or active at a time: if there is one, it is returned, the
+                coroutine is closed, and the other arguments are ignored.
 
         Returns:
             The job, active at once if a slot is free and no other job waits for it,
-            else pending.
+            else pending; or the one that already has the key.
 
         Raises:
             SchedulerClosed: the scheduler is closing or closed, or closes while the
@@ -309,6 +322,8 @@ class Scheduler(Collection[Job[Any]]):
             without having run.
         """
         job = make_job(coro, self._gate, name, timeout, context, origin)
+        if key is not None:
+            return await self._keys.spawn(job, key)
         if not self._intake.accept(job):
             await self._intake.wait_for_room(job)
         return job
@@ -321,6 +336,7 @@ class Scheduler(Collection[Job[Any]]):
         timeout: float | None = None,
         context: contextvars.Context | None = None,
         origin: str | None = None,
+        key: str | None = None,
     ) -> Job[T]:
         """Accept a job or refuse it, without waiting: :meth:`spawn` for plain functions.
 
@@ -331,6 +347,8 @@ class Scheduler(Collection[Job[Any]]):
                 for room.
         """
         job = make_job(coro, self._gate, name, timeout, context, origin)
+        if key is not None:
+            return self._keys.enter(job, key, self._intake.accept_or_refuse)
         self._intake.accept_or_refuse(job)
         return job
 
@@ -361,6 +379,7 @@ class Scheduler(Collection[Job[Any]]):
         timeout: float | None = None,
         context: contextvars.Context | None = None,
         origin: str | None = None,
+        key: str | None = None,
     ) -> Job[T]:
         """Accept a job that is held back until `future` is done, whatever its outcome.
 
@@ -369,12 +388,15 @@ class Scheduler(Collection[Job[Any]]):
 
         Args:
             future: what to hold the job back for, for example a task.
-            coro, name, timeout, context, origin: as for :meth:`spawn`, and its errors.
+            coro, name, timeout, context, origin, key: as for :meth:`spawn`, with errors.
 
         Raises:
             SchedulerFull: `pending_limit` is reached.
         """
         job = make_job(coro, self._gate, name, timeout, context, origin)
+        if key is not None:
+            hold_back = partial(self._intake.hold_back, future=future)
+            return self._keys.enter(job, key, hold_back)
         self._intake.hold_back(job, future)
         return job
 

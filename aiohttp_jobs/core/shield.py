@@ -170,7 +170,7 @@ class Shields:
     def asked_for(self, inner: asyncio.Future[Any]) -> None:
         """Note that somebody shields, and so awaits, one that is done already."""
         if inner in self._lost:
-            self._lost[inner].is_received = True
+            self._lost[inner].take()
 
     def _tell(
         self, inner: asyncio.Future[Any], error: BaseException, message: str

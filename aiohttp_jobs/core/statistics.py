@@ -35,6 +35,8 @@ class Statistics:
     let_go: int
     #: How many jobs have ended because the client that they worked for had gone.
     hung_up: int
+    #: How many times spawning returned a job that was already there, because of its key.
+    joined: int
     #: Are the pending jobs held, see :meth:`Scheduler.hold`?
     held: bool
     #: For how many seconds the first pending job has waited; 0.0 if none is pending.

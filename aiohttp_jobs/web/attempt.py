@@ -22,6 +22,7 @@ __all__ = (
     "end_of_request",
     "is_atomic",
     "is_being_cancelled",
+    "is_served",
     "within",
 )
 
@@ -122,6 +123,16 @@ def is_atomic(request: web.Request) -> bool:
     )
 
 
+def is_served(request: web.Request) -> bool:
+    """Has a server made the request, which will send a response?
+
+    Not where a handler is called with a mocked one, as in a test: the running task may go
+    on for long then, or wait for what waits for its end.
+    """
+    task: Any = request.task
+    return asyncio.isfuture(task)
+
+
 def end_of_request() -> asyncio.Future[Any]:
     """Return what is done when the request has ended that the running code answers."""
     outermost: Attempt | None = None
@@ -130,7 +141,7 @@ def end_of_request() -> asyncio.Future[Any]:
             outermost = attempt
     if outermost is not None:
         return outermost.when_over()
-    # Code outside of the middleware, or that was called without it, as in a test.
+    # Code outside of the middleware.
     task = asyncio.current_task()
     assert task is not None
     return task

@@ -16,7 +16,7 @@ from aiohttp_jobs.core.job import Job
 from aiohttp_jobs.core.scheduler import Scheduler
 from aiohttp_jobs.core.states import SchedulerState
 
-from .attempt import answering, end_of_request
+from .attempt import answering, end_of_request, is_served
 from .hangup import is_hang_up
 
 __all__ = (
@@ -77,6 +77,7 @@ async def spawn(
     timeout: float | None = None,
     context: contextvars.Context | None = None,
     after_response: bool = False,
+    key: str | None = None,
 ) -> Job[T]:
     """Start a background job that goes on when the request is over.
 
@@ -89,9 +90,15 @@ async def spawn(
         context: the context to run in, instead of a copy of the caller's, taken now.
         after_response: hold the job back until the response has been sent in full, or
             the request has ended in another way. Such a job never waits for room.
+            (Ignored if the request does not come from a server, for example when a test
+            calls the handler with a mocked one.)
+        key: what the job is for, such as ``"report:42"``. At most one job with this key
+            is pending or active in the scheduler at a time: if there is one, it is
+            returned, the coroutine is closed, and the other arguments are ignored.
 
     Returns:
-        The job, active or pending. There is no need to wait for it.
+        The job, active or pending; or the one that already has the key. There is no need
+        to wait for it.
 
     Raises:
         SchedulerClosed: the scheduler is closing or closed. A handler may let it
@@ -107,7 +114,7 @@ async def spawn(
     """
     scheduler = _scheduler_for(request, coro)
     origin = origin_of(request)
-    if after_response:
+    if after_response and is_served(request):
         return scheduler.spawn_after(
             end_of_request(),
             coro,
@@ -115,9 +122,10 @@ async def spawn(
             timeout=timeout,
             context=context,
             origin=origin,
+            key=key,
         )
     return await scheduler.spawn(
-        coro, name, timeout=timeout, context=context, origin=origin
+        coro, name, timeout=timeout, context=context, origin=origin, key=key
     )
 
 
@@ -129,6 +137,7 @@ def spawn_nowait(
     timeout: float | None = None,
     context: contextvars.Context | None = None,
     after_response: bool = False,
+    key: str | None = None,
 ) -> Job[T]:
     """Start a background job, or refuse it without waiting: :func:`spawn` as a function.
 
@@ -140,7 +149,7 @@ def spawn_nowait(
     """
     scheduler = _scheduler_for(request, coro)
     origin = origin_of(request)
-    if after_response:
+    if after_response and is_served(request):
         return scheduler.spawn_after(
             end_of_request(),
             coro,
@@ -148,9 +157,10 @@ def spawn_nowait(
             timeout=timeout,
             context=context,
             origin=origin,
+            key=key,
         )
     return scheduler.spawn_nowait(
-        coro, name, timeout=timeout, context=context, origin=origin
+        coro, name, timeout=timeout, context=context, origin=origin, key=key
     )
 
 

@@ -14,7 +14,7 @@ from aiohttp_jobs.core.scheduler import Scheduler
 from .middleware import make_middleware
 from .request import SCHEDULER
 
-__all__ = ("setup",)
+__all__ = ("schedulers_of", "setup")
 
 
 def setup(
@@ -86,6 +86,12 @@ def setup(
     return scheduler
 
 
+def schedulers_of(app: web.Application) -> list[Scheduler]:
+    """Return the application's own scheduler and those of the sub-applications below."""
+    own = [app[SCHEDULER]] if SCHEDULER in app else []
+    return [*own, *(life._scheduler for life in _lives_below(app))]
+
+
 def _is_application(app: object) -> bool:
     """Is it one, also if a tool has put a subclass in the place of the class since?"""
     return any(
@@ -117,7 +123,7 @@ class _Life:
             life._has_parent = True
         yield
         # Closed long ago, but for a start-up that failed.
-        for scheduler in self._schedulers(app):
+        for scheduler in schedulers_of(app):
             await scheduler.close()
 
     async def shut_down(self, app: web.Application) -> None:
@@ -127,18 +133,14 @@ class _Life:
         end by the server's own timeout, so only background jobs are waited for.
         """
         if self._is_below and not self._has_parent:
-            await _drain(self._schedulers(app), background=True)
+            await _drain(schedulers_of(app), background=True)
 
     async def clean_up(self, app: web.Application) -> None:
-        schedulers = self._schedulers(app)
+        schedulers = schedulers_of(app)
         try:
             await _drain(schedulers)
         finally:
             await asyncio.gather(*(scheduler.close() for scheduler in schedulers))
-
-    def _schedulers(self, app: web.Application) -> list[Scheduler]:
-        """The application's own, and those of the sub-applications below it."""
-        return [self._scheduler, *(life._scheduler for life in _lives_below(app))]
 
 
 _LIFE: Final = web.AppKey("_LIFE", _Life)

@@ -89,6 +89,35 @@ async def wait_for_room_in_a_job(stage: Stage) -> None:
     await scheduler.drain()
 
 
+async def share_a_key(stage: Stage) -> None:
+    scheduler = stage.scheduler(limit=1, observers=[Observer()])
+    for key in ("a", "b", "a", "b"):
+        await stage.spawn(scheduler, stage.wait(), key=key)
+    future = stage.loop.create_future()
+    for _ in range(2):
+        coro = stage.wait()
+        stage.keep(scheduler.spawn_after(future, stage.work(coro), key="c"), coro)
+    await settle()
+    future.set_result(None)
+    stage.go.set()
+    await scheduler.drain()
+
+
+async def share_a_key_without_room(stage: Stage) -> None:
+    scheduler = stage.scheduler(limit=1, pending_limit=1)
+    for _ in range(2):
+        await stage.spawn(scheduler, stage.wait())
+    callers = [
+        stage.start(stage.spawn(scheduler, stage.wait(), key="a")) for _ in range(4)
+    ]
+    await settle()
+    callers[0].cancel()
+    await settle()
+    stage.go.set()
+    await asyncio.gather(*callers[1:])
+    await scheduler.drain()
+
+
 async def refuse(stage: Stage) -> None:
     scheduler = stage.scheduler(limit=1, pending_limit=1)
     for _ in range(2):
@@ -444,6 +473,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     start_pending_jobs,
     wait_for_room,
     wait_for_room_in_a_job,
+    share_a_key,
+    share_a_key_without_room,
     refuse,
     fail_with_waiters,
     fail_without_a_waiter,

@@ -1,0 +1,303 @@
+"""For tests of applications: to wait for the jobs, and to look at what was spawned.
+
+With pytest, the plugin `pytest_aiohttp_jobs` puts this to use. What is here needs no
+pytest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, overload
+from weakref import WeakKeyDictionary
+
+from aiohttp import web
+
+from .core.checks import check_seconds
+from .core.failures import Failure
+from .core.guests import LEAVES
+from .core.job import Job, stop
+from .core.names import listed
+from .core.scheduler import WHEN_MADE, Scheduler
+from .core.states import FAILED, LET_GO
+from .web.setup import schedulers_of
+
+if TYPE_CHECKING:
+    from aiohttp.test_utils import BaseTestServer, TestClient
+
+__all__ = ("SpawnedJobs", "drain_jobs")
+
+
+async def drain_jobs(
+    where: TestClient[Any, Any] | BaseTestServer | web.Application | Scheduler,
+    *,
+    timeout: float | None = 10,
+) -> None:
+    """Wait until all jobs have ended, and raise the exceptions of those that failed.
+
+    All jobs that have been spawned so far are waited for, and the jobs that these spawn;
+    jobs with ``after_response=True``, too. Atomic handlers are not waited for.
+
+    Args:
+        where: the test client or test server, the application, with the sub-applications
+            below it, or a scheduler.
+        timeout: seconds to wait; None for no limit.
+
+    Raises:
+        ExceptionGroup: jobs have failed, and nobody received their exceptions by waiting
+            for them. It has all exceptions since the last call, or since this module was
+            imported; the exception handler was called with them as well.
+        TimeoutError: jobs have not ended in time; the message names them.
+        RuntimeError: the application was not set up, or another event loop is running.
+
+    Cancellation:
+        The jobs are left alone.
+    """
+    check_seconds("timeout", timeout)
+    schedulers = _schedulers_in(where)
+    for scheduler in schedulers:
+        _watch(scheduler)
+    try:
+        async with asyncio.timeout(timeout):
+            await _drain(schedulers)
+    except TimeoutError:
+        left = [job.label for scheduler in schedulers for job in scheduler]
+        raise TimeoutError(
+            f"After {timeout} s these jobs have not ended: {listed(left)}"
+        ) from None
+    raise_failures([job for each in schedulers for job in _failed[each].take()])
+
+
+def raise_failures(jobs: Iterable[Job[Any]]) -> None:
+    """Raise what these jobs have failed with and nobody was there to receive, if any.
+
+    Raises:
+        ExceptionGroup: with all of it.
+    """
+    failed = [job for job in jobs if job.failure is not None]
+    failures: list[Failure] = [job.failure for job in failed if job.failure is not None]
+    errors: list[BaseException] = []
+    for failure in failures:
+        failure.take()
+        errors.append(failure.exception())
+    if errors:
+        number = "A job has" if len(errors) == 1 else f"{len(errors)} jobs have"
+        names = listed(job.label for job in failed)
+        raise BaseExceptionGroup(f"{number} failed: {names}", errors)
+
+
+class FailedJobs:
+    """An observer that keeps the jobs that fail, until they are taken from it."""
+
+    def __init__(self) -> None:
+        self._jobs: list[Job[Any]] = []
+
+    def job_closed(self, job: Job[Any]) -> None:
+        """Keep it, if it has failed or was let go."""
+        if (
+            job.failure is not None
+            and job.state in (FAILED, LET_GO)
+            and not issubclass(type(job.failure.error), LEAVES)
+        ):
+            self._jobs.append(job)
+
+    def take(self) -> list[Job[Any]]:
+        """Return those whose failure nobody has received, and forget them all."""
+        jobs, self._jobs = self._jobs, []
+        return [job for job in jobs if job.failure and not job.failure.is_raised]
+
+
+class SpawnedJobs(Sequence[Job[Any]]):
+    """A sequence of the jobs that were spawned, in order, without atomic handlers.
+
+    With pytest it is the fixture `spawned_jobs`, for all schedulers of the test. Without
+    pytest, use it as an observer: ``setup(app, observers=[spawned_jobs])``.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: list[Job[Any]] = []
+        self._arguments: dict[Job[Any], dict[str, Any]] = {}
+        # The schedulers that are held. None: they are not to be.
+        self._held: list[Scheduler] | None = None
+
+    def __repr__(self) -> str:
+        return f"<SpawnedJobs {self.names}>"
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    @overload
+    def __getitem__(self, index: int) -> Job[Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Job[Any]]: ...
+
+    def __getitem__(self, index: int | slice) -> Job[Any] | list[Job[Any]]:
+        return self._jobs[index]
+
+    @property
+    def names(self) -> list[str]:
+        """What they are called, by their names or else those of their coroutines."""
+        return [job.label for job in self._jobs]
+
+    def arguments_of(self, job: Job[Any]) -> dict[str, Any]:
+        """Return what the coroutine function of the job was called with, by name.
+
+        Empty for coroutines that do not tell, which are not Python's own.
+        """
+        return dict(self._arguments[job])
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """Start no job inside the block; cancel those spawned in it at its end.
+
+        For tests that check what is spawned without letting it happen. All schedulers of
+        the running event loop are held; atomic handlers run.
+        """
+        if self._held is not None:
+            raise RuntimeError("The jobs are held already: leave that block first")
+        first = len(self._jobs)
+        self._held = []
+        for scheduler in list(_failed):
+            self._hold(scheduler)
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            for job in self._jobs[first:]:
+                if job.pending:
+                    stop(job, None)
+            for scheduler in held:
+                scheduler.release()
+
+    def _hold(self, scheduler: Scheduler) -> None:
+        """Hold this one, too, if jobs are held just now."""
+        if self._held is None or scheduler.held or scheduler.closed:
+            return
+        try:
+            scheduler.hold()
+        except RuntimeError:
+            return  # it is of another loop, whose tests are over
+        self._held.append(scheduler)
+
+    def job_spawned(self, job: Job[Any]) -> None:
+        """Keep it."""
+        if job.pending or job.takes_slot:  # no atomic handler
+            self._jobs.append(job)
+            self._arguments[job] = _arguments_of(job.coro)
+
+
+class Recording:
+    """Lets observers look at all schedulers, those that are there and those that come.
+
+    Args:
+        observers: which.
+    """
+
+    def __init__(self, *observers: object) -> None:
+        self._observers = observers
+
+    def start(self) -> None:
+        """Begin."""
+        _recordings.append(self)
+        for scheduler in list(_failed):
+            self.watch(scheduler)
+
+    def stop(self) -> None:
+        """Look no more."""
+        _recordings.remove(self)
+        for scheduler in list(_failed):
+            for observer in self._observers:
+                scheduler.remove_observer(observer)
+
+    def watch(self, scheduler: Scheduler) -> None:
+        """Look at this one, too."""
+        for observer in self._observers:
+            scheduler.add_observer(observer)
+            if isinstance(observer, SpawnedJobs):
+                observer._hold(scheduler)
+
+
+# All schedulers that were made since this was imported, each with what has failed there.
+_failed: Final = WeakKeyDictionary[Scheduler, FailedJobs]()
+# The recordings that go on.
+_recordings: Final[list[Recording]] = []
+
+
+def _watch(scheduler: Scheduler) -> None:
+    if scheduler not in _failed:
+        failed = _failed[scheduler] = FailedJobs()
+        scheduler.add_observer(failed)
+        for recording in _recordings:
+            recording.watch(scheduler)
+
+
+WHEN_MADE.append(_watch)
+
+
+async def _drain(schedulers: list[Scheduler]) -> None:
+    """In rounds: a job of one may have spawned into another that had none left."""
+    is_done = False
+    while not is_done:
+        for scheduler in schedulers:
+            await _drain_one(scheduler)
+        is_done = all(
+            [await each.drain(0) and not each.pending_count for each in schedulers]
+        )
+
+
+async def _drain_one(scheduler: Scheduler) -> None:
+    stir = _Stir()
+    scheduler.add_observer(stir)
+    try:
+        while True:
+            stir.clear()
+            await scheduler.drain(math.inf)
+            if not scheduler.pending_count:
+                return
+            # Those that are left are held back for the end of their request.
+            await stir.wait()
+    finally:
+        scheduler.remove_observer(stir)
+
+
+class _Stir(asyncio.Event):
+    """Comes when a job has started or has ended."""
+
+    def job_started(self, job: Job[Any]) -> None:
+        self.set()
+
+    def job_closed(self, job: Job[Any]) -> None:
+        self.set()
+
+
+def _schedulers_in(where: object) -> list[Scheduler]:
+    if isinstance(where, Scheduler):
+        return [where]
+    app = where if isinstance(where, web.Application) else getattr(where, "app", None)
+    if not isinstance(app, web.Application):
+        raise TypeError(
+            "drain_jobs() takes a test client, an application or a scheduler, "
+            f"not {where!r}"
+        )
+    schedulers = schedulers_of(app)
+    if not schedulers:
+        raise RuntimeError(
+            "The application has no scheduler: call aiohttp_jobs.setup(app) where the "
+            "application is made"
+        )
+    return schedulers
+
+
+def _arguments_of(coro: Any) -> dict[str, Any]:
+    if not inspect.iscoroutine(coro):
+        return {}
+    code = coro.cr_code
+    count = code.co_argcount + code.co_kwonlyargcount
+    count += bool(code.co_flags & inspect.CO_VARARGS)
+    count += bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    values = inspect.getcoroutinelocals(coro)
+    return {name: values[name] for name in code.co_varnames[:count] if name in values}
