@@ -17,7 +17,7 @@ from playwright.async_api import Browser, ConsoleMessage, Page, expect
 
 from aiohttp_jobs import SCHEDULER, Scheduler, setup
 from aiohttp_jobs.dashboard import Access, setup_dashboard, stream
-from aiohttp_jobs.dashboard.views import process_name
+from aiohttp_jobs.dashboard.process import process_name
 
 from .test_demo_browser import TIMEOUT, browser, expect_to_fit
 from .work import Reports, fail, hang_up, nothing, wait_for

@@ -159,7 +159,7 @@ async def test_places_are_told_without_reading_files(
 ) -> None:
     """Twenty-five jobs, each 500 awaits deep, are a page that is made each second."""
     read: list[str] = []
-    monkeypatch.setattr(linecache, "checkcache", lambda *names: read.extend(map(str, names)))
+    monkeypatch.setattr(linecache, "checkcache", lambda *names: read.append(str(names)))
     go = asyncio.Event()
     async with Scheduler() as scheduler:
         job = await scheduler.spawn(deep(500, go))
