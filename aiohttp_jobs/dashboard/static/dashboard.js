@@ -95,6 +95,7 @@ function updateAll() {
   merge(live, fresh);
   if (focused && !focused.isConnected) section?.querySelector("[tabindex='-1']")?.focus();
   disarmUnlessThere();
+  offerCopies();
 }
 
 // Somebody is in a table: nothing on the page moves. Figures change, in the room that they
@@ -170,6 +171,5 @@ document.addEventListener("click", async (event) => {
 });
 
 offerCopies();
-new MutationObserver(offerCopies).observe(live, { childList: true, subtree: true });
 pauseButton.hidden = false;
 connect();
