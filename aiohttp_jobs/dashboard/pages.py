@@ -37,6 +37,8 @@ class Links:
         # All of them are below the first page, whose address ends with a slash.
         self._top = app.router["overview"].url_for().raw_path
         self._to_top = "../" * page.removeprefix(self._top).count("/")
+        # What stands around a job's own part, by the name of the route.
+        self._around: dict[str, tuple[str, str]] = {}
 
     def to(self, name: str, **parts: str) -> str:
         """The address of the route of this name, with these parts of its path."""
@@ -45,7 +47,11 @@ class Links:
 
     def to_job(self, address: str, name: str = "job") -> str:
         """The address of a job's own page, or of what else there is of it."""
-        return self.to(name, address=address)
+        if name not in self._around:
+            before, _, after = self.to(name, address="0-0").partition("0-0")
+            self._around[name] = before, after
+        before, after = self._around[name]
+        return f"{before}{address}{after}"
 
 
 class Pages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import re
 from typing import Final
 
@@ -43,6 +44,7 @@ OUTCOMES: Final = {
 }
 
 
+@functools.lru_cache(maxsize=2000)  # much the same is shown each second
 def breakable(text: str) -> Markup:
     """Let a long name of code be broken at its signs, if it has to be."""
     return Markup(re.sub("([_.@/]+)", r"\1<wbr>", str(escape(text))))
