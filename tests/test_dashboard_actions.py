@@ -284,7 +284,7 @@ async def test_limit_is_changed_from_what_was_seen(start: Start) -> None:
     page = await get(client, "/jobs/queue?limit=")
     assert "from 2 to no limit?" in words_of(page)
     await tell(client, "/jobs/queue", **fields_of(page))
-    assert scheduler.limit is None
+    assert scheduler.statistics().limit is None
     go.set()
 
 

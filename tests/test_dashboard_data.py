@@ -263,7 +263,7 @@ async def test_numbers_that_are_the_same_thing_are_the_same_number() -> None:
     now, by_coroutine = told["now"], told["coroutines"]
     assert (now["active"], now["pending"]) == (2, 1500)
     for field in ("active", "pending", "ended", "failed"):
-        assert sum(row[field] for row in by_coroutine) == now[field], field  # type: ignore[literal-required]
+        assert sum(row[field] for row in by_coroutine) == now[field], field
     assert sum(map(overview.ended_in, told["points"])) == now["ended"] == 612
     assert sum(kind["count"] for kind in told["failures"]["kinds"]) == now["failed"] == 6
     assert told["points"][-1]["pending"] == told["pending"]["total"] == 1500
