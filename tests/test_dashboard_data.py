@@ -467,7 +467,7 @@ async def test_title_and_way_home(start: Start) -> None:
     assert re.search(
         r"up for less than a minute, since \d{4}-\d\d-\d\d \d\d:\d\d UTC", page
     )
-    assert re.search(r"Totals count since \d{4}-\d\d-\d\d \d\d:\d\d UTC", page)
+    assert re.search(r"Totals since \d{4}-\d\d-\d\d \d\d:\d\d UTC", page)
     job = await scheduler.spawn(give(1), "mail")
     await scheduler.spawn(fail())
     await settle()

@@ -154,7 +154,7 @@ class Kind(TypedDict):
 
 
 class Failures(TypedDict):
-    """The kinds that fit the filter, that which came last first; a few, or all."""
+    """The kinds that fit the filter, all or those that came last; the newest first."""
 
     kinds: list[Kind]
     #: How many kinds fit the filter.

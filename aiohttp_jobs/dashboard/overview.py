@@ -180,7 +180,9 @@ def _failures(history: History, query: Query, clock: Clock) -> data.Failures:
 
 
 def _few(kinds: list[Kind], wanted: str) -> list[Kind]:
-    return kinds if wanted == "all" else kinds[:FEW_KINDS]
+    """All, or those that came last; in an order that stands still while they come."""
+    few = kinds if wanted == "all" else kinds[:FEW_KINDS]
+    return sorted(few, key=lambda kind: kind.first_at, reverse=True)
 
 
 def _takes_kind(query: Query, kind: Kind, now: float) -> bool:
