@@ -15,7 +15,7 @@ import socket
 from typing import Any
 
 import pytest
-from aiohttp import ClientPayloadError, web
+from aiohttp import ClientPayloadError, ServerDisconnectedError, web
 from yarl import URL
 
 from aiohttp_jobs import JobState, Scheduler
@@ -350,10 +350,11 @@ async def test_form_that_is_too_much_is_refused(start: Start) -> None:
     client = await start(make_app(manage))
     form = {"Content-Type": "application/x-www-form-urlencoded"} | HERE
     text = f"action=hold&process={process_name()}&x={'y' * 2_000_000}".encode()
-    async with client.post(
-        "/jobs/queue", data=io.BytesIO(text), headers=form
-    ) as response:
-        assert response.status == 413
+    body = io.BytesIO(text)
+    # An older aiohttp hangs up on it.
+    with contextlib.suppress(ServerDisconnectedError):
+        async with client.post("/jobs/queue", data=body, headers=form) as response:
+            assert response.status == 413
     files = {"action": io.BytesIO(b"hold"), "process": process_name()}
     async with client.post("/jobs/queue", data=files, headers=HERE) as response:
         assert response.status == 415
