@@ -357,5 +357,5 @@ async def test_form_that_is_too_much_is_refused(start: Start) -> None:
     # An older aiohttp hangs up on it.
     with contextlib.suppress(ServerDisconnectedError):
         async with client.post("/jobs/queue", data=body, headers=form) as response:
-            assert response.status == 413
+            assert response.status in (400, 413)
     assert not scheduler_of(client).held
