@@ -339,7 +339,10 @@ _WATCH: Final = web.AppKey("_WATCH", _Watch)
 def _make_handler(registry: CollectorRegistry) -> Handler:
     async def metrics(request: web.Request) -> web.Response:
         accept = ",".join(request.headers.getall(hdrs.ACCEPT, []))
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except Exception:  # the library trips over versions that are no numbers
+            encode, content_type = choose_encoder("")
         response = web.Response(
             body=encode(registry), headers={hdrs.CONTENT_TYPE: content_type}
         )

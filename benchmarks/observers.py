@@ -28,7 +28,7 @@ def _nobody(scheduler: Scheduler) -> None:
 
 
 def _history(scheduler: Scheduler) -> None:
-    scheduler.add_observer(History(scheduler.statistics()))
+    scheduler.add_observer(History(scheduler))
 
 
 def _metrics(scheduler: Scheduler) -> None:

@@ -15,9 +15,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer, make_mocked_request
 from playwright.async_api import Browser, ConsoleMessage, Page, expect
 
-from aiohttp_jobs import SCHEDULER, Scheduler, setup
+from aiohttp_jobs import SCHEDULER, JobState, Scheduler, setup
 from aiohttp_jobs.dashboard import Access, setup_dashboard, stream
-from aiohttp_jobs.dashboard.views import process_name
+from aiohttp_jobs.dashboard.process import process_name
 
 from .test_demo_browser import TIMEOUT, browser, expect_to_fit
 from .work import Reports, fail, hang_up, nothing, wait_for
@@ -26,6 +26,8 @@ __all__ = ("browser",)  # a fixture
 
 # Where `make axe` puts it.
 AXE = Path(__file__).parent.parent / ".axe/node_modules/axe-core/axe.min.js"
+# Milliseconds after which a second press is one of its own.
+NOT_A_DOUBLE_CLICK = 500
 LOOK = "document.activeElement.textContent"
 
 Visit = Callable[..., Awaitable[Page]]
@@ -114,6 +116,14 @@ def table(page: Page, name: str) -> Any:
     return page.get_by_role("table", name=re.compile(f"^{name} jobs"))
 
 
+async def cancel(page: Page) -> None:
+    """Press the button twice, as one who means it."""
+    button = page.locator("form.cancel button")
+    await button.click()
+    await page.wait_for_timeout(NOT_A_DOUBLE_CLICK)
+    await button.click()
+
+
 async def expect_live(page: Page) -> None:
     await expect(page.get_by_role("status")).to_have_text("Live")
 
@@ -127,7 +137,7 @@ async def test_job_appears_and_ends_without_reloading(
     await expect_live(page)
     go = asyncio.Event()
     await scheduler.spawn(wait_for(go), "import of rows", origin="POST /imports/{name}")
-    row = table(page, "Active").get_by_role("row", name="import of rows")
+    row = table(page, "Running").get_by_role("row", name="import of rows")
     await expect(row).to_contain_text("POST /imports/{name}")
     await expect(row).to_contain_text("wait_for, work.py:")
     go.set()
@@ -148,14 +158,20 @@ async def test_cancel_button_cancels_and_the_keyboard_keeps_its_place(
     button = page.get_by_role("button", name=f"Cancel job {job.id}, stuck")
     await button.focus()
     await other.close()
-    await expect(table(page, "Active").get_by_role("row", name="other")).to_have_count(0)
+    await expect(table(page, "Running").locator("tr.over")).to_contain_text("other")
     await expect(button).to_be_focused()
     await page.keyboard.press("Enter")
-    await expect(page.get_by_role("status")).to_have_text("The job: cancelled")
+    await expect(button).to_have_text(f"Cancel {job.id}?")
+    await expect(button).to_be_focused()
+    assert job.state is JobState.ACTIVE
+    await page.wait_for_timeout(NOT_A_DOUBLE_CLICK)
+    await page.keyboard.press("Enter")
+    told = f"Job {job.id} (stuck) is being cancelled"
+    await expect(page.get_by_role("status")).to_have_text(told)
     row = table(page, "Recent").get_by_role("row", name="stuck")
     await expect(row).to_contain_text("cancelled")
     assert job.closed
-    assert "Active jobs" in await page.evaluate(LOOK)
+    assert "Running jobs" in await page.evaluate(LOOK)
 
 
 async def test_job_that_is_not_cancelled_is_not_said_to_be(
@@ -167,24 +183,24 @@ async def test_job_that_is_not_cancelled_is_not_said_to_be(
     await expect_live(page)
     await page.get_by_role("button", name="Pause").click()
     await page.evaluate("for (const f of document.forms) f.action = '/logged-out/cancel'")
-    await page.get_by_role("button", name="Cancel").click()
+    await cancel(page)
     status = page.get_by_role("status")
-    await expect(status).to_have_text("The job: could not be cancelled")
+    await expect(status).to_contain_text(f"Job {job.id} (stuck) could not be cancelled")
     assert job.active
 
 
 async def test_another_process_answers_for_the_cancelled_job(
     visit: Visit, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind a proxy: it does not know the job's page, but the job is cancelled."""
+    """Behind a proxy: it cannot cancel the job, and says so."""
     job = await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
     page = await visit("/manage/", expects="404")
     await expect_live(page)
-    monkeypatch.setattr("aiohttp_jobs.dashboard.views.find", lambda *arguments: None)
-    await page.get_by_role("button", name="Cancel").click()
+    monkeypatch.setattr("aiohttp_jobs.dashboard.source.process_name", lambda: "another")
+    await cancel(page)
     status = page.get_by_role("status")
-    await expect(status).to_have_text("The job: being cancelled")
-    assert job.closed
+    await expect(status).to_contain_text(f"Job {job.id} is of another process than")
+    assert job.state is JobState.ACTIVE
 
 
 async def test_another_process_answers_the_page_says_which(
@@ -205,15 +221,21 @@ async def test_another_process_answers_the_page_says_which(
     draining.cancel()
     await expect(page.locator("header")).not_to_contain_text("draining")
     scheduler.hold()
-    await expect(page.locator("header")).to_contain_text("Pending jobs are held")
+    await expect(page.locator("header")).to_contain_text("Waiting jobs are held")
 
 
 async def test_cancel_works_without_scripts(visit: Visit, scheduler: Scheduler) -> None:
-    """Chromium says that the form comes from here; the job's page tells the outcome."""
-    await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
+    """A page asks; Chromium says that its form comes from here; the job's page tells the
+    outcome."""
+    job = await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
     page = await visit("/manage/", java_script_enabled=False)
     await expect(page.get_by_role("button", name="Pause")).to_be_hidden()
     await page.get_by_role("button", name="Cancel").click()
+    await expect(page.get_by_role("heading")).to_have_text(
+        f"Cancel job {job.id} (stuck)?"
+    )
+    assert job.state is JobState.ACTIVE
+    await page.get_by_role("button", name=f"Cancel job {job.id}").click()
     await expect(page.get_by_role("heading", name="stuck")).to_be_visible()
     await page.reload()
     await expect(page.locator(".facts")).to_contain_text("cancelled")
@@ -232,6 +254,40 @@ async def test_form_on_another_site_is_refused(
     assert job.active
 
 
+async def test_who_types_keeps_the_place_while_the_page_changes(
+    visit: Visit, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first live update on: what moves in the page takes no focus away."""
+    go, serve = asyncio.Event(), stream.Streams.serve
+
+    async def later(*arguments: Any, **options: Any) -> Any:
+        await go.wait()
+        return await serve(*arguments, **options)
+
+    monkeypatch.setattr(stream.Streams, "serve", later)
+    page = await visit("/manage/")
+    await page.evaluate(
+        """() => {
+            window.moved = 0;
+            new MutationObserver((changes) => {
+                for (const { removedNodes } of changes)
+                    for (const node of removedNodes) window.moved += node.id ? 1 : 0;
+            }).observe(document.getElementById("live"), { childList: true });
+        }"""
+    )
+    box = page.get_by_label("Number, name, origin or error")
+    await box.fill("ma")
+    go.set()
+    await expect_live(page)
+    await scheduler.spawn(wait_for(asyncio.Event()), "comes")
+    row = table(page, "Running").get_by_role("row", name="comes")
+    await expect(row).to_be_visible()
+    await expect(box).to_be_focused()
+    await page.keyboard.type("il")
+    await expect(box).to_have_value("mail")
+    assert await page.evaluate("window.moved") == 0
+
+
 async def test_filter_finds_the_failure_and_its_traceback(
     visit: Visit, scheduler: Scheduler
 ) -> None:
@@ -241,18 +297,19 @@ async def test_filter_finds_the_failure_and_its_traceback(
     await scheduler.spawn(fail(), "order", origin="POST /orders")
     await scheduler.drain()
     page = await visit("/read/")
-    await page.get_by_label("Outcome of recent jobs").select_option("failed")
+    await page.locator("select[name=outcome]").select_option("failed")
     await page.get_by_role("button", name="Filter").click()
     rows = table(page, "Recent").locator("tbody tr")
     await expect(rows).to_have_count(1)
     await expect_live(page)
     await expect(rows).to_have_count(1)
-    await page.get_by_role("link", name="order").click()
+    await rows.get_by_role("link", name="order").click()
     trace = page.get_by_role("region", name="Traceback of tests.work.Boom")
     await expect(trace).to_contain_text('raise Boom("boom")')
     await page.get_by_role("link", name="All jobs").click()
-    await page.get_by_label("Search").fill("mail")
+    await page.get_by_label("Number, name, origin or error").fill("mail")
     await page.keyboard.press("Enter")
+    await expect(page).to_have_url(re.compile("search=mail"))
     await page.get_by_role("link", name="Next").click()
     await expect(rows).to_have_count(5)
 
@@ -290,7 +347,7 @@ async def test_pause_stops_what_moves(
     await expect(page.get_by_role("status")).to_have_text("Paused")
     await scheduler.spawn(nothing(), "unseen")
     await expect(page.get_by_role("link", name="unseen")).to_have_count(0)
-    await page.get_by_role("button", name="Go on").click()
+    await page.get_by_role("button", name="Resume").click()
     await expect(page.get_by_role("link", name="unseen")).to_be_visible()
 
 
@@ -303,10 +360,10 @@ async def test_hidden_tab_closes_its_stream(
     opened, closed = asyncio.Semaphore(0), asyncio.Semaphore(0)
     serve = stream.Streams.serve
 
-    async def watched(*arguments: Any) -> Any:
+    async def watched(*arguments: Any, **options: Any) -> Any:
         opened.release()
         try:
-            return await serve(*arguments)
+            return await serve(*arguments, **options)
         finally:
             closed.release()
 

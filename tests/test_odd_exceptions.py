@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from aiohttp_jobs import Job, JobLogger, JobState, Scheduler, SchedulerFull, setup
 from aiohttp_jobs.dashboard import Access, setup_dashboard
 from aiohttp_jobs.dashboard.history import History
-from aiohttp_jobs.dashboard.views import process_name
+from aiohttp_jobs.dashboard.process import process_name
 from aiohttp_jobs.opentelemetry import JobTracer
 from aiohttp_jobs.prometheus import jobs_collector
 from tests.loops import later, settle
@@ -457,7 +457,7 @@ async def test_span_of_the_job_tells_of_it(make: Make) -> None:
 async def test_history_of_the_dashboard_keeps_it(make: Make) -> None:
     """R10: bounded in size, with what it came from, and goes on to keep."""
     scheduler = Scheduler(limit=1, exception_handler=Reports())
-    history = History(scheduler.statistics())
+    history = History(scheduler)
     scheduler.add_observer(history)
     job = await scheduler.spawn(fail_with(make()), "odd")
     await settle()

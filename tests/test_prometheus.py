@@ -360,6 +360,26 @@ async def test_openmetrics_is_served_to_who_asks_for_it(
     assert {name: family.type for name, family in families.items()} == TYPES
 
 
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text;version=x",
+        "application/openmetrics-text;version=1.0.0;escaping",
+        ';;;==,"',
+        "é",
+        "," * 5000,
+    ],
+)
+async def test_accept_that_makes_no_sense_gets_plain_text(
+    aiohttp_client: Start, registry: CollectorRegistry, accept: str
+) -> None:
+    """It is anybody's, and no reason for a 500."""
+    client = await serve_metrics(aiohttp_client, registry)
+    async with client.get("/metrics", headers={"Accept": accept}) as response:
+        assert response.status == 200
+        assert "aiohttp_jobs_limit" in await response.text()
+
+
 async def test_global_registry_is_left_at_clean_up(
     aiohttp_client: Start, global_registry: CollectorRegistry
 ) -> None:

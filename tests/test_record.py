@@ -55,7 +55,7 @@ async def test_failure_in_a_task_group_is_told_with_its_traceback() -> None:
             group.create_task(nothing())
 
     async with Scheduler(exception_handler=Reports()) as scheduler:
-        past = History(scheduler.statistics())
+        past = History(scheduler)
         scheduler.add_observer(past)
         await scheduler.spawn(job())
         await scheduler.drain()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import linecache
 import types
 from collections.abc import AsyncIterator, Generator
 
+import pytest
+
 from aiohttp_jobs import Scheduler
+from aiohttp_jobs.core.stack import places_of
 from tests.loops import settle
 
 
@@ -128,3 +132,39 @@ async def test_job_that_looks_at_itself_sees_its_own_frame() -> None:
 
     async with Scheduler() as scheduler:
         assert await (await scheduler.spawn(look())) == ["look"]
+
+
+async def deep(depth: int, go: asyncio.Event) -> None:
+    if depth:
+        await deep(depth - 1, go)
+    else:
+        await innermost(go)
+
+
+async def test_stack_may_be_limited_to_its_innermost_frames() -> None:
+    """As a page does, which must not cost more for deeper ones."""
+    go = asyncio.Event()
+    async with Scheduler() as scheduler:
+        job = await scheduler.spawn(deep(200, go))
+        await settle()
+        assert len(job.stack()) == 203
+        names = ["deep", "innermost", "wait"]
+        assert [frame.name for frame in job.stack(limit=3)] == names
+        assert [function for _, _, function in places_of(job.coro, 3)] == names
+        go.set()
+
+
+async def test_places_are_told_without_reading_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Twenty-five jobs, each 500 awaits deep, are a page that is made each second."""
+    read: list[str] = []
+    monkeypatch.setattr(linecache, "checkcache", lambda *names: read.append(str(names)))
+    go = asyncio.Event()
+    async with Scheduler() as scheduler:
+        job = await scheduler.spawn(deep(500, go))
+        await settle()
+        places = places_of(job.coro, 3)
+        assert len(places) == 3
+        assert read == []
+        go.set()

@@ -192,13 +192,16 @@ class Job(Generic[T_co]):
             return None
         return self.failure.exception()
 
-    def stack(self) -> traceback.StackSummary:
+    def stack(self, *, limit: int | None = None) -> traceback.StackSummary:
         """Return where an active job is suspended, the innermost frame last.
 
         It goes through everything that the job awaits down to the future that it waits
         for, as far as coroutines and generators lead. Empty if the job is not active.
+
+        Args:
+            limit: how many frames at most, the innermost ones; None for all.
         """
-        return stack_of(self.coro) if self.active else traceback.StackSummary()
+        return stack_of(self.coro, limit) if self.active else traceback.StackSummary()
 
     def __await__(self) -> Generator[Any, None, T_co]:
         return self.wait().__await__()

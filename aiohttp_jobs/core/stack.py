@@ -5,10 +5,14 @@ from __future__ import annotations
 import gc
 import traceback
 import types
+from collections import deque
 from collections.abc import Coroutine, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-__all__ = ("stack_of",)
+__all__ = ("Place", "places_of", "stack_of")
+
+# File, line number, function.
+Place: TypeAlias = tuple[str, int, str]
 
 # Between two coroutines that await each other may stand a helper of the interpreter, or
 # two, that do not tell what they await; the garbage collector knows.
@@ -33,25 +37,54 @@ _ATTRIBUTES: Final = (
 )
 
 
-def stack_of(coro: Coroutine[Any, Any, Any]) -> traceback.StackSummary:
+def stack_of(
+    coro: Coroutine[Any, Any, Any], limit: int | None = None
+) -> traceback.StackSummary:
     """Return the frames of a coroutine and of what it awaits, the innermost one last.
 
     A coroutine that is running, and not suspended, shows its own frame only.
+
+    Args:
+        limit: how many frames at most, the innermost ones; None for all.
     """
-    return traceback.StackSummary.extract(_frames(coro))
+    frames = ((frame, frame.f_lineno) for frame in _frames(coro, limit))
+    return traceback.StackSummary.extract(frames)
 
 
-def _frames(awaitable: Any) -> Iterator[tuple[types.FrameType, int]]:
+def places_of(coro: Coroutine[Any, Any, Any], limit: int) -> list[Place]:
+    """Return where these frames stand, without the lines of code.
+
+    That is cheap enough to be asked for many jobs each second: no file is looked at.
+    """
+    return [
+        (frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_name)
+        for frame in _frames(coro, limit)
+    ]
+
+
+def _frames(coro: Any, limit: int | None) -> Iterator[types.FrameType]:
+    # Their frames are asked for at the end, of the few that are wanted: it is what costs.
+    for awaitable in deque(_awaited(coro), maxlen=limit):
+        for frame_name, _ in _ATTRIBUTES:
+            if (frame := getattr(awaitable, frame_name, None)) is not None:
+                yield frame
+                break
+
+
+def _awaited(awaitable: Any) -> Iterator[Any]:
+    """Go inwards over what has, or had, a frame."""
     while awaitable is not None:
+        if type(awaitable) is types.CoroutineType:  # nearly always, and quickly told
+            yield awaitable
+            awaitable = awaitable.cr_await
+            continue
         if _is_helper(awaitable):
             known: list[Any] = gc.get_referents(awaitable)
             awaitable = next((x for x in known if _awaits(x)), None)
             continue
         for frame_name, await_name in _ATTRIBUTES:
             if hasattr(awaitable, frame_name):
-                frame = getattr(awaitable, frame_name)
-                if frame is not None:
-                    yield frame, frame.f_lineno
+                yield awaitable
                 awaitable = getattr(awaitable, await_name, None)
                 break
         else:

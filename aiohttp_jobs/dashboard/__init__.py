@@ -3,17 +3,36 @@
 Needs the extra: ``pip install aiohttp-jobs[dashboard]``.
 """
 
-# A map, in the order to read it:
+# A map, in the order to read it. First the data, of which all else is made:
 #
-#   access.py    who may do what, and that other sites may do nothing
+#   data.py      all that the pages show, as plain values
 #   record.py    what is kept of a job that is over
-#   words.py     durations, states and stacks as people read them
-#   history.py   the observer that keeps it, and the figures of the last minutes
-#   charts.py    the figures as bars of an SVG
+#   words.py     durations, states and times as people read them
+#   places.py    lines of code, and which are the application's own
+#   process.py   what this process is called, and how its jobs are addressed
+#   kinds.py     failures that are the same, kept together
+#   tallies.py   how many jobs of each coroutine there are, and how long they run
+#   history.py   the observer that keeps all this, and the figures of the last minutes
+#   query.py     what a visitor wants to see
+#   overview.py  what the first page shows: figures, failures, coroutines, tables
 #   details.py   what a job's own page shows
-#   overview.py  what the first page shows: filters, tables, paging
+#
+# Who may have it, and what they may do:
+#
+#   sites.py     other sites may do nothing
+#   access.py    who may do what, and who that is
+#   steering.py  what may be done to jobs and the queue, and the log of it
+#   source.py    whom the pages ask: this process, and one day others
+#
+# What becomes of it:
+#
+#   charts.py    the figures as bars and lines of an SVG
+#   pages.py     data as HTML, and addresses
 #   stream.py    live pages: server-sent events, bounded, ended at shutdown
-#   views.py     the handlers
+#   text.py      a traceback to be copied
+#   views.py     the handlers of what is looked at
+#   actions.py   the handlers of what is done
+#   api.py       the same as JSON
 #   app.py       setup_dashboard: puts the above into an application
 
 from .access import Access

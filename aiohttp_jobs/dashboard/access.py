@@ -1,17 +1,30 @@
-"""Access: who may do what, and that other sites may do nothing."""
+"""Access: who may do what, and who that is."""
 
 from __future__ import annotations
 
 import enum
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
-from urllib.parse import urlsplit
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-__all__ = ("ACCESS", "Access", "Authorize", "check_authorize", "make_guard")
+from aiohttp_jobs.core.names import shown
+
+from .sites import check_site
+
+__all__ = (
+    "VISITOR",
+    "Access",
+    "Authorize",
+    "Visitor",
+    "ask",
+    "check_authorize",
+    "make_guard",
+    "require_manage",
+)
 
 
 class Access(enum.IntEnum):
@@ -19,15 +32,37 @@ class Access(enum.IntEnum):
 
     NONE = 0  #: nothing: it gets 403
     READ = 1  #: look at everything
-    MANAGE = 2  #: cancel jobs, too
+    MANAGE = 2  #: cancel jobs and steer the queue, too
 
 
-Authorize: TypeAlias = Callable[[web.Request], Awaitable[Access]]
+Authorize: TypeAlias = Callable[
+    [web.Request], Awaitable[Access | tuple[Access, str | None]]
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who asks, and what they may do."""
+
+    access: Access
+    #: As `authorize` has told it, in one line of bounded length; None if it has not.
+    name: str | None
+    #: The address that the request has come from.
+    remote: str
+
+    @property
+    def party(self) -> str:
+        """Whom places are counted for."""
+        return self.remote if self.name is None else f"@{self.name}"
+
+    def __str__(self) -> str:
+        return f"somebody at {self.remote}" if self.name is None else self.name
+
 
 if TYPE_CHECKING or hasattr(web, "RequestKey"):
-    ACCESS = web.RequestKey("aiohttp_jobs.dashboard.access", Access)
+    VISITOR = web.RequestKey("aiohttp_jobs.dashboard.visitor", Visitor)
 else:  # aiohttp before 3.14
-    ACCESS = "aiohttp_jobs.dashboard.access"
+    VISITOR = "aiohttp_jobs.dashboard.visitor"
 
 _SAFE: Final = frozenset({"GET", "HEAD"})
 
@@ -38,8 +73,25 @@ def check_authorize(authorize: Any) -> None:
     if not (inspect.iscoroutinefunction(authorize) or inspect.iscoroutinefunction(call)):
         raise TypeError(
             "authorize takes a coroutine function of the request that returns an Access, "
-            f"not {authorize!r}"
+            f"or an Access and the visitor's name, not {authorize!r}"
         )
+
+
+async def ask(authorize: Authorize, request: web.Request) -> Visitor:
+    """Ask who has made this request, and what they may do."""
+    answer: Any = await authorize(request)
+    access, name = answer if _is_pair(answer) else (answer, None)
+    if not isinstance(access, Access) or not isinstance(name, str | None):
+        raise TypeError(
+            "authorize has to return an Access, or an Access and the visitor's name, and "
+            f"returned {answer!r}"
+        )
+    name = shown(name) if name else None
+    return Visitor(access, name, shown(request.remote or "an unknown address"))
+
+
+def _is_pair(answer: Any) -> bool:
+    return isinstance(answer, tuple) and len(cast(Any, answer)) == 2
 
 
 def make_guard(authorize: Authorize) -> Middleware:
@@ -47,34 +99,21 @@ def make_guard(authorize: Authorize) -> Middleware:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        access = await authorize(request)
-        if not isinstance(access, Access):
-            raise TypeError(f"authorize has to return an Access, and returned {access!r}")
-        if access is Access.NONE:
+        is_safe = request.method in _SAFE
+        # First, so that nothing of the answer tells another site who is logged in.
+        check_site(request, is_safe)
+        visitor = await ask(authorize, request)
+        if visitor.access is Access.NONE:
             raise web.HTTPForbidden(text="403: You may not see the jobs")
-        if request.method not in _SAFE:
-            if access is not Access.MANAGE:
-                raise web.HTTPForbidden(text="403: You may see the jobs, not change them")
-            if not _is_from_here(request):
-                raise web.HTTPForbidden(text="403: The request comes from another site")
-        request[ACCESS] = access
+        request[VISITOR] = visitor
+        if not is_safe:
+            require_manage(request)
         return await handler(request)
 
     return guard
 
 
-def _is_from_here(request: web.Request) -> bool:
-    """Was the request made by a page of this very origin?
-
-    Browsers say so, and no page can make them say otherwise. `Sec-Fetch-Site` is not sent
-    over plain HTTP; then the page's origin has to have the host that was asked. A proxy
-    may speak another scheme with the browser, which is why that is not compared.
-    """
-    site = request.headers.get("Sec-Fetch-Site")
-    if site is not None:
-        return site == "same-origin"
-    origin = request.headers.get("Origin", "")
-    try:
-        return urlsplit(origin).netloc.lower() == request.host.lower() != ""
-    except ValueError:
-        return False
+def require_manage(request: web.Request) -> None:
+    """Refuse the request of a visitor who may only look."""
+    if request[VISITOR].access is not Access.MANAGE:
+        raise web.HTTPForbidden(text="403: You may see the jobs, not change them")

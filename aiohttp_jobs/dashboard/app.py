@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from pathlib import Path
 from typing import Final
 
-import aiohttp_jinja2
-import jinja2
 from aiohttp import web
 
 from aiohttp_jobs.core.scheduler import Scheduler
 from aiohttp_jobs.web.request import SCHEDULER
 
 from .access import Authorize, check_authorize, make_guard
+from .actions import Actions
+from .api import Api
 from .history import PERIOD, History
+from .pages import Pages
+from .record import cut
+from .sites import add_security_headers
+from .source import ThisProcess
 from .stream import Streams
-from .views import Views, add_security_headers
-from .words import breakable, duration
+from .views import Views
 
 __all__ = ("setup_dashboard",)
 
 _HERE: Final = Path(__file__).parent
-_ENVIRONMENT: Final = web.AppKey("aiohttp_jobs.dashboard.environment", jinja2.Environment)
 
 
 def setup_dashboard(
@@ -32,6 +35,8 @@ def setup_dashboard(
     *,
     authorize: Authorize,
     scheduler: Scheduler | None = None,
+    title: str = "Jobs",
+    home: str | None = None,
 ) -> web.Application:
     """Show a scheduler's jobs to those who may see them, below ``prefix``.
 
@@ -42,9 +47,13 @@ def setup_dashboard(
         app: the application, or sub-application, that the pages become a part of.
         prefix: the path below which they are.
         authorize: a coroutine function that is called for every request to them, and
-            returns the :class:`Access` that it has. It may raise an
-            :class:`~aiohttp.web.HTTPException` instead, to ask for a login.
+            returns the :class:`Access` that it has, or a tuple of that and the
+            visitor's name, for the log. It may raise an
+            :class:`~aiohttp.web.HTTPException` instead, to ask for a login. An open live
+            page asks again every half minute.
         scheduler: whose jobs to show; None for the application's own.
+        title: the heading of the pages, and how a browser's tab is called.
+        home: the path or the address of the application's own pages, to link to.
 
     Returns:
         The sub-application.
@@ -78,29 +87,44 @@ def setup_dashboard(
         )
     if not isinstance(scheduler, Scheduler):
         raise TypeError(f"scheduler takes a Scheduler or None, not {scheduler!r}")
-    dashboard = _make(scheduler, authorize)
+    _check_title(title)
+    _check_home(home)
+    dashboard = _make(scheduler, authorize, cut(title), home)
     app.add_subapp(prefix, dashboard)
     return dashboard
 
 
-def _make(scheduler: Scheduler, authorize: Authorize) -> web.Application:
+def _check_title(title: object) -> None:
+    if not isinstance(title, str):
+        raise TypeError(f"title takes a str, not {title!r}")
+    if not title.strip():
+        raise ValueError("title takes a text that can be read, not an empty one")
+
+
+def _check_home(home: object) -> None:
+    if home is None:
+        return
+    if not isinstance(home, str):
+        raise TypeError(f"home takes a str or None, not {home!r}")
+    # Nothing else: "javascript:" is an address, too.
+    if not re.match(r"/(?![/\\])|https?://", home):
+        raise ValueError(
+            f"home takes a path as '/', or an address that begins with https://, "
+            f"not {home!r}"
+        )
+
+
+def _make(
+    scheduler: Scheduler, authorize: Authorize, title: str, home: str | None
+) -> web.Application:
     dashboard = web.Application(middlewares=[make_guard(authorize)])
-    environment = aiohttp_jinja2.setup(
-        dashboard,
-        # A key of its own: the application around it may use this library, too.
-        app_key=_ENVIRONMENT,
-        loader=jinja2.FileSystemLoader(_HERE / "templates"),
-        undefined=jinja2.StrictUndefined,
-        default_helpers=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["breakable"] = breakable
-    environment.filters["duration"] = duration
-    history = History(scheduler.statistics())
+    pages = Pages(dashboard, title, home)
+    history = History(scheduler)
+    source = ThisProcess(scheduler, history)
     streams = Streams()
-    views = Views(dashboard, scheduler, history, streams, environment)
-    views.add_routes()
+    Views(source, pages, streams, authorize).add_routes(dashboard)
+    Actions(source, pages).add_routes(dashboard)
+    Api(source).add_routes(dashboard)
     dashboard.router.add_static("/static", _HERE / "static", name="static")
     dashboard.on_response_prepare.append(add_security_headers)
     life = _Life(scheduler, history, streams)
@@ -121,6 +145,7 @@ class _Life:
         self._timer: asyncio.TimerHandle | None = None
 
     async def start(self, app: web.Application) -> None:
+        self._history.up_since = time.monotonic()
         self._wait()
 
     async def shut_down(self, app: web.Application) -> None:

@@ -1,20 +1,26 @@
-"""Charts: the figures of the last minutes as bars of an SVG."""
+"""Charts: the figures of the last minutes as bars and lines of an SVG."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
-from .history import PERIOD, Point
-from .words import duration
+from . import data
+from .history import PERIOD, POINTS
+from .overview import ended_in
+from .words import count_of, duration
 
-__all__ = ("Bar", "Chart", "run_times", "throughput")
+__all__ = ("Bar", "Chart", "backlog", "run_times", "throughput")
 
 # A bar is as wide as a period is long, so the chart is as wide as it has seconds.
 HEIGHT: Final = 60
+WIDTH: Final = POINTS * PERIOD
 GAP: Final = 1
+
+_OUTCOMES: Final = ("failed", "cancelled", "hung_up", "succeeded")
+_Percentile = Literal["p50", "p90"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,49 +38,86 @@ class Chart:
     """A drawing and what it says in words, for those who do not see it."""
 
     bars: tuple[Bar, ...]
-    width: int
     top: str  # what a bar of full height means
     says: str
+    line: str = ""  # the points of a line before the bars
+    line_top: str = ""  # what its top means
+    width: int = WIDTH
     height: int = HEIGHT
     bar_width: int = PERIOD - GAP
 
 
-def throughput(points: Sequence[Point]) -> Chart:
+def throughput(points: Sequence[data.Point]) -> Chart:
     """Ends per second, each period's outcomes on top of each other."""
-    most = max((point.closed for point in points), default=0)
+    most = max(map(ended_in, points), default=0)
     top = _round_up(most / PERIOD)
     bars: list[Bar] = []
-    for number, point in enumerate(points):
+    for x, point in _placed(points):
         y = float(HEIGHT)
-        for kind in ("failed", "cancelled", "hung_up", "succeeded"):
-            count: int = getattr(point, kind)
+        for kind in _OUTCOMES:
+            count = point[kind]
             if count:
                 height = max(1.0, round(count / PERIOD / top * HEIGHT, 1))
                 y -= height
-                bars.append(Bar(kind, number * PERIOD, round(max(y, 0), 1), height))
-    total = sum(point.closed for point in points)
-    failed = sum(point.failed for point in points)
-    says = f"{total:,} ended, {failed:,} failed, at most {most / PERIOD:,.1f}/s"
-    return Chart(tuple(bars), len(points) * PERIOD, f"{top:,.10g}/s", says)
+                bars.append(Bar(kind, x, round(max(y, 0), 1), height))
+    total = sum(map(ended_in, points))
+    failed = sum(point["failed"] for point in points)
+    says = f"{total:,} ended, {failed:,} failed, peak {most / PERIOD:,.1f}/s"
+    return Chart(tuple(bars), f"{top:,.10g}/s", says)
 
 
-def run_times(points: Sequence[Point]) -> Chart:
-    """How long jobs ran: the median before the slowest tenth."""
-    slowest = max((point.slowest_tenth or 0 for point in points), default=0)
-    top = _round_up(slowest)
+def run_times(points: Sequence[data.Point]) -> Chart:
+    """How long jobs ran: p50 before p90."""
+    top = _round_up(max((point["p90"] or 0 for point in points), default=0))
     bars: list[Bar] = []
-    for number, point in enumerate(points):
-        for kind, value in (("slowest", point.slowest_tenth), ("median", point.median)):
+    kinds: tuple[_Percentile, ...] = ("p90", "p50")
+    for x, point in _placed(points):
+        for kind in kinds:
+            value = point[kind]
             if value is not None:
                 height = max(1.0, round(value / top * HEIGHT, 1))
-                bars.append(Bar(kind, number * PERIOD, round(HEIGHT - height, 1), height))
-    last = next((point for point in reversed(points) if point.median is not None), None)
+                bars.append(Bar(kind, x, round(HEIGHT - height, 1), height))
+    last = next((point for point in reversed(points) if point["p50"] is not None), None)
     if last is None:
         says = "none ended"
     else:
-        median, slow = duration(last.median), duration(last.slowest_tenth)
-        says = f"latest median {median}, slowest tenth from {slow}"
-    return Chart(tuple(bars), len(points) * PERIOD, duration(top), says)
+        says = f"latest p50 {duration(last['p50'])}, p90 {duration(last['p90'])}"
+    return Chart(tuple(bars), duration(top), says)
+
+
+def backlog(points: Sequence[data.Point], now: data.Figures) -> Chart:
+    """How many jobs were waiting as bars, and for how long the first one as a line."""
+    most = max((point["pending"] for point in points), default=0)
+    longest = max((point["waited"] for point in points), default=0.0)
+    top, line_top = _round_up(most), _round_up(longest)
+    bars: list[Bar] = []
+    line: list[str] = []
+    for x, point in _placed(points):
+        if point["pending"]:
+            height = max(1.0, round(point["pending"] / top * HEIGHT, 1))
+            bars.append(Bar("pending", x, round(HEIGHT - height, 1), height))
+        y = HEIGHT - point["waited"] / line_top * HEIGHT
+        line.append(f"{x + PERIOD / 2:g},{round(y, 1):g}")
+    says = "nothing waits"
+    if now["pending"]:
+        waited = duration(now["longest_waiting"])
+        says = f"now {now['pending']:,} waiting, the first for {waited}"
+    says += f", peak {most:,}"
+    if longest:
+        says += f" and {duration(longest)}"
+    return Chart(
+        tuple(bars),
+        count_of(round(top), "job"),
+        says,
+        " ".join(line) if longest else "",
+        duration(line_top) if longest else "",
+    )
+
+
+def _placed(points: Sequence[data.Point]) -> list[tuple[int, data.Point]]:
+    """Each point with its place: the latest is at the right end."""
+    first = POINTS - len(points)
+    return [((first + number) * PERIOD, point) for number, point in enumerate(points)]
 
 
 def _round_up(value: float) -> float:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any
+from typing import Any, Final
 
 from aiohttp_jobs.core.job import Job
 from aiohttp_jobs.core.scheduler import Scheduler
+from aiohttp_jobs.core.stack import places_of
 
+from . import data
 from .history import History
-from .record import Record, cut
-from .words import clock_time, duration, frames_of, state_word, with_code
+from .overview import Clock, job_row, process, record_row
+from .places import with_code
+from .record import Record
 
 __all__ = ("details", "find", "find_job")
+
+# Frames of a stack: the innermost ones.
+MOST_FRAMES: Final = 100
 
 
 def find_job(scheduler: Scheduler, job_id: int) -> Job[Any] | None:
@@ -25,33 +30,31 @@ def find(scheduler: Scheduler, history: History, job_id: int) -> Job[Any] | Reco
     return find_job(scheduler, job_id) or history.find(job_id)
 
 
-def details(job: Job[Any] | Record) -> dict[str, Any]:
-    """Return what the live part of the page shows just now."""
-    spawned, started, closed = job.spawned_at, job.started_at, job.closed_at
-    now = time.monotonic()
-    times: list[tuple[str, str, str]] = []
-    if spawned is not None:
-        waited = (started or closed or now) - spawned
-        times.append(("Spawned", clock_time(spawned), f"waited {duration(waited)}"))
-    if started is not None:
-        verb = "has run" if closed is None else "ran"
-        ran = f"{verb} {duration((closed or now) - started)}"
-        times.append(("Started", clock_time(started), ran))
-    if closed is not None:
-        times.append(("Ended", clock_time(closed), ""))
+def details(
+    scheduler: Scheduler, history: History, job: Job[Any] | Record
+) -> data.JobDetails:
+    """Return what the page of a job shows just now."""
+    clock = Clock()
+    if isinstance(job, Job):
+        row = job_row(job, clock)
+        stack = places_of(job.coro, MOST_FRAMES) if job.active else []
+    else:
+        row = record_row(job, clock)
+        stack = [*job.stack]
     return {
-        "id": job.id,
-        "label": cut(job.label),
-        "coro_name": cut(job.coro_name),
-        "origin": cut(job.origin or ""),
-        "state": state_word(job.state, started),
-        "kind": job.state.name.lower(),
-        "times": times,
-        "can_be_cancelled": isinstance(job, Job)
-        and job.state.name in ("PENDING", "ACTIVE"),
-        "stack": with_code(frames_of(job.stack()) if isinstance(job, Job) else job.stack),
+        "version": data.VERSION,
+        "at": clock.at,
+        "process": process(scheduler, history, clock),
+        "job": row,
+        "can_be_cancelled": row["state"] in ("pending", "active"),
+        "stack": with_code(stack),
         "raised": [
-            (raised, with_code(raised.frames))
+            {
+                "link": raised.link,
+                "type": raised.type_name,
+                "message": raised.message,
+                "frames": with_code(raised.frames),
+            }
             for raised in (job.raised if isinstance(job, Record) else ())
         ],
     }

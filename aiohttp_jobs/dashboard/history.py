@@ -2,52 +2,47 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain, starmap, takewhile
 from operator import itemgetter
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
+from aiohttp_jobs.core.failures import inside_of, type_name_of
 from aiohttp_jobs.core.job import Job
-from aiohttp_jobs.core.stack import stack_of
+from aiohttp_jobs.core.scheduler import Scheduler
+from aiohttp_jobs.core.stack import places_of
 from aiohttp_jobs.core.states import CANCELLED, HUNG_UP, LET_GO, SUCCEEDED
 from aiohttp_jobs.core.statistics import Statistics
 
-from .record import MOST_FRAMES, MOST_LETTERS, Record, cut, error_line, raised_by
-from .words import frames_of, where
+from . import data
+from .kinds import Kinds, Raw
+from .places import where
+from .record import (
+    MOST_FRAMES,
+    MOST_LETTERS,
+    Raised,
+    Record,
+    cut,
+    error_line,
+    raised_by,
+)
+from .tallies import Tallies, percentiles
 
-__all__ = ("History", "Point")
+__all__ = ("PERIOD", "History")
 
 # How many ends are remembered. Failures have a ring of their own, or else a busy second
-# would push out the one that somebody is called for at night.
+# would push them out; and besides the last ones of each kind are kept.
 MOST_ENDS: Final = 1000
 MOST_FAILURES: Final = 200
+# How many jobs are noted before they are counted, which is cheaper done for many.
+MOST_FRESH: Final = 500
 
 # Seconds that one point of the charts stands for, and how many of them there are.
 PERIOD: Final = 5
 POINTS: Final = 60
 
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """What happened in one period."""
-
-    succeeded: int = 0
-    failed: int = 0  # those that were let go, too
-    cancelled: int = 0
-    hung_up: int = 0
-    #: Seconds that jobs ran, of those that ended and are remembered; None without any.
-    median: float | None = None
-    slowest_tenth: float | None = None
-
-    @property
-    def closed(self) -> int:
-        return self.succeeded + self.failed + self.cancelled + self.hung_up
-
-
-# The fields of a record, or the first ones: quicker to make, and few are looked at.
-_Raw: TypeAlias = tuple[Any, ...]
 _closed_at: Final = itemgetter(Record._fields.index("closed_at"))
 
 
@@ -55,46 +50,86 @@ class History:
     """Remembers the last jobs that have ended; its size is bounded.
 
     Args:
-        statistics: of the scheduler, at the time from which on it is told.
+        scheduler: whose jobs it is told of from now on.
     """
 
-    def __init__(self, statistics: Statistics) -> None:
-        self._ends: deque[_Raw] = deque(maxlen=MOST_ENDS)
-        self._failures: deque[_Raw] = deque(maxlen=MOST_FAILURES)
-        self._keep = self._ends.append  # looked up once, not for every job
-        self._points = deque([Point()] * POINTS, maxlen=POINTS)
-        self._before = statistics
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._ends: deque[Raw] = deque(maxlen=MOST_ENDS)
+        self._failures: deque[Raw] = deque(maxlen=MOST_FAILURES)
+        self._kinds = Kinds()
+        self._tallies = Tallies()
+        self._tallies.add_spawned(job.coro_name for job in scheduler)
+        # What has happened and is not counted yet: names of spawned jobs, and ends.
+        self._fresh_names: list[str] = []
+        self._fresh_ends: list[Raw] = []
+        self._points: deque[data.Point] = deque(maxlen=POINTS)
+        self._begin = self._before = scheduler.statistics()
         self._measured_at = 0.0
+        #: Since when totals count, and the application runs, by time.monotonic().
+        self.counted_since = self.up_since = time.monotonic()
+
+    def job_spawned(self, job: Job[Any]) -> None:
+        """Note its name. Called for every job: attributes are read without detours."""
+        coro: Any = job.coro
+        try:
+            self._fresh_names.append(coro.__qualname__)
+        except AttributeError:  # a coroutine of another make
+            self._fresh_names.append(job.coro_name)
+        if len(self._fresh_names) >= MOST_FRESH:
+            self._count()
 
     def job_closed(self, job: Job[Any]) -> None:
-        """Remember it. Called for every job: attributes are read without detours."""
-        state, name = job.state, job.name
+        """Remember it. Called for every job, likewise."""
+        state, name, origin = job.state, job.name, job.origin
         coro: Any = job.coro
-        if name is not None and len(name) > MOST_LETTERS:
-            name = cut(name)
         try:
             coro_name = coro.__qualname__
-        except AttributeError:  # a coroutine of another make
+        except AttributeError:
             coro_name = job.coro_name
-        raw: _Raw = (
+        if name is not None and len(name) > MOST_LETTERS:
+            name = cut(name)
+        if origin is not None and len(origin) > MOST_LETTERS:
+            origin = cut(origin)
+        raw: Raw = (
             job.id,
             state,
             name,
             coro_name,
-            job.origin,
+            origin,
             job.spawned_at,
             job.started_at,
             job.closed_at,
         )
         if state is SUCCEEDED or state is CANCELLED or state is HUNG_UP:
-            self._keep(raw)
+            fresh = self._fresh_ends
+            fresh.append(raw)
+            if len(fresh) >= MOST_FRESH:
+                self._count()
         elif state is LET_GO:
-            stack = frames_of(stack_of(coro))  # of what it goes on with, unwatched
-            innermost = tuple(stack[-MOST_FRAMES:])
-            self._failures.append((*raw, f"still at {where(stack)}", (), innermost))
+            stack = places_of(coro, MOST_FRAMES)  # of what it goes on with, unwatched
+            place = where(stack)
+            raw = (*raw, f"still at {place}", (), tuple(stack))
+            self._add_failure(raw, "let go", place)
         else:
             error = job.exception()
-            self._failures.append((*raw, error_line(error), raised_by(error), ()))
+            raised = raised_by(error)
+            raw = (*raw, error_line(error), raised, ())
+            self._add_failure(raw, _type_of(error), _place_of(raised, coro_name))
+
+    def _add_failure(self, raw: Raw, type_name: str, place: str) -> None:
+        self._failures.append(raw)
+        self._tallies.add_failed(raw)
+        self._kinds.add(cut(type_name), place, raw[7], raw)
+
+    def _count(self) -> None:
+        """Count what is fresh. Whoever reads does so before."""
+        if self._fresh_names:
+            self._tallies.add_spawned(self._fresh_names)
+            self._fresh_names.clear()
+        if self._fresh_ends:
+            self._tallies.add_ended(self._fresh_ends)
+            self._ends.extend(self._fresh_ends)
+            self._fresh_ends.clear()
 
     def measure(self, now: Statistics) -> None:
         """Add the point of the period that is over."""
@@ -103,30 +138,77 @@ class History:
         ends = list(takewhile(lambda end: end.closed_at > last, self.records()))
         if ends:
             self._measured_at = ends[0].closed_at
-        times = sorted(
+        p50, p90 = percentiles(
             end.closed_at - end.started_at for end in ends if end.started_at is not None
         )
         self._points.append(
-            Point(
-                now.succeeded - before.succeeded,
-                now.failed - before.failed + now.let_go - before.let_go,
-                now.cancelled - before.cancelled,
-                now.hung_up - before.hung_up,
-                times[len(times) // 2] if times else None,
-                times[len(times) * 9 // 10] if times else None,
-            )
+            {
+                "succeeded": now.succeeded - before.succeeded,
+                "failed": now.failed - before.failed + now.let_go - before.let_go,
+                "cancelled": now.cancelled - before.cancelled,
+                "hung_up": now.hung_up - before.hung_up,
+                "p50": p50,
+                "p90": p90,
+                "pending": now.pending,
+                "waited": now.longest_waiting,
+            }
         )
 
     @property
-    def points(self) -> tuple[Point, ...]:
+    def begin(self) -> Statistics:
+        """The scheduler's figures from which totals count."""
+        return self._begin
+
+    @property
+    def points(self) -> list[data.Point]:
         """The last minutes, the latest period last."""
-        return tuple(self._points)
+        return [*self._points]
+
+    @property
+    def kinds(self) -> Kinds:
+        """The failures, by kind."""
+        return self._kinds
+
+    @property
+    def tallies(self) -> Tallies:
+        """The jobs, by coroutine function."""
+        self._count()
+        return self._tallies
 
     def records(self) -> Iterator[Record]:
         """Go over what is remembered, the latest end first."""
-        ends = sorted(chain(self._ends, self._failures), key=_closed_at, reverse=True)
+        self._count()
+        kept = {raw[0]: raw for raw in chain(self._kinds.kept(), self._failures)}
+        ends = sorted(chain(self._ends, kept.values()), key=_closed_at, reverse=True)
         return starmap(Record, ends)
 
     def find(self, job_id: int) -> Record | None:
         """The record of this job, if it is remembered."""
         return next((r for r in self.records() if r.id == job_id), None)
+
+
+def _type_of(error: BaseException | None) -> str:
+    """Its class; of a group, that of the first one inside, too."""
+    if error is None:
+        return ""
+    name = type_name_of(error)
+    inner = _first_of(error)
+    return name if inner is error else f"{name} of {type_name_of(inner)}"
+
+
+def _first_of(error: BaseException) -> BaseException:
+    for _ in range(10):  # a group may be inside of itself
+        inside = inside_of(error)
+        if not inside:
+            break
+        error = inside[0]
+    return error
+
+
+def _place_of(raised: tuple[Raised, ...], coro_name: str) -> str:
+    """Where it was raised; of a group, the first one inside; else whose job it was."""
+    told = [each for each in raised if each.frames]
+    is_group = any(each.link.startswith("This was in") for each in raised)
+    if is_group and told:
+        return where(told[0].frames)
+    return where(told[-1].frames) if told and raised[-1].frames else coro_name

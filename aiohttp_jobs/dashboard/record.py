@@ -6,6 +6,7 @@ and the frames of its traceback are let go: they may hold anything.
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections import deque
 from collections.abc import Iterator
@@ -68,9 +69,19 @@ class Record(NamedTuple):
         return self.name or self.coro_name
 
 
+# What would draw over a line or turn its neighbours round; a line's end may stay.
+_UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
 def cut(text: str, most: int = MOST_LETTERS) -> str:
-    """Shorten what is too long to be kept or shown."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """Shorten what is too long to be kept or shown; write out what steers a terminal or
+    the direction of text, so that it is seen and does nothing."""
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    return _UNSEEN.sub(_written_out, text)
+
+
+def _written_out(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
 
 
 def error_line(exception: BaseException | None) -> str:

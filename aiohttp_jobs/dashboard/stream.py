@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Hashable
-from typing import Final
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
 
 from aiohttp import web
 
@@ -22,32 +24,67 @@ PERIOD: Final = 1.0
 HEARTBEAT: Final = 15.0
 # Seconds that a client is given to take what it was sent.
 PATIENCE: Final = 15.0
-# Seconds after which a stream ends. The browser connects again, and is authorised again.
+# Seconds after which it is asked again whether the visitor may see this.
+CHECK: Final = 30.0
+# Seconds after which a stream ends, and the browser connects again.
 LIFE: Final = 300.0
 # How many streams there may be at a time.
 MOST: Final = 20
 # Seconds after which the browser connects again.
 RETRY: Final = 3
 
+Render: TypeAlias = Callable[[], Awaitable[str]]
+
+
+@dataclass(eq=False, slots=True)
+class _Place:
+    """What a stream takes of those that there may be."""
+
+    party: str
+    request: web.Request
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def end(self) -> None:
+        """End the stream soon."""
+        self.ending.set()
+        _cut_off(self.request)
+
+
+@dataclass(eq=False, slots=True)
+class _Shown:
+    """What was rendered last of one thing that several may look at."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    at: float = 0.0
+    number: int = 0
+    html: str = ""
+    watchers: int = 0
+
 
 class Streams:
     """The open streams of one dashboard; pages of the same content are rendered once."""
 
     def __init__(self) -> None:
-        self._ending = asyncio.Event()
-        self._open: list[web.Request] = []
+        self._is_ending = False
+        # In the order in which they were opened.
+        self._places: list[_Place] = []
         self._number = 0
-        # What was rendered last, by what was asked for, with the time.
-        self._rendered: dict[Hashable, tuple[float, int, str]] = {}
+        self._shown: dict[Hashable, _Shown] = {}
 
     def end(self) -> None:
         """End all streams, now and for good."""
-        self._ending.set()
-        for request in self._open:
-            _cut_off(request)
+        self._is_ending = True
+        for place in self._places:
+            place.end()
 
     async def serve(
-        self, request: web.Request, key: Hashable, render: Callable[[], str]
+        self,
+        request: web.Request,
+        key: Hashable,
+        render: Render,
+        *,
+        party: str = "",
+        may_go_on: Callable[[], Awaitable[bool]] | None = None,
     ) -> web.StreamResponse:
         """Send snapshots until the client has gone, or the stream's time is over.
 
@@ -55,12 +92,15 @@ class Streams:
             request: the request that asks for them.
             key: equal for streams that show the same.
             render: called for each snapshot, to return its HTML.
+            party: who takes the place. If all are taken, who has most gives one up to who
+                has fewer.
+            may_go_on: asked every half minute whether the visitor may still see this.
 
         Raises:
             HTTPServiceUnavailable: there are as many streams as may be, or the
                 application shuts down.
         """
-        if self._ending.is_set() or len(self._open) >= MOST:
+        if self._is_ending or not self._make_room(party):
             raise web.HTTPServiceUnavailable(
                 text="503: Too many live pages are open", headers={"Retry-After": "10"}
             )
@@ -71,34 +111,59 @@ class Streams:
                 "X-Accel-Buffering": "no",
             }
         )
-        self._open.append(request)
+        place = _Place(party, request)
+        self._places.append(place)
+        shown = self._shown.setdefault(key, _Shown())
+        shown.watchers += 1
         try:
             with contextlib.suppress(ConnectionError):  # the client has gone
                 await response.prepare(request)
                 await response.write(f"retry: {RETRY * 1000}\n\n".encode())
-                await self._send(request, response, key, render)
+                await self._send(place, response, shown, render, may_go_on)
         finally:
-            self._open.remove(request)
-            self._rendered.pop(key, None)
+            if place in self._places:
+                self._places.remove(place)
+            shown.watchers -= 1
+            if not shown.watchers:
+                self._shown.pop(key, None)
         return response
+
+    def _make_room(self, party: str) -> bool:
+        """Is there a place for one more, or somebody with two more than this one has?"""
+        if len(self._places) < MOST:
+            return True
+        taken = Counter(place.party for place in self._places)
+        greediest, most = taken.most_common(1)[0]
+        if most < taken[party] + 2:
+            return False
+        place = next(place for place in self._places if place.party == greediest)
+        self._places.remove(place)
+        place.end()
+        return True
 
     async def _send(
         self,
-        request: web.Request,
+        place: _Place,
         response: web.StreamResponse,
-        key: Hashable,
-        render: Callable[[], str],
+        shown: _Shown,
+        render: Render,
+        may_go_on: Callable[[], Awaitable[bool]] | None,
     ) -> None:
         loop = asyncio.get_running_loop()
-        end = loop.time() + LIFE
+        end, checked_at = loop.time() + LIFE, loop.time()
         sent, sent_at = "", loop.time()
+        request = place.request
         # A client that has gone shows when something is sent, and that may take long.
         while (
             request.transport is not None
-            and not self._ending.is_set()
+            and not place.ending.is_set()
             and loop.time() < end
         ):
-            number, html = self._snapshot(key, render)
+            if may_go_on is not None and loop.time() - checked_at >= CHECK:
+                if not await _in_time(may_go_on):
+                    return
+                checked_at = loop.time()
+            number, html = await self._snapshot(shown, render)
             if html != sent:
                 lines = "".join(f"data: {line}\n" for line in html.splitlines())
                 event = f"event: snapshot\nid: {number}\n{lines}\n"
@@ -109,17 +174,27 @@ class Streams:
                 sent_at = loop.time()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD):
-                    await self._ending.wait()
+                    await place.ending.wait()
 
-    def _snapshot(self, key: Hashable, render: Callable[[], str]) -> tuple[int, str]:
-        now = asyncio.get_running_loop().time()
-        when, number, html = self._rendered.get(key, (-PERIOD, 0, ""))
-        # A stream's own last snapshot is a period old, another's may be shared.
-        if now - when > PERIOD / 2:
-            self._number += 1
-            number, html = self._number, render()
-            self._rendered[key] = now, number, html
-        return number, html
+    async def _snapshot(self, shown: _Shown, render: Render) -> tuple[int, str]:
+        # Who comes while it is rendered waits for it, and shares it.
+        async with shown.lock:
+            now = asyncio.get_running_loop().time()
+            # A stream's own last snapshot is a period old, another's may be shared.
+            if not shown.number or now - shown.at > PERIOD / 2:
+                html = await render()
+                self._number += 1
+                shown.at, shown.number, shown.html = now, self._number, html
+            return shown.number, shown.html
+
+
+async def _in_time(may_go_on: Callable[[], Awaitable[bool]]) -> bool:
+    """Ask, and take no answer for a no."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await may_go_on()
+    except TimeoutError:
+        return False
 
 
 async def _write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:

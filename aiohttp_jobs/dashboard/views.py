@@ -1,127 +1,55 @@
-"""Views: the handlers of the dashboard."""
+"""Views: the handlers of what is looked at."""
 
 from __future__ import annotations
 
-import functools
-import os
 import posixpath
-import secrets
-import socket
-from collections.abc import Mapping
 from typing import Any, Final
 
-import jinja2
 from aiohttp import web
 
-from aiohttp_jobs.core.job import Job, stop
-from aiohttp_jobs.core.scheduler import Scheduler
-
-from .access import ACCESS, Access
-from .details import details, find, find_job
-from .history import History
-from .overview import OUTCOMES, Query, names, overview
-from .record import cut
+from . import data
+from .access import VISITOR, Authorize, ask
+from .overview import LOOKED_AT
+from .pages import Links, Pages
+from .query import Query
+from .source import NoSuchJob, Source
 from .stream import Streams
+from .text import as_text
 from .words import encode
 
-__all__ = ("Links", "Views", "add_security_headers", "process_name")
+__all__ = ("JOB", "Views")
 
-SECURITY_HEADERS: Final = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
-        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    # Not "no-referrer": then forms would come from the origin "null".
-    "Referrer-Policy": "same-origin",
-}
-
-
-async def add_security_headers(
-    request: web.Request, response: web.StreamResponse
-) -> None:
-    """Add to each response what keeps the pages to themselves."""
-    response.headers.update(SECURITY_HEADERS)
-    is_file = isinstance(response, web.FileResponse)
-    response.headers["Cache-Control"] = "no-cache" if is_file else "no-store"
-
-
-def process_name() -> str:
-    """What no other process is called, nor this one after a restart.
-
-    Jobs are numbered in each process from 1 on. Their addresses have this beside the
-    number: a page may have come from one worker, and its button lead to another.
-    """
-    return _name_of(os.getpid())  # asked for each time: workers are forks
-
-
-@functools.cache
-def _name_of(pid: int) -> str:
-    return secrets.token_hex(4)
-
-
-class Links:
-    """Addresses of the dashboard's pages, from their named routes.
-
-    They are relative, so a proxy may show the application below any path, and need not
-    tell.
-
-    Args:
-        app: the dashboard's application.
-        page: the path of the page that the addresses are for.
-    """
-
-    def __init__(self, app: web.Application, page: str) -> None:
-        self._router = app.router
-        # All of them are below the first page, whose address ends with a slash.
-        self._top = app.router["overview"].url_for().raw_path
-        self._to_top = "../" * page.removeprefix(self._top).count("/")
-
-    def to(self, name: str, **parts: str) -> str:
-        """The address of the route of this name, with these parts of its path."""
-        path = self._router[name].url_for(**parts).raw_path
-        return self._to_top + path.removeprefix(self._top) or "./"
-
-    def to_job(self, job_id: int, name: str = "job") -> str:
-        """The address of a job's own page, or of what else there is of it."""
-        return self.to(name, **_job_parts(job_id))
+# The path of a job's own page.
+JOB: Final = "/job/{address:[0-9a-f]{1,32}-[0-9]{1,15}}"
 
 
 class Views:
     """The handlers, and what they share.
 
     Args:
-        app: the dashboard's application.
-        environment: renders the templates.
+        authorize: asked again by live pages, while they are open.
     """
 
     def __init__(
-        self,
-        app: web.Application,
-        scheduler: Scheduler,
-        history: History,
-        streams: Streams,
-        environment: jinja2.Environment,
+        self, source: Source, pages: Pages, streams: Streams, authorize: Authorize
     ) -> None:
-        self._app = app
-        self._scheduler = scheduler
-        self._history = history
+        self._source = source
+        self._pages = pages
         self._streams = streams
-        self._environment = environment
+        self._authorize = authorize
 
-    def add_routes(self) -> None:
-        """Put the handlers into the application."""
-        job = "/job/{process:[0-9a-f]+}-{id:[0-9]{1,15}}"
-        self._app.add_routes(
+    def add_routes(self, app: web.Application) -> None:
+        """Put the handlers into the dashboard's application."""
+        app.add_routes(
             [
                 web.get("", self.to_overview),
                 web.get("/", self.show_overview, name="overview"),
                 web.get("/live", self.follow_overview, name="live", allow_head=False),
-                web.get(job, self.show_job, name="job"),
+                web.get(JOB, self.show_job, name="job"),
                 web.get(
-                    f"{job}/live", self.follow_job, name="job-live", allow_head=False
+                    f"{JOB}/live", self.follow_job, name="job-live", allow_head=False
                 ),
-                web.post(f"{job}/cancel", self.cancel_job, name="cancel"),
+                web.get(f"{JOB}/text", self.show_text, name="job-text"),
             ]
         )
 
@@ -132,115 +60,99 @@ class Views:
         raise web.HTTPFound(f"{url}?{query}" if query else url)
 
     async def show_overview(self, request: web.Request) -> web.Response:
-        links = self._links("overview")
+        links = self._pages.links("overview")
         query = Query.of(request.query)
+        overview = await self._source.overview(query)
         context = {
-            **overview(self._scheduler, self._history, query),
-            "names": names(self._scheduler, self._history),
-            "outcomes": OUTCOMES,
+            **overview,
+            "query": query,
+            "names": _names(overview, query),
             "stream": links.to("live") + str(query),
+            "found": await self._found(overview, query),
         }
-        return self._page("overview.html", request, links, context)
+        return self._pages.page("overview.html", request, links, context)
+
+    async def _found(self, overview: data.Overview, query: Query) -> data.Found | None:
+        """Look among all pending jobs, if more are pending than are listed. It is done
+        when the form is sent, and not each second."""
+        if not query.search or overview["pending"]["total"] <= LOOKED_AT:
+            return None
+        return await self._source.find_pending(query)
 
     async def follow_overview(self, request: web.Request) -> web.StreamResponse:
-        links = self._links("overview")
-        query, access = Query.of(request.query), request[ACCESS]
+        links = self._pages.links("overview")
+        query, visitor = Query.of(request.query), request[VISITOR]
 
-        def render() -> str:
-            context = overview(self._scheduler, self._history, query)
-            return self._snapshot("overview_live.html", access, links, context)
+        async def render() -> str:
+            context = {**await self._source.overview(query), "query": query}
+            return self._pages.snapshot("overview_live.html", visitor, links, context)
 
-        return await self._streams.serve(request, (query, access), render)
+        return await self._follow(request, (query, visitor.access), render)
 
     async def show_job(self, request: web.Request) -> web.Response:
-        job_id = _job_id(request)
-        job = find(self._scheduler, self._history, job_id)
-        if job is None:
-            raise _not_found(job_id)
-        links = self._links("job", job_id)
-        context = {**details(job), "stream": links.to_job(job_id, "job-live")}
-        return self._page("job.html", request, links, context)
+        links, address = self._job(request)
+        try:
+            details = await self._source.job(address)
+        except NoSuchJob as error:
+            return self._pages.message(request, links, str(error), 404)
+        context = {
+            **details,
+            "stream": links.to_job(address, "job-live"),
+            "told": request.query.get("told") == "cancel",
+        }
+        return self._pages.page("job.html", request, links, context)
 
     async def follow_job(self, request: web.Request) -> web.StreamResponse:
-        job_id = _job_id(request)
-        job = find(self._scheduler, self._history, job_id)
-        if job is None:
-            raise _not_found(job_id)
-        links, access = self._links("job", job_id), request[ACCESS]
+        links, address = self._job(request)
+        visitor = request[VISITOR]
+        try:
+            await self._source.job(address)
+        except NoSuchJob as error:
+            raise web.HTTPNotFound(text=f"404: {error}") from None
 
-        def render() -> str:
-            nonlocal job
-            if isinstance(job, Job) and job.closed:
-                # What is remembered tells more; and the job can be forgotten.
-                job = self._history.find(job_id)
-            context = {"id": job_id} if job is None else details(job)
-            return self._snapshot("job_live.html", access, links, context)
+        async def render() -> str:
+            context: dict[str, Any]
+            try:
+                context = {**await self._source.job(address)}
+            except NoSuchJob:
+                context = {"id": address.partition("-")[2]}
+            return self._pages.snapshot("job_live.html", visitor, links, context)
 
-        return await self._streams.serve(request, (job_id, access), render)
+        return await self._follow(request, (address, visitor.access), render)
 
-    async def cancel_job(self, request: web.Request) -> web.Response:
-        job_id = _job_id(request)
-        job = find_job(self._scheduler, job_id)
-        if job is not None:
-            # As close() does, but nobody waits here: how it takes its cancellation is
-            # told to those who would be told without a dashboard, and shown on its page.
-            stop(job, self._scheduler.close_timeout)
-        elif self._history.find(job_id) is None:
-            raise _not_found(job_id)
-        raise web.HTTPSeeOther(self._links("cancel", job_id).to_job(job_id))
+    async def show_text(self, request: web.Request) -> web.Response:
+        """The stack or the traceback, to be copied into a mail."""
+        _, address = self._job(request)
+        try:
+            text = as_text(await self._source.job(address))
+        except NoSuchJob as error:
+            raise web.HTTPNotFound(text=f"404: {error}") from None
+        return web.Response(body=encode(text), content_type="text/plain", charset="utf-8")
 
-    def _links(self, name: str, job_id: int | None = None) -> Links:
-        """The addresses as the page of this route needs them."""
-        parts = {} if job_id is None else _job_parts(job_id)
-        page = self._app.router[name].url_for(**parts).raw_path
-        return Links(self._app, page)
+    async def _follow(
+        self, request: web.Request, key: Any, render: Any
+    ) -> web.StreamResponse:
+        visitor = request[VISITOR]
 
-    def _page(
-        self,
-        template: str,
-        request: web.Request,
-        links: Links,
-        context: Mapping[str, Any],
-    ) -> web.Response:
-        html = self._render(template, request[ACCESS], links, context)
-        return web.Response(body=encode(html), content_type="text/html", charset="utf-8")
+        async def may_go_on() -> bool:
+            # It may raise as it may for a page, to ask for a login, which is a no here.
+            try:
+                return await ask(self._authorize, request) == visitor
+            except web.HTTPException:
+                return False
 
-    def _snapshot(
-        self, template: str, access: Access, links: Links, context: Mapping[str, Any]
-    ) -> str:
-        """Render what changes: who answers, which may be another process by now."""
-        return self._render("snapshot.html", access, links, {**context, "live": template})
-
-    def _render(
-        self, template: str, access: Access, links: Links, context: Mapping[str, Any]
-    ) -> str:
-        return self._environment.get_template(template).render(
-            context,
-            links=links,
-            may_manage=access is Access.MANAGE,
-            host=cut(socket.gethostname()),
-            pid=os.getpid(),
-            scheduler_state=self._scheduler.state.name.lower(),
-            is_held=self._scheduler.held,
+        return await self._streams.serve(
+            request, key, render, party=visitor.party, may_go_on=may_go_on
         )
 
-
-def _job_parts(job_id: int) -> dict[str, str]:
-    return {"process": process_name(), "id": str(job_id)}
-
-
-def _job_id(request: web.Request) -> int:
-    """The number of the job that the request is about, which has to be one of ours."""
-    job_id = int(request.match_info["id"])
-    if request.match_info["process"] != process_name():
-        raise web.HTTPNotFound(
-            text=f"404: Job {job_id} is of another process than {os.getpid()}, which has "
-            "answered, or was lost in a restart: go back to all jobs"
-        )
-    return job_id
+    def _job(self, request: web.Request) -> tuple[Links, str]:
+        """The addresses as a job's page needs them, and the job's own."""
+        address = request.match_info["address"]
+        name = request.match_info.route.name or "job"
+        return self._pages.links(name, address=address), address
 
 
-def _not_found(job_id: int) -> web.HTTPNotFound:
-    return web.HTTPNotFound(
-        text=f"404: There is no job {job_id} in this process, or not any more"
-    )
+def _names(overview: data.Overview, query: Query) -> list[str]:
+    """The names of coroutines to choose from."""
+    names = {row["coro"] for row in overview["coroutines"]}
+    return sorted(names | ({query.name} if query.name else set()))

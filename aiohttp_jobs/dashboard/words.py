@@ -1,56 +1,50 @@
-"""Words: durations, states and stacks, as people read them."""
+"""Words: durations, states and times, as people read them."""
 
 from __future__ import annotations
 
 import datetime
-import linecache
+import functools
 import re
-import sysconfig
-import time
-import traceback
-from collections.abc import Iterable
-from pathlib import PurePath
 from typing import Final
 
 from markupsafe import Markup, escape
 
-from aiohttp_jobs.core.states import JobState
+from aiohttp_jobs.core.states import SUCCEEDED, JobState
 
-from .record import Frame
+from . import data
 
 __all__ = (
+    "OUTCOMES",
     "STATES",
+    "ago",
     "breakable",
     "clock_time",
+    "count_of",
     "duration",
     "encode",
-    "frames_of",
+    "minute",
+    "number",
     "state_word",
-    "where",
-    "with_code",
+    "without",
 )
 
 STATES: Final = {
-    JobState.PENDING: "pending",
-    JobState.ACTIVE: "active",
-    JobState.STOPPING: "being cancelled",
-    JobState.SUCCEEDED: "succeeded",
-    JobState.FAILED: "failed",
-    JobState.CANCELLED: "cancelled",
-    JobState.LET_GO: "let go",
-    JobState.HUNG_UP: "hung up on",
+    "pending": "waiting",
+    "active": "running",
+    "stopping": "being cancelled",
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "let_go": "let go",
+    "hung_up": "hung up on",
+}
+OUTCOMES: Final = {
+    name: STATES[name]
+    for name in (state.name.lower() for state in JobState if state >= SUCCEEDED)
 }
 
-_PATHS: Final = sysconfig.get_paths()
-_STDLIB: Final = (_PATHS["stdlib"], _PATHS["platstdlib"])
-_PACKAGES: Final = (
-    _PATHS["purelib"],
-    _PATHS["platlib"],
-    "site-packages",
-    "dist-packages",
-)
 
-
+@functools.lru_cache(maxsize=2000)  # much the same is shown each second
 def breakable(text: str) -> Markup:
     """Let a long name of code be broken at its signs, if it has to be."""
     return Markup(re.sub("([_.@/]+)", r"\1<wbr>", str(escape(text))))
@@ -61,10 +55,26 @@ def encode(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
 
 
-def state_word(state: JobState, started_at: float | None) -> str:
+def state_word(job: data.Job) -> str:
     """The state in words; of a cancelled job also, whether it had begun."""
-    word = STATES[state]
-    return f"{word}, never started" if word == "cancelled" and not started_at else word
+    word = STATES[job["state"]]
+    never_started = job["state"] == "cancelled" and job["started"] is None
+    return f"{word}, never started" if never_started else word
+
+
+def number(value: float) -> str:
+    """A number with its thousands apart."""
+    return f"{value:,}"
+
+
+def without(text: str, prefix: str) -> str:
+    """A line of an exception without its class, which stands before it already."""
+    return text.removeprefix(prefix).removeprefix(": ")
+
+
+def count_of(count: int, one: str, many: str = "") -> str:
+    """How many there are of something, as in "1 job" and "2 jobs"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def duration(seconds: float | None) -> str:
@@ -87,40 +97,31 @@ def duration(seconds: float | None) -> str:
     return f"{hours // 24} d {hours % 24:02} h"
 
 
+def roughly(seconds: float) -> str:
+    """A long time in whole minutes: what stands still costs nothing to be kept live."""
+    if seconds < 60:
+        return "less than a minute"
+    minutes = int(seconds) // 60
+    return f"{minutes} min" if minutes < 60 else duration(minutes * 60)
+
+
 def ago(seconds: float) -> str:
-    """How long it is since, in whole seconds."""
+    """How long it is since, in whole seconds, or minutes."""
     if seconds < 1:
         return "just now"
-    return f"{seconds:.0f} s ago" if seconds < 59.5 else f"{duration(seconds)} ago"
+    return f"{seconds:.0f} s ago" if seconds < 59.5 else f"{roughly(seconds + 0.5)} ago"
 
 
-def clock_time(monotonic: float) -> str:
-    """The time of day, in UTC, of a moment in :func:`time.monotonic`'s seconds."""
-    moment = time.time() - time.monotonic() + monotonic
-    when = datetime.datetime.fromtimestamp(moment, datetime.UTC)
+def clock_time(moment: float) -> str:
+    """The time of day in UTC."""
+    when = _utc(moment)
     return f"{when:%Y-%m-%d %H:%M:%S}.{when.microsecond // 1000:03} UTC"
 
 
-def frames_of(stack: traceback.StackSummary) -> list[Frame]:
-    """A stack as it is kept and shown: without code, and without values."""
-    return [(frame.filename, frame.lineno or 0, frame.name) for frame in stack]
+def minute(moment: float) -> str:
+    """The time of day in UTC, to the minute."""
+    return f"{_utc(moment):%Y-%m-%d %H:%M} UTC"
 
 
-def where(frames: list[Frame]) -> str:
-    """The innermost frame that is not the standard library's, in a few words."""
-    frame = next((f for f in reversed(frames) if not _is_stdlib(f[0])), None)
-    if frame is None:
-        if not frames:
-            return ""
-        frame = frames[-1]
-    path, line, function = frame
-    return f"{function}, {PurePath(path).name}:{line}"
-
-
-def with_code(frames: Iterable[Frame]) -> list[tuple[str, int, str, str]]:
-    """Add to each frame its line of code, as a traceback does."""
-    return [(*frame, linecache.getline(frame[0], frame[1]).strip()) for frame in frames]
-
-
-def _is_stdlib(path: str) -> bool:
-    return path.startswith(_STDLIB) and not any(part in path for part in _PACKAGES)
+def _utc(moment: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(moment, datetime.UTC)

@@ -30,6 +30,9 @@ __all__ = (
     "spawn_nowait",
 )
 
+# Letters of an HTTP method: the longest that is registered has 17.
+MOST_OF_METHOD: Final = 20
+
 T = TypeVar("T")
 
 #: Where :func:`setup` puts the scheduler: ``app[SCHEDULER]``.
@@ -64,9 +67,13 @@ def get_scheduler_from_request(request: web.Request) -> Scheduler | None:
 
 
 def origin_of(request: web.Request) -> str:
-    """The HTTP method and the route of the request; nothing that the client has sent."""
+    """The HTTP method and the route of the request; nothing else that was sent.
+
+    The method may be any word, and is kept with the job: it is cut.
+    """
     resource = request.match_info.route.resource
-    return f"{request.method} {'(no route)' if resource is None else resource.canonical}"
+    method = request.method[:MOST_OF_METHOD]
+    return f"{method} {'(no route)' if resource is None else resource.canonical}"
 
 
 async def spawn(

@@ -1,16 +1,23 @@
-// Keeps the page up to date by the snapshots of its stream. Without this script the page
-// shows the same, and is reloaded by hand.
+// Keeps the page up to date by the snapshots of its stream, and asks before a job is
+// cancelled. Without this script the page shows the same, is reloaded by hand, and a page
+// of its own asks.
+
+import { askOnce, disarm, disarmUnlessThere } from "./arming.js";
+import { heldBy, holdWhile, showHeld } from "./holding.js";
+import { merge } from "./merging.js";
 
 const live = document.getElementById("live");
 const statusLine = document.getElementById("status");
 const pauseButton = document.getElementById("pause");
 const RETRY = 10_000; // milliseconds, when the server has refused the stream
+const ANSWER = 8_000; // for which it is said what has come of a click
 
 let source = null;
 let paused = false;
 let retry = 0;
 let state = "";
 let answering = 0;
+let latest = null; // the snapshot that is held back
 
 function show(text) {
   // Only what has changed is read out.
@@ -30,7 +37,7 @@ function answer(text) {
   answering = setTimeout(() => {
     answering = 0;
     show(state);
-  }, 4000);
+  }, ANSWER);
 }
 
 // -- the stream -------------------------------------------------------------------------
@@ -60,14 +67,23 @@ addEventListener("pageshow", (event) => event.persisted && connect());
 
 pauseButton.addEventListener("click", () => {
   paused = !paused;
-  pauseButton.textContent = paused ? "Go on" : "Pause";
+  pauseButton.textContent = paused ? "Resume" : "Pause";
   connect();
 });
 
 // -- snapshots --------------------------------------------------------------------------
 
 function update(html) {
-  const { body } = new DOMParser().parseFromString(html, "text/html");
+  latest = new DOMParser().parseFromString(html, "text/html").body;
+  const held = heldBy();
+  if (held) updateAround(held);
+  else updateAll();
+}
+
+function updateAll() {
+  if (!latest) return;
+  const body = latest;
+  latest = null;
   // Who has answered stands elsewhere, and is another process after a restart.
   const process = body.querySelector("#process");
   if (process) merge(document.getElementById("process"), process);
@@ -78,60 +94,82 @@ function update(html) {
   const section = focused?.closest("section, .title");
   merge(live, fresh);
   if (focused && !focused.isConnected) section?.querySelector("[tabindex='-1']")?.focus();
+  disarmUnlessThere();
+  offerCopies();
 }
 
-// Change `old` into `fresh`, and keep what is equal: the focus and the selection stay.
-function merge(old, fresh) {
-  if (old.isEqualNode(fresh)) return;
-  if (old.nodeType === Node.TEXT_NODE) {
-    old.data = fresh.data;
-    return;
+// Somebody is in a table: nothing on the page moves. Figures change, in the room that they
+// have, and what is over is paled and cannot be cancelled any more.
+function updateAround(held) {
+  for (const name of [".figures", ".charts"]) {
+    const old = live.querySelector(name);
+    const fresh = latest.querySelector(name);
+    if (!old || !fresh) continue;
+    old.style.blockSize = `${old.getBoundingClientRect().height}px`;
+    merge(old, fresh.cloneNode(true), ["style"]);
   }
-  for (const { name } of [...old.attributes])
-    if (!fresh.hasAttribute(name)) old.removeAttribute(name);
-  for (const { name, value } of fresh.attributes)
-    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
-  const kept = new Set([...fresh.children].map((child) => child.id));
-  const known = new Map();
-  for (const child of [...old.children])
-    if (child.id && !kept.has(child.id)) child.remove();
-    else if (child.id) known.set(child.id, child);
-  let at = old.firstChild;
-  for (const child of [...fresh.childNodes]) {
-    let same = known.get(child.id);
-    if (!child.id && at && !at.id && at.nodeName === child.nodeName) same = at;
-    if (!same) {
-      old.insertBefore(child, at);
-      continue;
-    }
-    if (same === at) at = at.nextSibling;
-    else old.insertBefore(same, at);
-    merge(same, child);
+  for (const row of held.querySelectorAll("tr[id^='job-']")) {
+    const fresh = latest.querySelector(`#${CSS.escape(row.id)}`);
+    const isOver = !fresh?.querySelector("form.cancel");
+    const button = row.querySelector("form.cancel button");
+    if (!button || row.classList.contains("over") || !isOver) continue;
+    row.classList.add("over");
+    disarm(row.querySelector("form.cancel"));
+    button.disabled = true;
   }
-  while (at) {
-    const next = at.nextSibling;
-    at.remove();
-    at = next;
-  }
+  showHeld(held);
 }
+
+holdWhile(live, () => {
+  for (const element of live.querySelectorAll(".figures, .charts"))
+    element.removeAttribute("style");
+  updateAll();
+});
 
 // -- cancelling -------------------------------------------------------------------------
 
-live.addEventListener("submit", async (event) => {
+document.addEventListener("submit", async (event) => {
   const form = event.target;
+  if (!form.matches("form.cancel")) return;
   event.preventDefault();
-  let words = "could not be cancelled";
+  if (!askOnce(form)) return;
+  const job = `Job ${form.dataset.job} (${form.dataset.name})`;
+  let words = `${job} could not be cancelled: try again, or look at its page`;
   try {
-    const response = await fetch(form.action, { method: "POST" });
-    // It led to the job's page, and not to a log-in. Behind a proxy another process may
-    // have answered that, which does not know the job.
-    if (response.url === form.action.replace(/\/cancel$/, "")) {
-      const page = new DOMParser().parseFromString(await response.text(), "text/html");
-      words = page.querySelector(".facts .word")?.textContent ?? "being cancelled";
-    }
+    const response = await fetch(form.action, {
+      method: "POST",
+      headers: { Accept: "application/json" },
+    });
+    // Who was logged out meanwhile is led to a log-in, which is no answer.
+    if (!response.redirected) words = (await response.json()).says ?? words;
   } catch {}
-  answer(`The job: ${words}`);
+  answer(words);
+  // By keyboard: the row may go now.
+  if (form.contains(document.activeElement) && document.activeElement.matches(":focus-visible"))
+    form.closest("section, .title")?.querySelector("[tabindex='-1']")?.focus();
 });
 
+// -- copying ----------------------------------------------------------------------------
+
+// Only where the browser lets a page write to the clipboard, which is over TLS.
+function offerCopies() {
+  if (!navigator.clipboard) return;
+  for (const button of document.querySelectorAll(".copy-text")) button.hidden = false;
+}
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest(".copy-text");
+  if (!button) return;
+  try {
+    const response = await fetch(button.dataset.text);
+    if (!response.ok || response.redirected) throw new Error();
+    await navigator.clipboard.writeText(await response.text());
+    answer("Copied");
+  } catch {
+    answer("It could not be copied: open it as plain text");
+  }
+});
+
+offerCopies();
 pauseButton.hidden = false;
 connect();

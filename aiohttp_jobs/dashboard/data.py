@@ -1,0 +1,265 @@
+"""Data: all that the pages show, as plain values.
+
+Dictionaries of what JSON can hold, so that they may come from this process or from
+another one. Whatever is made of them (pages, live updates, the JSON interface) needs
+nothing else.
+Moments are seconds since 1970, as of :func:`time.time`; durations are seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias, TypedDict
+
+__all__ = (
+    "VERSION",
+    "Coroutine",
+    "Failures",
+    "Figures",
+    "Found",
+    "Frame",
+    "Job",
+    "JobDetails",
+    "Kind",
+    "Matching",
+    "Outcome",
+    "Overview",
+    "Point",
+    "Process",
+    "Raised",
+    "State",
+    "Table",
+)
+
+# Raised when a field is taken away or means something else; a new field changes nothing.
+VERSION: Final = 1
+
+State: TypeAlias = Literal[
+    "pending",
+    "active",
+    "stopping",
+    "succeeded",
+    "failed",
+    "cancelled",
+    "let_go",
+    "hung_up",
+]
+
+
+class Process(TypedDict):
+    """Who tells: one process, and its scheduler."""
+
+    #: What no other process is called, nor this one after a restart.
+    name: str
+    host: str
+    pid: int
+    #: Since when the application runs, and since when its totals count.
+    up_since: float
+    counted_since: float
+    #: "open", "draining", "closing" or "closed".
+    scheduler: str
+    #: Do pending jobs wait until they are released?
+    held: bool
+
+
+class Figures(TypedDict):
+    """The figures of the moment, and the totals since `counted_since`."""
+
+    active: int
+    #: How many of the active ones have a slot, and of how many; None for no limit.
+    slots_taken: int
+    limit: int | None
+    #: Seconds that the oldest active job has run.
+    longest_running: float
+    pending: int
+    #: None for no limit.
+    pending_limit: int | None
+    #: Seconds that the first pending job has waited.
+    longest_waiting: float
+    #: Callers of spawn() that wait for room among the pending jobs.
+    callers_waiting: int
+    succeeded: int
+    #: Those that raised, and those that were let go.
+    failed: int
+    #: How many of the failed ones were let go.
+    let_go: int
+    cancelled: int
+    hung_up: int
+    #: All that have ended, whatever their outcome.
+    ended: int
+    #: Ends per second in the last minute.
+    rate: float
+
+
+class Point(TypedDict):
+    """What happened in one period of the charts."""
+
+    succeeded: int
+    failed: int  # those that were let go, too
+    cancelled: int
+    hung_up: int
+    #: Seconds that jobs ran which ended in it; None if none did.
+    p50: float | None
+    p90: float | None
+    #: At its end: how many were pending, and for how long the first one.
+    pending: int
+    waited: float
+
+
+class Job(TypedDict):
+    """One job, in a row of a table. What its state does not have is None or empty."""
+
+    id: int
+    #: What no other job is called, of whichever process.
+    address: str
+    label: str
+    coro: str
+    #: Where it came from; may be empty.
+    origin: str
+    state: State
+    spawned: float | None
+    started: float | None
+    ended: float | None
+    #: Its place among the pending ones, from 1 on.
+    place: int | None
+    #: Where it is suspended, in a few words.
+    where: str
+    #: What it has failed with, in one line; or where it was when it was let go.
+    error: str
+
+
+class Table(TypedDict):
+    """One page of a table."""
+
+    rows: list[Job]
+    page: int
+    pages: int
+    #: How many fit the filter, of those that were looked at.
+    count: int
+    #: How many there are, with those that were not looked at.
+    total: int
+
+
+class Kind(TypedDict):
+    """Failures of one kind: of one class, raised at one place of ours."""
+
+    #: What no other kind is called, of whichever process.
+    id: str
+    type: str
+    place: str
+    count: int
+    first: float
+    last: float
+    #: The last few, the latest first.
+    latest: list[Job]
+
+
+class Failures(TypedDict):
+    """The kinds that fit the filter, all or those that came last; the newest first."""
+
+    kinds: list[Kind]
+    #: How many kinds fit the filter.
+    total: int
+    #: How many kinds were forgotten, as there were too many.
+    forgotten: int
+
+
+class Coroutine(TypedDict):
+    """The jobs of one coroutine function."""
+
+    coro: str
+    active: int
+    pending: int
+    ended: int
+    failed: int
+    #: Seconds that the last runs took; None if none has ended.
+    p50: float | None
+    p90: float | None
+    #: When the last one failed, and its address; None if none has.
+    last_failure: float | None
+    last_failed: str | None
+
+
+class Overview(TypedDict):
+    """All that the first page shows."""
+
+    version: int
+    #: When this was so.
+    at: float
+    process: Process
+    now: Figures
+    #: Seconds that each point stands for; the latest is the last.
+    period: int
+    points: list[Point]
+    failures: Failures
+    #: By name; a few, or all.
+    coroutines: list[Coroutine]
+    coroutines_total: int
+    active: Table
+    pending: Table
+    recent: Table
+
+
+class Frame(TypedDict):
+    """A line of code where something stands or was raised."""
+
+    file: str
+    line: int
+    function: str
+    code: str
+    #: Is it the application's own, not the standard library's nor a package's?
+    own: bool
+
+
+class Raised(TypedDict):
+    """An exception. Of several, each came from the one before it, as `link` says."""
+
+    link: str
+    type: str
+    #: With its notes.
+    message: str
+    frames: list[Frame]
+
+
+class JobDetails(TypedDict):
+    """All that a job's own page shows."""
+
+    version: int
+    at: float
+    process: Process
+    job: Job
+    can_be_cancelled: bool
+    #: Where it is suspended, or was when it was let go; the innermost frame last.
+    stack: list[Frame]
+    #: What it has failed with, last, and before it what that came from.
+    raised: list[Raised]
+
+
+class Found(TypedDict):
+    """What was found among all pending jobs by number or exact name."""
+
+    at: float
+    rows: list[Job]
+    #: How many were looked at, and how many there are.
+    looked_at: int
+    total: int
+
+
+class Matching(TypedDict):
+    """The active and pending jobs that fit a filter, before they are cancelled."""
+
+    process: Process
+    active: int
+    pending: int
+    #: Until when, by the process's own clock: no job that was accepted later is meant.
+    until: float
+    #: Names with how many jobs have them, the most first.
+    names: str
+    #: How many jobs were not looked at, as there were too many.
+    beyond: int
+
+
+class Outcome(TypedDict):
+    """What has come of an action, in a sentence for who asked for it."""
+
+    done: bool
+    says: str

@@ -1,0 +1,146 @@
+"""Pages: data as HTML, with addresses that are right wherever the page is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp_jinja2
+import jinja2
+from aiohttp import web
+
+from . import charts, words
+from .access import VISITOR, Access, Visitor
+from .overview import LOOKED_AT
+from .query import SINCE
+
+__all__ = ("Links", "Pages")
+
+_HERE: Final = Path(__file__).parent
+_ENVIRONMENT: Final = web.AppKey("aiohttp_jobs.dashboard.environment", jinja2.Environment)
+
+
+class Links:
+    """Addresses of the dashboard's pages, from their named routes.
+
+    They are relative, so a proxy may show the application below any path, and need not
+    tell.
+
+    Args:
+        app: the dashboard's application.
+        page: the path of the page that the addresses are for.
+    """
+
+    def __init__(self, app: web.Application, page: str) -> None:
+        self._router = app.router
+        # All of them are below the first page, whose address ends with a slash.
+        self._top = app.router["overview"].url_for().raw_path
+        self._to_top = "../" * page.removeprefix(self._top).count("/")
+        # What stands around a job's own part, by the name of the route.
+        self._around: dict[str, tuple[str, str]] = {}
+
+    def to(self, name: str, **parts: str) -> str:
+        """The address of the route of this name, with these parts of its path."""
+        path = self._router[name].url_for(**parts).raw_path
+        return self._to_top + path.removeprefix(self._top) or "./"
+
+    def to_job(self, address: str, name: str = "job") -> str:
+        """The address of a job's own page, or of what else there is of it."""
+        if name not in self._around:
+            before, _, after = self.to(name, address="0-0").partition("0-0")
+            self._around[name] = before, after
+        before, after = self._around[name]
+        return f"{before}{address}{after}"
+
+
+class Pages:
+    """Renders the templates.
+
+    Args:
+        app: the dashboard's application.
+        title: what the application is called.
+        home: where its own pages are; None for no link there.
+    """
+
+    def __init__(self, app: web.Application, title: str, home: str | None) -> None:
+        self._app = app
+        self._environment = environment = aiohttp_jinja2.setup(
+            app,
+            # A key of its own: the application around it may use this library, too.
+            app_key=_ENVIRONMENT,
+            loader=jinja2.FileSystemLoader(_HERE / "templates"),
+            undefined=jinja2.StrictUndefined,
+            default_helpers=False,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        filters: dict[str, Any] = environment.filters
+        filters.update(
+            ago=words.ago,
+            breakable=words.breakable,
+            clock_time=words.clock_time,
+            count_of=words.count_of,
+            duration=words.duration,
+            minute=words.minute,
+            number=words.number,
+            roughly=words.roughly,
+            state_word=words.state_word,
+            without=words.without,
+        )
+        names: dict[str, Any] = environment.globals
+        names.update(
+            title=title,
+            home=home,
+            outcomes=words.OUTCOMES,
+            since_words=SINCE,
+            charts=charts,
+            looked_at=LOOKED_AT,
+        )
+
+    def links(self, name: str, **parts: str) -> Links:
+        """The addresses as the page of this route needs them."""
+        return Links(self._app, self._app.router[name].url_for(**parts).raw_path)
+
+    def html(
+        self,
+        template: str,
+        visitor: Visitor,
+        links: Links,
+        context: Mapping[str, Any],
+    ) -> str:
+        """Render a page, or what is live of it."""
+        return self._environment.get_template(template).render(
+            context,
+            links=links,
+            may_manage=visitor.access is Access.MANAGE,
+        )
+
+    def page(
+        self,
+        template: str,
+        request: web.Request,
+        links: Links,
+        context: Mapping[str, Any],
+        status: int = 200,
+    ) -> web.Response:
+        """Answer with a page."""
+        html = self.html(template, request[VISITOR], links, context)
+        return web.Response(
+            body=words.encode(html),
+            status=status,
+            content_type="text/html",
+            charset="utf-8",
+        )
+
+    def snapshot(
+        self, template: str, visitor: Visitor, links: Links, context: Mapping[str, Any]
+    ) -> str:
+        """Render what changes: who answers, which may be another process by now."""
+        return self.html("snapshot.html", visitor, links, {**context, "live": template})
+
+    def message(
+        self, request: web.Request, links: Links, says: str, status: int = 200
+    ) -> web.Response:
+        """Answer with a page that says a sentence, and leads back."""
+        return self.page("message.html", request, links, {"says": says}, status)

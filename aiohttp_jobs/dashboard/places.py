@@ -1,0 +1,65 @@
+"""Places: lines of code, and which of them are the application's own."""
+
+from __future__ import annotations
+
+import functools
+import linecache
+import sysconfig
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePath
+from typing import Final
+
+from . import data
+from .record import Frame
+
+__all__ = ("is_own", "where", "with_code")
+
+_PATHS: Final = sysconfig.get_paths()
+_STDLIB: Final = (_PATHS["stdlib"], _PATHS["platstdlib"], "<frozen ")
+_PACKAGES: Final = (
+    _PATHS["purelib"],
+    _PATHS["platlib"],
+    "site-packages",
+    "dist-packages",
+    # This package itself, wherever it is.
+    str(Path(__file__).parent.parent) + "/",
+)
+
+
+@functools.lru_cache(maxsize=1000)
+def is_own(path: str) -> bool:
+    """Is this file of the application, not of the standard library or a package?"""
+    return not (_is_of_package(path) or path.startswith(_STDLIB))
+
+
+def _is_of_package(path: str) -> bool:
+    return any(part in path for part in _PACKAGES)
+
+
+def where(frames: Sequence[Frame]) -> str:
+    """The innermost frame of the application's own, in a few words.
+
+    If there is none, that of a package: the application may be installed as one.
+    """
+    if not frames:
+        return ""
+    inwards = frames[::-1]
+    path, line, function = next(
+        (frame for frame in inwards if is_own(frame[0])),
+        next((frame for frame in inwards if _is_of_package(frame[0])), inwards[0]),
+    )
+    return f"{function}, {PurePath(path).name}:{line}"
+
+
+def with_code(frames: Iterable[Frame]) -> list[data.Frame]:
+    """Add to each frame its line of code, as a traceback does."""
+    return [
+        {
+            "file": path,
+            "line": line,
+            "function": function,
+            "code": linecache.getline(path, line).strip(),
+            "own": is_own(path),
+        }
+        for path, line, function in frames
+    ]

@@ -1,0 +1,92 @@
+"""Tallies: how many jobs of each coroutine function there are, and how long they run."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from .kinds import Raw
+
+__all__ = ("OTHERS", "Tallies", "Tally", "percentiles")
+
+# How many run times are kept of each coroutine function, and how many functions are told
+# apart; there are more only if they are made on the fly.
+MOST_TIMES: Final = 200
+MOST_NAMES: Final = 200
+OTHERS: Final = "(others)"
+
+
+class Tally:
+    """The jobs of one coroutine function."""
+
+    __slots__ = ("_percentiles", "_times", "ended", "failed", "last_failed", "spawned")
+
+    def __init__(self) -> None:
+        self.spawned = 0
+        self.ended = 0
+        self.failed = 0
+        #: The number of the job that failed last, and when by time.monotonic().
+        self.last_failed: tuple[int, float] | None = None
+        self._times: deque[float] = deque(maxlen=MOST_TIMES)
+        self._percentiles: tuple[float | None, float | None] | None = None
+
+    def add_time(self, seconds: float) -> None:
+        """Note how long one has run."""
+        self._times.append(seconds)
+        self._percentiles = None
+
+    def percentiles(self) -> tuple[float | None, float | None]:
+        """p50 and p90 of the last run times; computed again if there are new ones."""
+        if self._percentiles is None:
+            self._percentiles = percentiles(self._times)
+        return self._percentiles
+
+
+class Tallies:
+    """A tally for each coroutine function."""
+
+    def __init__(self) -> None:
+        self._tallies: dict[str, Tally] = {}
+
+    def of(self, name: str) -> Tally:
+        """That of this coroutine function; of all others, if there are too many."""
+        tally = self._tallies.get(name)
+        if tally is None:
+            if len(self._tallies) >= MOST_NAMES:
+                name = OTHERS
+            tally = self._tallies.setdefault(name, Tally())
+        return tally
+
+    def add_spawned(self, names: Iterable[str]) -> None:
+        """Count the jobs that were accepted."""
+        for name, count in Counter(names).items():
+            self.of(name).spawned += count
+
+    def add_ended(self, ends: Iterable[Raw]) -> None:
+        """Count jobs that have ended, and did not fail."""
+        of = self.of
+        for raw in ends:
+            tally = of(raw[3])
+            tally.ended += 1
+            if raw[6] is not None:
+                tally.add_time(raw[7] - raw[6])
+
+    def add_failed(self, raw: Raw) -> None:
+        """Count one that has failed."""
+        self.add_ended((raw,))
+        tally = self.of(raw[3])
+        tally.failed += 1
+        tally.last_failed = raw[0], raw[7]
+
+    def __iter__(self) -> Iterator[tuple[str, Tally]]:
+        """Go over them by name."""
+        return iter(sorted(self._tallies.items()))
+
+
+def percentiles(times: Iterable[float]) -> tuple[float | None, float | None]:
+    """p50 and p90; None if there is no time."""
+    inorder = sorted(times)
+    if not inorder:
+        return None, None
+    return inorder[len(inorder) // 2], inorder[len(inorder) * 9 // 10]
