@@ -43,6 +43,15 @@
 #   _scheduler.py  Scheduler, and the deprecated create_scheduler
 #   aiohttp.py     the functions of the aiohttp layer, and the app key by its other name
 #
+# The processes of one application on one machine, by a directory that they share:
+#
+#   share/forks.py   what a forked child gives up
+#   share/names.py   what the name of a worker's socket tells
+#   share/peer.py    who is at the other end of a socket
+#   share/folder.py  the directory, by one descriptor, of this user only
+#   share/place.py   a worker's number, and its socket
+#   share/worker.py  a worker that the others can ask, from its start to its end
+#
 # On top, each with an extra of its name, and imported only by those who use it:
 #
 #   prometheus.py     what schedulers do, as metrics
