@@ -69,7 +69,10 @@ SHARE = (
     "share.peer",
     "share.folder",
     "share.place",
+    "share.deadlines",
     "share.worker",
+    "share.asking",
+    "share.others",
     "share",
 )
 # On top, imported by nothing else: each needs the package of its extra.

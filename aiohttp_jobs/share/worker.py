@@ -12,6 +12,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from .deadlines import in_time
 from .folder import check_share
 from .names import VERSION, application_id
 from .peer import is_own_user, peer_of
@@ -33,6 +34,7 @@ class Worker:
     Args:
         share: the path of the directory that they share.
         handlers: what answers them, by path; requests of GET and of POST.
+            A POST comes to it in time only, see ``deadlines``.
         application: what the application is called, to tell its workers from those of
             another one; None for the program, and the directory that it runs in.
         patrol: seconds from one look at the directory to the next.
@@ -91,7 +93,7 @@ class Worker:
         """
         if self._runner is not None:
             raise RuntimeError("Worker.open() was called twice: close it before")
-        app = web.Application(middlewares=[_of_own_user])
+        app = web.Application(middlewares=[_of_own_user, in_time])
         app.router.add_get("/", self._hello)
         for path, handler in self._handlers.items():
             app.router.add_get(path, handler)
