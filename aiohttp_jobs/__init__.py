@@ -57,9 +57,10 @@
 #
 # On top, each with an extra of its name, and imported only by those who use it:
 #
-#   prometheus.py     what schedulers do, as metrics
-#   opentelemetry.py  a span for each job
-#   dashboard/        pages that show what runs, what waits, what failed and why
+#   prometheus_workers.py  the metrics of all workers in one scrape
+#   prometheus.py          what schedulers do, as metrics
+#   opentelemetry.py       a span for each job
+#   dashboard/             pages that show what runs, what waits, what failed and why
 
 from ._scheduler import create_scheduler
 from .core.errors import JobCancelled, JobsError, SchedulerClosed, SchedulerFull

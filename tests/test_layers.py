@@ -77,6 +77,7 @@ SHARE = (
 )
 # On top, imported by nothing else: each needs the package of its extra.
 EXTRAS = {
+    "prometheus_workers": "prometheus_client",
     "prometheus": "prometheus_client",
     "opentelemetry": "opentelemetry",
 }

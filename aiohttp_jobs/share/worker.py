@@ -57,6 +57,7 @@ class Worker:
         self._application = application
         self._patrol = patrol
         self._place: Place | None = None
+        self._number = 0
         self._runner: web.AppRunner | None = None
         self._server: asyncio.AbstractServer | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -68,6 +69,11 @@ class Worker:
         """Where the others find it; None before its start, after its end, and while the
         directory is gone or refused."""
         return self._place
+
+    @property
+    def number(self) -> int:
+        """Its number; the last one, while it has none."""
+        return self._number
 
     async def context(self, app: web.Application) -> AsyncIterator[None]:
         """Be there while this application runs: one of its clean-up contexts.
@@ -160,6 +166,7 @@ class Worker:
             place.close()
             raise
         self._place = place
+        self._number = place.number
 
     def _leave_place(self) -> None:
         place, self._place = self._place, None
