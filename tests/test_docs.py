@@ -32,6 +32,7 @@ PAGES = (
     "docs/howto.rst",
     "docs/cancellation.rst",
     "docs/prometheus.rst",
+    "docs/workers.rst",
     "docs/opentelemetry.rst",
     "docs/logging.rst",
     "docs/dashboard.rst",
@@ -630,6 +631,18 @@ async def logged(page: Page) -> logging.LogRecord:
         logger.removeHandler(handler)
     (record,) = records
     return record
+
+
+# -- docs/workers.rst -------------------------------------------------------------------
+
+
+@check("workers")
+async def workers(page: Page) -> None:
+    """The directory of the page is nowhere here: it is refused as the page says."""
+    runner = web.AppRunner(page.names["app"])
+    with pytest.raises(RuntimeError, match="share='/run/shop/workers' cannot be opened"):
+        await runner.setup()
+    await runner.cleanup()
 
 
 # -- docs/dashboard.rst -----------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import re
@@ -192,7 +191,6 @@ class Gunicorn:
                 up = read(text, "aiohttp_jobs_worker_up")
                 if found(up):
                     return text
-            await asyncio.sleep(0.05)  # for what another process does
         raise AssertionError(f"it stays at {up}")
 
     async def process_of_other(self, than: int) -> int:
