@@ -56,7 +56,7 @@ def make_app(database: Path, *, mail_takes: float = 1.0) -> web.Application:
     app.on_response_prepare.append(add_security_headers)
     add_routes(app)
     app.router.add_static("/static", _HERE / "static")
-    setup_dashboard(app, authorize=_authorize)
+    setup_dashboard(app, authorize=_authorize, title="Jobs of the shop", home="/")
     return app
 
 

@@ -15,7 +15,7 @@ import socket
 from typing import Any
 
 import pytest
-from aiohttp import ClientPayloadError, web
+from aiohttp import ClientPayloadError, ServerDisconnectedError, web
 from yarl import URL
 
 from aiohttp_jobs import JobState, Scheduler
@@ -348,13 +348,14 @@ async def test_names_are_cut_where_they_enter(start: Start) -> None:
 async def test_form_that_is_too_much_is_refused(start: Start) -> None:
     """Too long, twice the same field, or a file where a text should be."""
     client = await start(make_app(manage))
-    form = {"Content-Type": "application/x-www-form-urlencoded"} | HERE
-    text = f"action=hold&process={process_name()}&x={'y' * 2_000_000}".encode()
-    async with client.post(
-        "/jobs/queue", data=io.BytesIO(text), headers=form
-    ) as response:
-        assert response.status == 413
     files = {"action": io.BytesIO(b"hold"), "process": process_name()}
     async with client.post("/jobs/queue", data=files, headers=HERE) as response:
         assert response.status == 415
+    form = {"Content-Type": "application/x-www-form-urlencoded"} | HERE
+    text = f"action=hold&process={process_name()}&x={'y' * 2_000_000}".encode()
+    body = io.BytesIO(text)
+    # An older aiohttp hangs up on it.
+    with contextlib.suppress(ServerDisconnectedError):
+        async with client.post("/jobs/queue", data=body, headers=form) as response:
+            assert response.status in (400, 413)
     assert not scheduler_of(client).held

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 import time
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -410,6 +413,98 @@ async def test_job_that_was_looked_for_is_not_looked_for_again(
             await here.job(address)
     assert len(looked) == 1
     await scheduler.close()
+
+
+# -- what it costs -----------------------------------------------------------------------
+
+
+def work_of(call: Callable[[], object]) -> int:
+    """How many calls it takes, of functions of Python and of C."""
+    count = 0
+
+    def profile(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(profile)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+async def test_work_for_a_page_does_not_grow_with_what_waits_and_ends() -> None:
+    """Counted: with 2,000 pending jobs and with 20,000; with as many ends before it as
+    are remembered, and with many more."""
+    scheduler, past = observed(limit=2, pending_limit=0)
+    go = asyncio.Event()
+    await scheduler.spawn(wait_for(go))
+    for _ in range(history.MOST_ENDS):
+        await scheduler.spawn(nothing())
+    while scheduler.active_count > 1:
+        await settle()
+
+    def work() -> int:
+        overview.overview(scheduler, past, Query())  # what is fresh is counted
+        return work_of(lambda: overview.overview(scheduler, past, Query()))
+
+    await scheduler.spawn(wait_for(go))
+    for _ in range(2_000):
+        await scheduler.spawn(nothing())
+    few = work()
+    for _ in range(18_000):
+        await scheduler.spawn(nothing())
+    many = work()
+    assert abs(many - few) <= few * 0.02
+    for job in reversed(scheduler.pending_jobs()):
+        await job.close()
+    assert past.tallies.of("nothing").ended == history.MOST_ENDS + 20_000
+    assert work() <= many
+    go.set()
+    await scheduler.close()
+
+
+async def test_work_for_a_page_does_not_grow_with_kinds_and_coroutines() -> None:
+    """Those that are not shown are sorted, and no more."""
+    scheduler, past = observed()
+    for number in range(kinds.MOST_KINDS):
+
+        async def job(number: int = number) -> None:
+            raise type(f"Error{number}", (Exception,), {})
+
+        job.__qualname__ = f"job_{number}"
+        await scheduler.spawn(job())
+    await scheduler.drain()
+    told = overview.overview(scheduler, past, Query())
+    assert len(told["failures"]["kinds"]) == overview.FEW_KINDS
+    assert told["failures"]["total"] == kinds.MOST_KINDS
+    assert len(told["coroutines"]) == overview.FEW
+    assert told["coroutines_total"] == kinds.MOST_KINDS
+    await scheduler.close()
+
+
+async def test_deep_stacks_cost_a_page_little() -> None:
+    """Counted: jobs that are 300 awaits deep beside such as are 30 deep."""
+
+    async def deep(depth: int) -> None:
+        if depth:
+            await deep(depth - 1)
+        else:
+            await asyncio.Event().wait()
+
+    counts = []
+    for depth in (30, 300):
+        scheduler, past = observed()
+        for _ in range(25):
+            await scheduler.spawn(deep(depth))
+        await settle()
+        query = Query()
+        counts.append(work_of(lambda: overview.overview(scheduler, past, query)))  # noqa: B023
+        await scheduler.close()
+    shallow, steep = counts
+    # Each await further in is looked at once, by what it awaits; not its frame.
+    assert steep - shallow < 25 * 300 * 2
 
 
 # -- the words ---------------------------------------------------------------------------

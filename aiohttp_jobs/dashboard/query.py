@@ -14,7 +14,7 @@ from .words import OUTCOMES
 
 __all__ = ("SINCE", "SORTS", "Query")
 
-# Time filters, in minutes, and orders of the recent jobs, with their words.
+# Time filters, in minutes, with their words; and orders of the recent jobs.
 SINCE: Final = {
     "1": "last minute",
     "5": "last 5 minutes",
@@ -22,7 +22,7 @@ SINCE: Final = {
     "60": "last hour",
     "720": "last 12 hours",
 }
-SORTS: Final = {"ran": "longest run", "waited": "longest wait"}
+SORTS: Final = ("ran", "waited")
 
 _FIRST_PAGES: Final = {"active": 1, "pending": 1, "recent": 1}
 

@@ -106,10 +106,10 @@ def roughly(seconds: float) -> str:
 
 
 def ago(seconds: float) -> str:
-    """How long it is since, in whole seconds."""
+    """How long it is since, in whole seconds, or minutes."""
     if seconds < 1:
         return "just now"
-    return f"{seconds:.0f} s ago" if seconds < 59.5 else f"{duration(seconds)} ago"
+    return f"{seconds:.0f} s ago" if seconds < 59.5 else f"{roughly(seconds + 0.5)} ago"
 
 
 def clock_time(moment: float) -> str:

@@ -63,6 +63,14 @@ async def may_read(request: web.Request) -> Access:
     return Access.READ
 
 
+async def may_manage(request: web.Request) -> tuple[Access, str]:
+    return Access.MANAGE, "ann"
+
+
+async def may_both(request: web.Request) -> Access | tuple[Access, str | None]:
+    return Access.MANAGE, None
+
+
 async def is_staff(request: web.Request) -> bool:
     return True
 
@@ -70,6 +78,8 @@ async def is_staff(request: web.Request) -> bool:
 def on_top(app: web.Application, registry: CollectorRegistry) -> None:
     assert_type(setup_dashboard(app, authorize=may_read), web.Application)
     setup_dashboard(app, "/admin/jobs", authorize=may_read, scheduler=app[SCHEDULER])
+    setup_dashboard(app, authorize=may_manage, title="Shop jobs", home="/")
+    setup_dashboard(app, authorize=may_both, home=None)
     setup_metrics(app, "/metrics", registry=registry, name="mail")
 
     setup_dashboard(app)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -20,6 +20,13 @@ export function merge(old, fresh, keep = []) {
     else if (child.id) known.set(child.id, child);
   let at = old.firstChild;
   for (const child of [...fresh.childNodes]) {
+    // White space may be where the other one has none; nothing else moves for that, or
+    // else the focus would be lost.
+    while (at?.nodeType === Node.TEXT_NODE && !at.data.trim() && at.nodeName !== child.nodeName) {
+      const next = at.nextSibling;
+      at.remove();
+      at = next;
+    }
     let same = known.get(child.id);
     if (!child.id && at && !at.id && at.nodeName === child.nodeName) same = at;
     if (!same) {
