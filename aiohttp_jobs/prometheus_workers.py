@@ -39,7 +39,7 @@ class Families:
     """Metrics of all workers, as an encoder of prometheus_client takes a registry."""
 
     def __init__(self) -> None:
-        self._families: dict[tuple[str, str], Metric] = {}
+        self._families: dict[tuple[str, str], Any] = {}
         self._up = GaugeMetricFamily(
             "aiohttp_jobs_worker_up",
             "1 if the worker answers, else 0, and then its other series are missing.",
@@ -53,9 +53,9 @@ class Families:
             ValueError, TypeError: it is not what :func:`_dump` makes.
         """
         # All of it before any: half of a worker's metrics would be wrong ones.
-        found = []
+        found = list[Any]()  # of Metric, whose fields have no types
         for name, documentation, kind, unit, samples in data:
-            metric = Metric(name, documentation, kind, unit)
+            metric: Any = Metric(name, documentation, kind, unit)
             for sample, labels, value, timestamp in samples:
                 metric.add_sample(sample, _label(labels, number), value, timestamp)
             found.append(metric)

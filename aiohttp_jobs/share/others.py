@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from .asking import Answer, Trouble, ask
 from .names import VERSION, SocketName
@@ -54,7 +54,9 @@ class Others:
 
     async def close(self) -> None:
         """Break off what is being asked. May be called twice."""
-        tasks = [*self._asked.values(), *([self._round] if self._round else ())]
+        tasks: list[asyncio.Task[Any]] = list(self._asked.values())
+        if self._round is not None:
+            tasks.append(self._round)
         self._round = None
         self._asked.clear()
         for task in tasks:
