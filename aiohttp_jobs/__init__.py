@@ -58,12 +58,25 @@
 #   testing.py  for tests of applications; pytest_aiohttp_jobs.py beside the package is
 #               the plugin for pytest
 #
+# The processes of one application on one machine, by a directory that they share:
+#
+#   share/forks.py      what a forked child gives up
+#   share/names.py      what the name of a worker's socket tells
+#   share/peer.py       who is at the other end of a socket
+#   share/folder.py     the directory, by one descriptor, of this user only
+#   share/place.py      a worker's number, and its socket
+#   share/deadlines.py  until when a worker may begin what it is asked to do
+#   share/worker.py     a worker that the others can ask, from its start to its end
+#   share/asking.py     one question to one worker
+#   share/others.py     what all others say, once a second
+#
 # On top, each with an extra of its name, and imported only by those who use it:
 #
-#   prometheus.py     what schedulers do, as metrics
-#   opentelemetry.py  a span for each job
-#   sentry.py         a scope and a transaction for each job, failures, monitors
-#   dashboard/        pages that show what runs, what waits, what failed and why
+#   prometheus_workers.py  the metrics of all workers in one scrape
+#   prometheus.py          what schedulers do, as metrics
+#   opentelemetry.py       a span for each job
+#   sentry.py              a scope and a transaction for each job, failures, monitors
+#   dashboard/             pages that show what runs, what waits, what failed and why
 
 from ._scheduler import create_scheduler
 from .core.errors import JobCancelled, JobsError, SchedulerClosed, SchedulerFull

@@ -6,6 +6,7 @@ told apart by the label ``scheduler``.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -27,6 +28,7 @@ from prometheus_client.exposition import choose_encoder
 from .core.job import Job
 from .core.scheduler import Scheduler
 from .core.states import SUCCEEDED, JobState
+from .prometheus_workers import AllWorkers, share_of_environment
 from .web.request import SCHEDULER
 
 __all__ = ("JobsCollector", "jobs_collector", "setup_metrics")
@@ -46,6 +48,7 @@ def setup_metrics(
     *,
     registry: CollectorRegistry | None = None,
     name: str = "default",
+    share: str | os.PathLike[str] | None = None,
 ) -> None:
     """Count the jobs of an application, and serve the metrics of the registry.
 
@@ -59,10 +62,16 @@ def setup_metrics(
             one, ``prometheus_client.REGISTRY``.
         name: the value of the label ``scheduler``. At its start the application is
             refused with :exc:`ValueError` if the registry has another one of this name.
+        share: a directory of the processes of this application on this machine: each of
+            them then serves the metrics of all, with the label ``worker``; see
+            :doc:`workers`. None for what the environment's ``AIOHTTP_JOBS_SHARE`` says,
+            if anything. Without a ``path`` it has no effect. At its start the application
+            is refused with :exc:`RuntimeError` if the directory is not of its own user
+            and of nobody else.
 
     Raises:
         RuntimeError: the application has no scheduler, was given metrics before, or runs
-            already.
+            already; ``share`` was given on a platform other than Linux.
         TypeError, ValueError: an argument cannot be right; the sentence names it.
     """
     scheduler = app.get(SCHEDULER)
@@ -87,6 +96,11 @@ def setup_metrics(
     registry = _registry(registry)
     watch = _Watch(scheduler, name)
     collector = jobs_collector(registry)
+    if share is None:
+        share = share_of_environment()
+    workers = None
+    if share is not None and path is not None:
+        workers = AllWorkers(share, registry)
 
     async def show(app: web.Application) -> AsyncIterator[None]:
         # Not before the start: an application that never runs must not stay in there.
@@ -95,9 +109,11 @@ def setup_metrics(
         collector.remove(scheduler)
 
     if path is not None:
-        app.router.add_get(path, _make_handler(registry))
+        app.router.add_get(path, _make_handler(registry, workers))
     app[_WATCH] = watch
     app.cleanup_ctx.append(show)
+    if workers is not None:
+        app.cleanup_ctx.append(workers.context)
     scheduler.add_observer(watch)
 
 
@@ -336,15 +352,17 @@ def _registry(registry: CollectorRegistry | None) -> CollectorRegistry:
 _WATCH: Final = web.AppKey("_WATCH", _Watch)
 
 
-def _make_handler(registry: CollectorRegistry) -> Handler:
+def _make_handler(registry: CollectorRegistry, workers: AllWorkers | None) -> Handler:
     async def metrics(request: web.Request) -> web.Response:
         accept = ",".join(request.headers.getall(hdrs.ACCEPT, []))
         try:
             encode, content_type = choose_encoder(accept)
         except Exception:  # the library trips over versions that are no numbers
             encode, content_type = choose_encoder("")
+        # An encoder wants what a registry has, collect().
+        shown: Any = registry if workers is None else await workers.collect()
         response = web.Response(
-            body=encode(registry), headers={hdrs.CONTENT_TYPE: content_type}
+            body=encode(shown), headers={hdrs.CONTENT_TYPE: content_type}
         )
         response.enable_compression()
         return response

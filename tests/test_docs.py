@@ -41,6 +41,7 @@ PAGES = (
     "docs/repeat.rst",
     "docs/cancellation.rst",
     "docs/prometheus.rst",
+    "docs/workers.rst",
     "docs/opentelemetry.rst",
     "docs/sentry.rst",
     "docs/logging.rst",
@@ -558,6 +559,18 @@ def logged() -> Iterator[list[logging.LogRecord]]:
     finally:
         logger.setLevel(logging.NOTSET)
         logger.removeHandler(handler)
+
+
+# -- docs/workers.rst -------------------------------------------------------------------
+
+
+@check("workers")
+async def workers(page: Page) -> None:
+    """The directory of the page is nowhere here: it is refused as the page says."""
+    runner = web.AppRunner(page.names["app"])
+    with pytest.raises(RuntimeError, match="share='/run/shop/workers' cannot be opened"):
+        await runner.setup()
+    await runner.cleanup()
 
 
 # -- docs/dashboard.rst -----------------------------------------------------------------

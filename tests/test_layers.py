@@ -69,8 +69,22 @@ BESIDE = ("threads",)
 SCHEDULE = ("schedule",)
 # Above all these, and of nothing but them.
 ABOVE = ("repeats", "testing")
+# The processes of one application, among themselves: below what shows them.
+SHARE = (
+    "share.forks",
+    "share.names",
+    "share.peer",
+    "share.folder",
+    "share.place",
+    "share.deadlines",
+    "share.worker",
+    "share.asking",
+    "share.others",
+    "share",
+)
 # On top, imported by nothing else: each needs the package of its extra.
 EXTRAS = {
+    "prometheus_workers": "prometheus_client",
     "prometheus": "prometheus_client",
     "opentelemetry": "opentelemetry",
     "sentry": "sentry_sdk",
@@ -111,6 +125,7 @@ LAYERS = (
     *BESIDE,
     *SCHEDULE,
     *ABOVE,
+    *SHARE,
     *EXTRAS,
     *DASHBOARD,
     "",
@@ -197,8 +212,8 @@ def test_map_of_the_package_names_the_modules_in_this_order() -> None:
     text = (PACKAGE / "__init__.py").read_text()
     named = re.findall(r"(?m)^#   ([\w/]+)\.py  ", text)
     order = (
-        *(*CORE, *AIOHTTP_LAYER, *FROM_AIOJOBS),
-        *(*BESIDE, *SCHEDULE, *ABOVE, *EXTRAS),
+        *(*CORE, *AIOHTTP_LAYER, *FROM_AIOJOBS, *BESIDE, *SCHEDULE, *ABOVE),
+        *(*SHARE[:-1], *EXTRAS),
     )
     assert named == [name.replace(".", "/") for name in order]
 
@@ -307,6 +322,17 @@ def test_extra_needs_one_package_more(module: str, package: str) -> None:
     top_level = {name.partition(".")[0] for name in outside}
     assert package in top_level
     assert top_level <= {"aiohttp", package} | sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("module", SHARE)
+def test_share_needs_aiohttp_and_the_standard_library(module: str) -> None:
+    """It knows nothing of what shows the workers; it needs no extra."""
+    outside = {each.module for each in imports(module) if each.module[0] != "."}
+    top_level = {name.partition(".")[0] for name in outside}
+    assert top_level <= {"aiohttp"} | sys.stdlib_module_names
+    assert {name for name in outside if name.startswith("aiohttp")} <= PUBLIC_MODULES
+    inside = {each.module for each in imports(module)} - outside
+    assert inside <= {f".{name}" for name in (*CORE, *SHARE)}
 
 
 @pytest.mark.parametrize("module", DASHBOARD)

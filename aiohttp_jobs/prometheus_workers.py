@@ -1,0 +1,176 @@
+"""The metrics of all workers in one scrape. Needs the extra ``prometheus``.
+
+Each sends the samples of its registry, and whoever is scraped shows them side by side,
+told apart by the label ``worker``. Nothing is added up here: that is what Prometheus
+does, which knows when a counter began anew.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from .share.asking import Trouble
+from .share.folder import check_share
+from .share.others import Others
+from .share.worker import Worker
+
+__all__ = ("AllWorkers", "Families", "share_of_environment")
+
+_PATH: Final = "/metrics"
+_WORKER: Final = "worker"
+
+# In which directories a registry is shown: twice would be each sample twice.
+_shown: Final = WeakKeyDictionary[CollectorRegistry, set[str]]()
+
+
+def share_of_environment() -> str | None:
+    """Return what ``AIOHTTP_JOBS_SHARE`` says; None if it is empty or not there."""
+    return os.environ.get("AIOHTTP_JOBS_SHARE") or None
+
+
+class Families:
+    """Metrics of all workers, as an encoder of prometheus_client takes a registry."""
+
+    def __init__(self) -> None:
+        self._families: dict[tuple[str, str], Any] = {}
+        self._up = GaugeMetricFamily(
+            "aiohttp_jobs_worker_up",
+            "1 if the worker answers, else 0, and then its other series are missing.",
+            labels=[_WORKER],
+        )
+
+    def add(self, number: int, data: Iterable[Any]) -> None:
+        """Add what a worker sent.
+
+        Raises:
+            ValueError, TypeError: it is not what :func:`_dump` makes.
+        """
+        # All of it before any: half of a worker's metrics would be wrong ones.
+        found = list[Any]()  # of Metric, whose fields have no types
+        for name, documentation, kind, unit, samples in data:
+            metric: Any = Metric(name, documentation, kind, unit)
+            for sample, labels, value, timestamp in samples:
+                metric.add_sample(sample, _label(labels, number), value, timestamp)
+            found.append(metric)
+        for metric in found:
+            # One name is told once, with one type: another worker's other type is left
+            # out, for no server would take the whole.
+            same = self._families.setdefault((metric.name, metric.type), metric)
+            if same is not metric:
+                same.samples.extend(metric.samples)
+
+    def tell(self, number: int, is_up: bool) -> None:
+        self._up.add_metric([str(number)], is_up)
+
+    def collect(self) -> Iterator[Metric]:
+        seen = set[str]()
+        for metric in self._families.values():
+            if metric.name not in seen:
+                seen.add(metric.name)
+                yield metric
+        yield self._up
+
+
+def _label(labels: dict[str, str], number: int) -> dict[str, str]:
+    # As Prometheus does it with a label of its own that a target has, too.
+    new = _WORKER
+    own = {}
+    for name, value in labels.items():
+        if name == new:
+            name = f"exported_{new}"
+            while name in labels:
+                name = f"exported_{name}"
+        own[name] = value
+    return {**own, new: str(number)}
+
+
+def _dump(registry: CollectorRegistry) -> list[Any]:
+    return [
+        (
+            metric.name,
+            metric.documentation,
+            metric.type,
+            metric.unit,
+            [
+                # A timestamp is the library's own class; as a number it is in seconds.
+                (
+                    sample.name,
+                    sample.labels,
+                    float(sample.value),
+                    None if sample.timestamp is None else float(sample.timestamp),
+                )
+                for sample in metric.samples
+            ],
+        )
+        for metric in registry.collect()
+    ]
+
+
+class AllWorkers:
+    """Shows a registry to the other workers, and theirs beside it.
+
+    Args:
+        share: the directory of the workers.
+        registry: what this worker shows.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as of :class:`.share.worker.Worker`.
+    """
+
+    def __init__(
+        self, share: str | os.PathLike[str], registry: CollectorRegistry
+    ) -> None:
+        self._share = check_share(share)
+        self._registry = registry
+        self._worker = Worker(share, {_PATH: self._show})
+        self._others = Others(self._worker, _PATH)
+
+    async def context(self, app: web.Application) -> AsyncIterator[None]:
+        """Be there while the application runs: one of its clean-up contexts."""
+        shown = _shown.setdefault(self._registry, set())
+        if self._share in shown:
+            raise RuntimeError(
+                f"The registry is shown in share={self._share!r} already: give share to "
+                "one setup_metrics() of a process, or each its own by registry="
+            )
+        shown.add(self._share)
+        try:
+            await self._worker.open()
+            yield
+        finally:
+            shown.discard(self._share)
+            await self._others.close()
+            await self._worker.close()
+
+    async def collect(self) -> Families:
+        """Return the metrics of all workers that answer, this one's among them."""
+        families = Families()
+        number = self._worker.number
+        families.add(number, _dump(self._registry))
+        families.tell(number, True)
+        told = {number}
+        answers = await self._others.ask()
+        # A dead one's number may be another's already, which answers.
+        for answer in sorted(answers, key=lambda answer: answer.trouble is not None):
+            other = answer.name.number
+            if answer.trouble is Trouble.APPLICATION or other in told:
+                continue
+            told.add(other)
+            is_up = answer.trouble is None
+            if is_up:
+                try:
+                    families.add(other, answer.data)
+                except (TypeError, ValueError, AttributeError):
+                    is_up = False
+            families.tell(other, is_up)
+        return families
+
+    async def _show(self, request: web.Request) -> web.Response:
+        return web.json_response(_dump(self._registry))

@@ -1,0 +1,125 @@
+"""One question to one worker, by aiohttp's client over its socket, answered in JSON."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import (
+    ClientConnectionError,
+    ClientError,
+    ClientSession,
+    ClientTimeout,
+    DummyCookieJar,
+    UnixConnector,
+)
+
+from .deadlines import DEADLINE, deadline_after
+from .names import SocketName
+from .peer import is_own_user, peer_of
+
+__all__ = ("Answer", "Trouble", "ask", "order")
+
+# Seconds in which an action has to be begun, and more until its answer is here.
+_ACTION, _MORE = 1.5, 1.0
+
+
+class Trouble(enum.Enum):
+    """Why a worker has not answered; the value goes on "Worker 3 …"."""
+
+    SLOW = "does not answer"
+    GONE = "has ended"
+    FAILED = "answers with an error"
+    LATE = "was too slow: nothing was done"
+    VERSION = "speaks another version"
+    APPLICATION = "belongs to another application"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one worker said, or why it did not: one of the two is None."""
+
+    name: SocketName
+    data: Any = None
+    trouble: Trouble | None = None
+
+
+class _Connector(UnixConnector):
+    """Speaks with processes of its own user only."""
+
+    async def connect(self, *args: Any, **kwargs: Any) -> Any:
+        connection = await super().connect(*args, **kwargs)
+        # Before anything is sent: an action is none of another one's business.
+        transport = connection.transport
+        if transport is not None:
+            found = transport.get_extra_info("socket")
+            if is_own_user(peer_of(found.fileno())):
+                return connection
+        connection.close()
+        raise ClientConnectionError("The socket is of another user")
+
+
+async def ask(name: SocketName, address: str, path: str) -> Answer:
+    """Return what the worker answers to a GET, however long that takes.
+
+    Args:
+        name: the worker, for the answer.
+        address: the path of its socket.
+        path: what is asked for.
+
+    Cancellation:
+        The connection is closed.
+    """
+    return await _request(name, address, "GET", path, ClientTimeout(total=None))
+
+
+async def order(name: SocketName, address: str, path: str, data: object) -> Answer:
+    """Have a worker do something, by a POST with JSON; it does it soon or never.
+
+    Returns:
+        its answer. ``Trouble.LATE``, and ``Trouble.SLOW`` of a worker that had not begun,
+        mean that nothing was done and that nothing will be.
+
+    Cancellation:
+        The connection is closed; the action may have been begun.
+    """
+    timeout = ClientTimeout(total=_ACTION + _MORE)
+    headers = {DEADLINE: deadline_after(_ACTION)}
+    return await _request(name, address, "POST", path, timeout, data, headers)
+
+
+async def _request(
+    name: SocketName,
+    address: str,
+    method: str,
+    path: str,
+    timeout: ClientTimeout,
+    data: object = None,
+    headers: dict[str, str] | None = None,
+) -> Answer:
+    # A connection for each: one that is kept may be of a worker that has ended since.
+    try:
+        async with (
+            ClientSession(
+                connector=_Connector(address, force_close=True),
+                cookie_jar=DummyCookieJar(),
+                timeout=timeout,
+            ) as session,
+            session.request(
+                method, f"http://worker{path}", json=data, headers=headers
+            ) as response,
+        ):
+            if response.status == 410:
+                return Answer(name, trouble=Trouble.LATE)
+            if response.status != 200:
+                return Answer(name, trouble=Trouble.FAILED)
+            return Answer(name, await response.json())
+    except TimeoutError:
+        return Answer(name, trouble=Trouble.SLOW)
+    except (ClientError, OSError) as exc:
+        cause = exc.__cause__ or exc
+        is_gone = isinstance(cause, ConnectionRefusedError | FileNotFoundError)
+        return Answer(name, trouble=Trouble.GONE if is_gone else Trouble.FAILED)
+    except ValueError:
+        return Answer(name, trouble=Trouble.FAILED)

@@ -1,0 +1,125 @@
+"""What all other workers say: asked once a second, however many want to know."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any, Final
+
+from .asking import Answer, Trouble, ask
+from .names import VERSION, SocketName
+from .worker import Worker
+
+__all__ = ("Others",)
+
+# Seconds for which answers are good.
+_GOOD_FOR: Final = 1.0
+# How long a worker is waited for that is asked: so many times, so many seconds.
+_TURNS, _TURN = 10, 0.05
+
+
+class Others:
+    """Asks the other workers one question.
+
+    Args:
+        worker: this one.
+        path: what the others are asked for.
+    """
+
+    def __init__(self, worker: Worker, path: str) -> None:
+        self._worker = worker
+        self._path = path
+        # By name, from the moment of asking to that at which the answer is taken.
+        self._asked: dict[SocketName, asyncio.Task[Answer]] = {}
+        # Those that were waited for in vain: they are asked on, and not waited for again.
+        self._slow: set[SocketName] = set()
+        self._round: asyncio.Task[list[Answer]] | None = None
+        self._good_until = 0.0
+
+    async def ask(self) -> list[Answer]:
+        """Return an answer of each, in the order of their numbers; none is an error.
+
+        Some are up to a second old. Who does not answer is waited for once, half a
+        second; later it is looked whether its answer has come.
+
+        Cancellation:
+            The others are asked all the same, for whoever wants to know next.
+        """
+        loop = asyncio.get_running_loop()
+        if self._round is None or (
+            self._round.done() and loop.time() >= self._good_until
+        ):
+            self._round = loop.create_task(self._ask_all())
+        return await asyncio.shield(self._round)
+
+    async def close(self) -> None:
+        """Break off what is being asked. May be called twice."""
+        tasks: list[asyncio.Task[Any]] = list(self._asked.values())
+        if self._round is not None:
+            tasks.append(self._round)
+        self._round = None
+        self._asked.clear()
+        for task in tasks:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ask_all(self) -> list[Answer]:
+        place = self._worker.place
+        if place is None:
+            return []
+        names = [name for name in place.folder.sockets() if name != place.name]
+        self._forget(set(names))
+        told = {name: _foreign(name, place.name) for name in names}
+        for name in names:
+            if told[name] is None and name not in self._asked:
+                address = place.folder.address(str(name))
+                self._asked[name] = asyncio.create_task(ask(name, address, self._path))
+        await self._wait()
+        answers: list[Answer] = []
+        for name in names:
+            answer = told[name]
+            if answer is None:
+                answer = self._take(name)
+            if answer.trouble is Trouble.GONE:
+                # It listened when it got its name, so it is dead: told this once.
+                with suppress(OSError):
+                    place.folder.remove(str(name))
+            answers.append(answer)
+        self._good_until = asyncio.get_running_loop().time() + _GOOD_FOR
+        return answers
+
+    async def _wait(self) -> None:
+        for _ in range(_TURNS):
+            waited = [
+                task
+                for name, task in self._asked.items()
+                if name not in self._slow and not task.done()
+            ]
+            if not waited:
+                return
+            # In short turns: if this event loop is what lags, one turn ends late, and
+            # the answers that have come meanwhile are read in the next one.
+            await asyncio.wait(waited, timeout=_TURN)
+
+    def _take(self, name: SocketName) -> Answer:
+        task = self._asked[name]
+        if not task.done():
+            self._slow.add(name)
+            return Answer(name, trouble=Trouble.SLOW)
+        self._slow.discard(name)
+        del self._asked[name]
+        return task.result()
+
+    def _forget(self, names: set[SocketName]) -> None:
+        for name in self._asked.keys() - names:
+            self._asked.pop(name).cancel()
+        self._slow &= names
+
+
+def _foreign(name: SocketName, own: SocketName) -> Answer | None:
+    if name.application != own.application:
+        return Answer(name, trouble=Trouble.APPLICATION)
+    if name.version != VERSION:
+        return Answer(name, trouble=Trouble.VERSION)
+    return None

@@ -1,0 +1,199 @@
+"""A worker that the others of its application can ask, from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from .deadlines import in_time
+from .folder import check_share
+from .names import VERSION, application_id
+from .peer import is_own_user, peer_of
+from .place import Place
+
+__all__ = ("Worker",)
+
+_log: Final = logging.getLogger("aiohttp_jobs")
+
+# Seconds from one look at the directory to the next.
+_PATROL: Final = 2.0
+# Seconds that answers which are being made have at the end.
+_GRACE: Final = 1.0
+
+
+class Worker:
+    """This process, for the other workers of its application.
+
+    Args:
+        share: the path of the directory that they share.
+        handlers: what answers them, by path; requests of GET and of POST.
+            A POST comes to it in time only, see ``deadlines``.
+        application: what the application is called, to tell its workers from those of
+            another one; None for the program, and the directory that it runs in.
+        patrol: seconds from one look at the directory to the next.
+
+    Raises:
+        TypeError, ValueError: the path is none.
+        RuntimeError: there is nothing to share by on this platform.
+    """
+
+    def __init__(
+        self,
+        share: str | os.PathLike[str],
+        handlers: Mapping[str, Handler],
+        *,
+        application: str | None = None,
+        patrol: float = _PATROL,
+    ) -> None:
+        self._path = check_share(share)
+        self._handlers = dict(handlers)
+        self._application = application
+        self._patrol = patrol
+        self._place: Place | None = None
+        self._number = 0
+        self._runner: web.AppRunner | None = None
+        self._server: asyncio.AbstractServer | None = None
+        self._watch: asyncio.Task[None] | None = None
+        # What was wrong when it was looked last, so that it is told once.
+        self._trouble = ""
+
+    @property
+    def place(self) -> Place | None:
+        """Where the others find it; None before its start, after its end, and while the
+        directory is gone or refused."""
+        return self._place
+
+    @property
+    def number(self) -> int:
+        """Its number; the last one, while it has none."""
+        return self._number
+
+    async def context(self, app: web.Application) -> AsyncIterator[None]:
+        """Be there while this application runs: one of its clean-up contexts.
+
+        A server that forks has forked by then. The jobs end before the clean-up contexts,
+        so a worker that drains can still be asked.
+        """
+        await self.open()
+        try:
+            yield
+        finally:
+            await self.close()
+
+    async def open(self) -> None:
+        """Take a number, and answer.
+
+        Raises:
+            RuntimeError: it is open, or the directory is refused.
+            OSError: a file in there cannot be made.
+
+        Cancellation:
+            It is closed, as if it had never been open.
+        """
+        if self._runner is not None:
+            raise RuntimeError("Worker.open() was called twice: close it before")
+        app = web.Application(middlewares=[_of_own_user, in_time])
+        app.router.add_get("/", self._hello)
+        for path, handler in self._handlers.items():
+            app.router.add_get(path, handler)
+            app.router.add_post(path, handler)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_GRACE)
+        try:
+            await self._runner.setup()
+            await self._take_place(None)
+        except BaseException:
+            await self.close()
+            raise
+        self._watch = asyncio.create_task(self._keep_place())
+
+    async def close(self) -> None:
+        """Leave the directory, and end what is being answered. May be called twice.
+
+        Cancellation:
+            The place is given up all the same; requests are broken off.
+        """
+        if self._watch is not None:
+            watch, self._watch = self._watch, None
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.gather(watch, return_exceptions=True)
+        self._leave_place()
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            await runner.cleanup()
+
+    async def look(self) -> None:
+        """See that the others find this worker; if they would not, put it back.
+
+        Its number stays the same, unless another worker was quicker to take it. What goes
+        wrong is logged, once.
+        """
+        place = self._place
+        if place is not None and place.is_whole():
+            return
+        self._leave_place()
+        try:
+            await self._take_place(None if place is None else place.number)
+        except (OSError, RuntimeError) as exc:
+            if self._trouble != str(exc):
+                self._trouble = str(exc)
+                _log.warning("The other workers do not find this one: %s", exc)
+            return
+        self._trouble = ""
+        _log.warning("The directory %r was mended: this worker is in it", self._path)
+
+    async def _keep_place(self) -> None:
+        while True:
+            await asyncio.sleep(self._patrol)
+            await self.look()
+
+    async def _take_place(self, wish: int | None) -> None:
+        assert self._runner is not None
+        serve = self._runner.server
+        assert serve is not None
+        place = Place(self._path, application_id(self._application), wish)
+        try:
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_unix_server(serve, sock=place.socket)
+        except BaseException:
+            place.close()
+            raise
+        self._place = place
+        self._number = place.number
+
+    def _leave_place(self) -> None:
+        place, self._place = self._place, None
+        server, self._server = self._server, None
+        # The name goes first: who looks now finds no socket that nobody answers at. The
+        # server goes before its socket, which the event loop still looks at.
+        if place is not None:
+            place.leave()
+        if server is not None:
+            server.close()
+        if place is not None:
+            place.close()
+
+    async def _hello(self, request: web.Request) -> web.Response:
+        assert self._place is not None
+        return web.json_response(
+            {
+                "version": VERSION,
+                "number": self._place.number,
+                "process": os.getpid(),
+            }
+        )
+
+
+@web.middleware
+async def _of_own_user(request: web.Request, handler: Handler) -> web.StreamResponse:
+    connection = request.transport and request.transport.get_extra_info("socket")
+    if not connection or not is_own_user(peer_of(connection.fileno())):
+        raise web.HTTPForbidden(text="This socket is for workers of its own user.")
+    return await handler(request)
