@@ -43,6 +43,10 @@
 #   _scheduler.py  Scheduler, and the deprecated create_scheduler
 #   aiohttp.py     the functions of the aiohttp layer, and the app key by its other name
 #
+# For periodic jobs, in memory or durable, and made of the standard library alone:
+#
+#   schedule.py  every(…) and cron(…), and when their next tick is
+#
 # On top, each with an extra of its name, and imported only by those who use it:
 #
 #   prometheus.py     what schedulers do, as metrics
@@ -57,6 +61,7 @@ from .core.reports import ExceptionHandler
 from .core.scheduler import Scheduler
 from .core.states import JobState, SchedulerState
 from .core.statistics import Statistics
+from .schedule import Schedule, cron, every
 from .web.atomic import atomic
 from .web.request import (
     SCHEDULER,
@@ -79,6 +84,7 @@ __all__ = (
     "JobLogger",
     "JobState",
     "JobsError",
+    "Schedule",
     "Scheduler",
     "SchedulerClosed",
     "SchedulerFull",
@@ -86,6 +92,8 @@ __all__ = (
     "Statistics",
     "atomic",
     "create_scheduler",
+    "cron",
+    "every",
     "get_scheduler",
     "get_scheduler_from_app",
     "get_scheduler_from_request",

@@ -62,6 +62,8 @@ FROM_AIOJOBS = (
     "_scheduler",
     "aiohttp",
 )
+# When periodic jobs are due: of the standard library, but for what cron() needs.
+SCHEDULE = ("schedule",)
 # On top, imported by nothing else: each needs the package of its extra.
 EXTRAS = {
     "prometheus": "prometheus_client",
@@ -87,6 +89,7 @@ LAYERS = (
     *("core", *CORE),
     *("web", *AIOHTTP_LAYER),
     *FROM_AIOJOBS,
+    *SCHEDULE,
     *EXTRAS,
     *DASHBOARD,
     "",
@@ -171,7 +174,7 @@ def test_map_of_the_package_names_the_modules_in_this_order() -> None:
     """The comment at the top of the package is the map for newcomers."""
     text = (PACKAGE / "__init__.py").read_text()
     named = re.findall(r"(?m)^#   ([\w/]+)\.py  ", text)
-    order = (*CORE, *AIOHTTP_LAYER, *FROM_AIOJOBS, *EXTRAS)
+    order = (*CORE, *AIOHTTP_LAYER, *FROM_AIOJOBS, *SCHEDULE, *EXTRAS)
     assert named == [name.replace(".", "/") for name in order]
 
 
@@ -246,6 +249,22 @@ def test_aiohttp_layer_imports_aiohttp_and_the_standard_library(module: str) -> 
     top_level = {name.partition(".")[0] for name in outside}
     assert top_level <= {"aiohttp"} | sys.stdlib_module_names
     assert {name for name in outside if name.startswith("aiohttp")} <= PUBLIC_MODULES
+
+
+@pytest.mark.parametrize("module", SCHEDULE)
+def test_schedule_needs_the_standard_library_and_cronsim(module: str) -> None:
+    """And nothing of the package."""
+    needed = {each.module for each in imports(module)}
+    assert needed <= {"cronsim"} | sys.stdlib_module_names
+    at_import = {
+        name
+        for node in tree_of(module).body
+        for each in _imports(node, (), False)
+        if not each.for_types_only
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [each.module]
+    }
+    assert "cronsim" not in at_import
 
 
 @pytest.mark.parametrize(("module", "package"), EXTRAS.items())

@@ -1,0 +1,153 @@
+"""Schedules: when a periodic job is due, for jobs in memory and durable ones alike.
+
+A schedule is a set of moments, its ticks, and the same for everybody: it does not count
+from when a process was started. So several processes that share a schedule agree on each
+tick, and one of them can run it for all.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
+from zoneinfo import ZoneInfo
+
+if TYPE_CHECKING:
+    from cronsim import CronSim
+
+__all__ = ("Cron", "Every", "Schedule", "cron", "every")
+
+
+class Schedule(Protocol):
+    """What :func:`every` and :func:`cron` return; an object of your own may be one, too.
+
+    Its :func:`repr` is shown to people.
+    """
+
+    def next_after(self, moment: float) -> float:
+        """Return the first tick that is later than `moment`.
+
+        Both are seconds since the epoch, as those of :func:`time.time`. The answer
+        depends on nothing else.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """Ticks at the whole multiples of `seconds` since the epoch; see :func:`every`."""
+
+    seconds: float
+
+    def __repr__(self) -> str:
+        return f"every({self.seconds!r})"
+
+    def next_after(self, moment: float) -> float:
+        """Return the first tick later than `moment`; both in seconds since the epoch."""
+        count = math.floor(moment / self.seconds)
+        # The quotient is rounded, to either side: the products decide.
+        while count * self.seconds > moment:
+            count -= 1
+        while count * self.seconds <= moment:
+            count += 1
+        return count * self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Cron:
+    """Ticks when the clock on the wall says so; see :func:`cron`."""
+
+    expression: str
+    tz: str
+
+    def __repr__(self) -> str:
+        return f"cron({self.expression!r}, tz={self.tz!r})"
+
+    def next_after(self, moment: float) -> float:
+        """Return the first tick later than `moment`; both in seconds since the epoch.
+
+        When the clocks are put forward, a tick in the hour that is left out comes right
+        after it; when they are put back, one at a fixed time of day comes once.
+        """
+        for tick in _ticks(
+            self.expression, datetime.fromtimestamp(moment, _zone(self.tz))
+        ):
+            # An hour that comes twice has its ticks the first time: in its second half
+            # they are over.
+            if tick.timestamp() > moment:
+                return tick.timestamp()
+        raise ValueError(_never(self.expression))
+
+
+def every(seconds: float) -> Every:
+    """Return the schedule with a tick each so many seconds.
+
+    The ticks are the whole multiples since the epoch: ``every(3600)`` is each full hour
+    of UTC, in every process.
+
+    Args:
+        seconds: the distance between two ticks; a fraction is allowed.
+
+    Raises:
+        TypeError, ValueError: it is not a number greater than 0.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"every() takes a number of seconds, not {seconds!r}")
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"every() takes more than 0 seconds, and not {seconds!r}")
+    return Every(seconds)
+
+
+def cron(expression: str, *, tz: str = "UTC") -> Cron:
+    """Return the schedule that a line of a crontab describes. Needs the extra ``cron``.
+
+    Args:
+        expression: five fields, as ``"0 7 * * 1-5"``: minute, hour, day of the month,
+            month, day of the week. With six, the first one is the second.
+        tz: the time zone whose clock counts, as ``"Europe/Madrid"``.
+
+    Raises:
+        ModuleNotFoundError: cronsim is not installed.
+        TypeError: an argument is no string.
+        ValueError: the expression cannot be read, or never comes true; or there is no
+            such time zone. (A machine without time zones needs the package ``tzdata``.)
+    """
+    for argument, value in (("expression", expression), ("tz", tz)):
+        if not isinstance(value, str):
+            raise TypeError(f"cron() takes a str as {argument}, not {value!r}")
+    # Read it once, so that what is wrong is told here and not at the first tick.
+    if next(_ticks(expression, datetime.now(_zone(tz))), None) is None:
+        raise ValueError(_never(expression))
+    return Cron(expression, tz)
+
+
+def _ticks(expression: str, start: datetime) -> CronSim:
+    try:
+        # Here, since who has no schedule of this kind needs no such package.
+        import cronsim
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "cron() needs the package cronsim: install aiohttp-jobs[cron]",
+            name=error.name,
+        ) from None
+    try:
+        return cronsim.CronSim(expression, start)
+    except cronsim.CronSimError as error:
+        raise ValueError(
+            f"cron() takes five fields, as '0 7 * * 1-5', and not {expression!r}: {error}"
+        ) from None
+
+
+def _zone(tz: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(tz)
+    except (LookupError, OSError, ValueError):  # no such one, a folder, no name at all
+        raise ValueError(
+            f"cron() takes the name of a time zone as tz, 'Europe/Madrid' for example, "
+            f"and there is no {tz!r} here"
+        ) from None
+
+
+def _never(expression: str) -> str:
+    return f"The cron expression {expression!r} never comes true"
