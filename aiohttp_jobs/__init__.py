@@ -47,6 +47,19 @@
 #
 #   schedule.py  every(…) and cron(…), and when their next tick is
 #
+# Durable jobs, which survive the process, also of the standard library, and imported only
+# by those who use them:
+#
+#   durable/envelope.py   what is kept of a job
+#   durable/store.py      what keeps them has to promise this
+#   durable/arguments.py  what a task may be given
+#   durable/task.py       @durable, and the options of one call
+#   durable/attempt.py    one attempt, and how it is settled
+#   durable/upkeep.py     to open a store, and to say once that it is down or back
+#   durable/worker.py     fetches jobs, and lets the scheduler run them
+#   durable/sqlite.py     a store: one file
+#   durable/setup.py      setup_durable, spawn_durable, run_worker
+#
 # On top, each with an extra of its name, and imported only by those who use it:
 #
 #   prometheus.py     what schedulers do, as metrics
@@ -54,7 +67,13 @@
 #   dashboard/        pages that show what runs, what waits, what failed and why
 
 from ._scheduler import create_scheduler
-from .core.errors import JobCancelled, JobsError, SchedulerClosed, SchedulerFull
+from .core.errors import (
+    JobCancelled,
+    JobsError,
+    SchedulerClosed,
+    SchedulerFull,
+    StoreUnavailable,
+)
 from .core.job import Job
 from .core.logs import JobLogger
 from .core.reports import ExceptionHandler
@@ -90,6 +109,7 @@ __all__ = (
     "SchedulerFull",
     "SchedulerState",
     "Statistics",
+    "StoreUnavailable",
     "atomic",
     "create_scheduler",
     "cron",

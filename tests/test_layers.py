@@ -85,11 +85,25 @@ DASHBOARD = (
 )
 # What comes with its extra.
 DASHBOARD_NEEDS = {"aiohttp", "aiohttp_jinja2", "jinja2", "markupsafe"}
+# Jobs that survive the process: of the standard library and what is below.
+DURABLE = (
+    "durable.envelope",
+    "durable.store",
+    "durable.arguments",
+    "durable.task",
+    "durable.attempt",
+    "durable.upkeep",
+    "durable.worker",
+    "durable.sqlite",
+    "durable.setup",
+    "durable",
+)
 LAYERS = (
     *("core", *CORE),
     *("web", *AIOHTTP_LAYER),
     *FROM_AIOJOBS,
     *SCHEDULE,
+    *DURABLE,
     *EXTRAS,
     *DASHBOARD,
     "",
@@ -174,7 +188,8 @@ def test_map_of_the_package_names_the_modules_in_this_order() -> None:
     """The comment at the top of the package is the map for newcomers."""
     text = (PACKAGE / "__init__.py").read_text()
     named = re.findall(r"(?m)^#   ([\w/]+)\.py  ", text)
-    order = (*CORE, *AIOHTTP_LAYER, *FROM_AIOJOBS, *SCHEDULE, *EXTRAS)
+    durable = [name for name in DURABLE if name != "durable"]
+    order = (*CORE, *AIOHTTP_LAYER, *FROM_AIOJOBS, *SCHEDULE, *durable, *EXTRAS)
     assert named == [name.replace(".", "/") for name in order]
 
 
@@ -242,7 +257,7 @@ def test_core_imports_the_standard_library_and_itself(module: str) -> None:
     )
 
 
-@pytest.mark.parametrize("module", [*AIOHTTP_LAYER, *FROM_AIOJOBS])
+@pytest.mark.parametrize("module", [*AIOHTTP_LAYER, *FROM_AIOJOBS, *DURABLE])
 def test_aiohttp_layer_imports_aiohttp_and_the_standard_library(module: str) -> None:
     """The package needs aiohttp and nothing else."""
     outside = {each.module for each in imports(module) if each.module[0] != "."}
