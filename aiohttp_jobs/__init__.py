@@ -57,8 +57,23 @@
 #   durable/attempt.py    one attempt, and how it is settled
 #   durable/upkeep.py     to open a store, and to say once that it is down or back
 #   durable/worker.py     fetches jobs, and lets the scheduler run them
-#   durable/sqlite.py     a store: one file
-#   durable/setup.py      setup_durable, spawn_durable, run_worker
+#
+# One store, which is one SQLite file:
+#
+#   durable/sqlite/faults.py  what can be wrong with the file, as sentences
+#   durable/sqlite/disk.py    where the file lies
+#   durable/sqlite/locks.py   how a process shows that it lives
+#   durable/sqlite/schema.py  the tables, and their version
+#   durable/sqlite/rows.py    what is done to the rows, as statements
+#   durable/sqlite/batch.py   what shares a transaction
+#   durable/sqlite/joined.py  a job in a transaction of the application's own
+#   durable/sqlite/owner.py   this process among those that work, and the dead ones
+#   durable/sqlite/writer.py  the thread with the one connection
+#   durable/sqlite/store.py   SQLiteStore
+#
+# And what composes them:
+#
+#   durable/setup.py  setup_durable, spawn_durable, run_worker
 #
 # On top, each with an extra of its name, and imported only by those who use it:
 #

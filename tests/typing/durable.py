@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Any, assert_type
+from typing import assert_type
 
 from aiohttp import web
 
@@ -32,10 +31,9 @@ async def send_digest(app: web.Application) -> None:
     pass
 
 
-def declaring(app: web.Application) -> None:
+async def declaring(app: web.Application) -> None:
     assert_type(send_digest, Task[[], None])
-    called = send_welcome(app, "ada@example.com")
-    assert_type(called, Coroutine[Any, Any, bool])
+    assert_type(await send_welcome(app, "ada@example.com"), bool)
     assert_type(send_digest.options(delay=1), Order[[]])
 
     durable("mail")(lambda app: 1)  # type: ignore[arg-type,return-value]  # pyright: ignore[reportArgumentType]
