@@ -79,11 +79,11 @@ class Owner:
                 f"SELECT DISTINCT owner FROM aiohttp_jobs WHERE state = {RUNNING}"
             )
         }
-        locks = self._locks
-        if locks is None or not locks.is_in_place() or self.number not in owners:
-            # Somebody has removed the file of the locks, or has put an older database
-            # into the place of this one.
+        if self.number not in owners:
+            # An older database was put into the place of the one that it stands in.
             self.register(connection, begin)
+        locks = self._locks_in_place()
+        if locks is None:
             return []
         crashed = list[rows.Crashed]()
         for number in owners - {self.number}:
@@ -97,6 +97,19 @@ class Owner:
                 finally:
                     locks.free(number)
         return crashed
+
+    def _locks_in_place(self) -> Locks | None:
+        """Return the locks that the others see; None if its own could not be taken."""
+        locks = self._locks
+        if locks is not None and self.number is not None and not locks.is_in_place():
+            # Somebody has removed the file. The others make it anew, and so does this.
+            new = Locks(self._path)
+            if not new.take(self.number):
+                new.close()  # one of the others looks at the number just now
+                return None
+            locks.close()
+            locks = self._locks = new
+        return locks
 
     def close(self) -> None:
         """Give up the number."""

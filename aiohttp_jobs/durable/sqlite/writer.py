@@ -259,6 +259,8 @@ class Writer:
         except BaseException:
             self._roll_back()
             raise
+        if batch.has_to_last:
+            self._check_in_place()
         self._answer(answers)
         fetch = self._fetch
         if claimed and fetch is not None:
@@ -348,10 +350,7 @@ class Writer:
     def _beat(self, owner: Owner, connection: sqlite3.Connection) -> None:
         """Look whether others have died, and whether the file is still in its place."""
         self._next_beat = monotonic() + HEARTBEAT
-        if self._identity != identity_of(self._path):
-            raise StoreUnavailable(
-                f"the file {self._path} was replaced while it was open: start again"
-            )
+        self._check_in_place()
         for crashed in owner.beat(connection, self._begin):
             self._is_dirty = True
             if crashed.come_back:
@@ -366,6 +365,17 @@ class Writer:
                     "Durable jobs are buried, since their process died each time: %s",
                     listed(crashed.buried),
                 )
+
+    def _check_in_place(self) -> None:
+        """Refuse to go on with a file that is not the one at the path any more.
+
+        SQLite would go on: what is written to a file without a name is lost.
+        """
+        if self._identity != identity_of(self._path):
+            raise StoreUnavailable(
+                f"another file was put into the place of {self._path} while it was open: "
+                "the jobs go into that one from now on"
+            )
 
     def _finish(self) -> None:
         """Write what is owed, give back what was claimed, and close."""
