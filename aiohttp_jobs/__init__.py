@@ -57,6 +57,7 @@
 #   durable/attempt.py    one attempt, and how it is settled
 #   durable/upkeep.py     to open a store, and to say once that it is down or back
 #   durable/worker.py     fetches jobs, and lets the scheduler run them
+#   durable/periodic.py   puts jobs at the ticks of their schedules
 #
 # One store, which is one SQLite file:
 #

@@ -94,6 +94,7 @@ DURABLE = (
     "durable.attempt",
     "durable.upkeep",
     "durable.worker",
+    "durable.periodic",
     "durable.sqlite.faults",
     "durable.sqlite.disk",
     "durable.sqlite.locks",

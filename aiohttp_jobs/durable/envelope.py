@@ -12,6 +12,8 @@ __all__ = ("Envelope", "new_id")
 # The first that there is. A later one that older releases cannot read has a higher one.
 _VERSION: Final = 1
 
+_UNREADABLE: Final = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
+
 
 def new_id() -> str:
     """Return an id that no other job has, in any store."""
@@ -85,7 +87,7 @@ class Envelope:
             envelope = cls(**{name: found[name] for name in found if name in names})
             if not isinstance(envelope.id, str) or not isinstance(envelope.task, str):
                 raise ValueError("its id or task is no string")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except _UNREADABLE as error:
             raise ValueError(
                 f"This is no durable job that can be read: {error}"
             ) from None

@@ -20,6 +20,7 @@ from aiohttp_jobs.web.request import SCHEDULER, origin_of
 
 from .attempt import Attempt
 from .envelope import Envelope, new_id
+from .periodic import Periodic
 from .sqlite import SQLiteStore
 from .store import Store
 from .task import Order, Task
@@ -42,6 +43,8 @@ class Durable:
         tasks: Mapping[str, Task[..., Any]],
         limit: int,
         worker: bool,
+        periodic: Mapping[Task[[], Any], Schedule],
+        catch_up: bool,
     ) -> None:
         self._scheduler = scheduler
         #: What keeps the jobs.
@@ -54,6 +57,7 @@ class Durable:
             if worker
             else None
         )
+        self._periodic = Periodic(store, self._upkeep, periodic, catch_up)
         self._opening: asyncio.Task[None] | None = None
         self._is_below = False
         self._is_stopped = False
@@ -126,12 +130,14 @@ class Durable:
         """Run jobs from now on: everything that they may use is there."""
         if self._worker is not None:
             self._worker.start()
+        self._periodic.start()
 
     async def shut_down(self, app: web.Application) -> None:
         """Begin no more jobs. Of a sub-application, let those end that run.
 
         The parent's resources are cleaned up before the sub-application's.
         """
+        await self._periodic.stop()
         if self._worker is None:
             return
         await self._worker.stop_fetching()
@@ -147,6 +153,7 @@ class Durable:
         if self._is_stopped:
             return
         self._is_stopped = True
+        await self._periodic.stop()
         if self._worker is not None:
             await self._worker.stop_fetching()
         if self._opening is not None:
@@ -167,17 +174,26 @@ def setup_durable(
     limit: int = 10,
     worker: bool = True,
     periodic: Mapping[Task[[], Any], Schedule] | None = None,
+    catch_up: bool = True,
+    put_periodic: bool | None = None,
 ) -> Durable:
     """Give an application jobs that survive the process. Call it after ``setup(app)``.
 
     Args:
         app: the application, or sub-application; it was set up.
         store: the path of a file, which is made if it is not there, or a store.
-        tasks: all tasks whose jobs the application spawns or runs.
+        tasks: all tasks whose jobs the application spawns or runs; those of `periodic`
+            need not stand here, too.
         limit: how many of them run at once in this process, beside the scheduler's
             ``limit``.
         worker: run them in this process? False: only keep them, for others to run.
-        periodic: tasks that take nothing but the application, and when each is due.
+        periodic: tasks that take nothing but the application, and when each is due. At
+            each tick one job is kept, however many processes share the store.
+        catch_up: if ticks were missed while no process ran, run the job once at the
+            start?
+        put_periodic: does this process put the periodic jobs? None: all processes do if
+            the store remembers which it has, as SQLite does; with a broker none does, so
+            tell exactly one of them, by True.
 
     Returns:
         What is at ``app[DURABLE]``, to look at.
@@ -203,13 +219,29 @@ def setup_durable(
             "setup_durable() was called for an application that is frozen: call it "
             "before add_subapp(), run_app() or AppRunner.setup()"
         )
-    by_name = _check_tasks(tasks)
+    periodic = dict(periodic or {})
+    by_name = _check_tasks([*tasks, *periodic])
+    for task in periodic:
+        task.arguments.pack((), {})
     check_count("limit", limit, least=1)
     if limit is None:
         raise TypeError("limit takes a number of jobs, not None")
     if isinstance(store, str | os.PathLike):
         store = SQLiteStore(store)
-    app[DURABLE] = made = Durable(app, scheduler, store, by_name, limit, worker)
+    elif not callable(getattr(store, "put", None)):
+        raise TypeError(f"store takes a path or a store, not {store!r}")
+    if put_periodic is None:
+        put_periodic = store.remembers_ticks
+    app[DURABLE] = made = Durable(
+        app,
+        scheduler,
+        store,
+        by_name,
+        limit,
+        worker,
+        periodic if put_periodic else {},
+        catch_up,
+    )
     # Both after what setup() has put first: the scheduler is there before the store and
     # after it, and has no job left when the store is closed.
     app.cleanup_ctx.insert(1, made.context)

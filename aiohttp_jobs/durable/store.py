@@ -62,6 +62,10 @@ class Store(Protocol):
     #: sentence that names both, before `put`.
     supports: Collection[str]
 
+    #: Does it remember which ticks of periodic jobs were put? Then every process may put
+    #: them, and each is kept once. Else one process has to be told to.
+    remembers_ticks: bool
+
     async def start(self, tasks: Collection[str], *, worker: bool) -> None:
         """Open it, and return when jobs can be put.
 

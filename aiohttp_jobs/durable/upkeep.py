@@ -18,6 +18,8 @@ __all__ = ("Upkeep", "pause_after")
 
 # Seconds between two tries: at first, and at most.
 SHORTEST, LONGEST = 0.5, 30.0
+# Seconds that the start of the application waits for the first try.
+LONGEST_START = 5.0
 
 
 def pause_after(tries: int) -> float:
@@ -51,7 +53,14 @@ class Upkeep:
         """Try to open it, once; go on in the task that is returned, which may be done."""
         first_try = asyncio.Event()
         task = asyncio.create_task(self._open(first_try), name="durable jobs: open")
-        await first_try.wait()
+        try:
+            async with asyncio.timeout(LONGEST_START):
+                await first_try.wait()
+        except TimeoutError:
+            pass  # a disk that hangs must not keep the application from its start
+        except BaseException:
+            task.cancel()
+            raise
         return task
 
     async def _open(self, first_try: asyncio.Event) -> None:

@@ -37,6 +37,7 @@ class SQLiteStore:
     """
 
     supports: Collection[str] = OPTIONS
+    remembers_ticks = True
 
     def __init__(
         self,
