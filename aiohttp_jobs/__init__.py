@@ -52,6 +52,7 @@
 #
 #   durable/envelope.py   what is kept of a job
 #   durable/store.py      what keeps them has to promise this
+#   durable/kept.py       what can be seen of them
 #   durable/arguments.py  what a task may be given
 #   durable/task.py       @durable, and the options of one call
 #   durable/attempt.py    one attempt, and how it is settled
@@ -68,13 +69,15 @@
 #   durable/sqlite/rows.py    what is done to the rows, as statements
 #   durable/sqlite/batch.py   what shares a transaction
 #   durable/sqlite/joined.py  a job in a transaction of the application's own
+#   durable/sqlite/look.py    what is in the file, for people
 #   durable/sqlite/owner.py   this process among those that work, and the dead ones
 #   durable/sqlite/writer.py  the thread with the one connection
 #   durable/sqlite/store.py   SQLiteStore
 #
 # And what composes them:
 #
-#   durable/setup.py  setup_durable, spawn_durable, run_worker
+#   durable/setup.py     setup_durable, spawn_durable, run_worker
+#   durable/__main__.py  the command that shows a file, and deals with its dead
 #
 # On top, each with an extra of its name, and imported only by those who use it:
 #

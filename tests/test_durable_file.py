@@ -489,7 +489,7 @@ CREATE UNIQUE INDEX aiohttp_jobs_key ON aiohttp_jobs (task, key)
     WHERE key IS NOT NULL AND state <= 1;
 CREATE TABLE aiohttp_jobs_owners (
     number INTEGER PRIMARY KEY AUTOINCREMENT, process INTEGER NOT NULL,
-    host TEXT NOT NULL, started_at REAL NOT NULL);
+    host TEXT NOT NULL, started_at REAL NOT NULL, tasks TEXT NOT NULL);
 CREATE TABLE aiohttp_jobs_ticks (task TEXT PRIMARY KEY, seen REAL NOT NULL);
 CREATE TABLE aiohttp_jobs_schema (version INTEGER NOT NULL);
 INSERT INTO aiohttp_jobs_schema VALUES (1);

@@ -89,6 +89,7 @@ DASHBOARD_NEEDS = {"aiohttp", "aiohttp_jinja2", "jinja2", "markupsafe"}
 DURABLE = (
     "durable.envelope",
     "durable.store",
+    "durable.kept",
     "durable.arguments",
     "durable.task",
     "durable.attempt",
@@ -102,11 +103,13 @@ DURABLE = (
     "durable.sqlite.rows",
     "durable.sqlite.batch",
     "durable.sqlite.joined",
+    "durable.sqlite.look",
     "durable.sqlite.owner",
     "durable.sqlite.writer",
     "durable.sqlite.store",
     "durable.sqlite",
     "durable.setup",
+    "durable.__main__",
     "durable",
 )
 LAYERS = (

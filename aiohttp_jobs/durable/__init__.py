@@ -8,6 +8,7 @@ from aiohttp_jobs.core.errors import StoreUnavailable
 
 from .attempt import CurrentDurable, current_durable
 from .envelope import Envelope
+from .kept import DurableStatistics, Inspectable, KeptJob, Place
 from .setup import DURABLE, Durable, run_worker, setup_durable, spawn_durable
 from .sqlite import SQLiteStore
 from .store import Delivery, Store
@@ -18,9 +19,13 @@ __all__ = (
     "CurrentDurable",
     "Delivery",
     "Durable",
+    "DurableStatistics",
     "Envelope",
     "GiveUp",
+    "Inspectable",
+    "KeptJob",
     "Order",
+    "Place",
     "SQLiteStore",
     "Store",
     "StoreUnavailable",

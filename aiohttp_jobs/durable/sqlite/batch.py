@@ -67,7 +67,9 @@ class Batch:
     @property
     def brings_jobs(self) -> bool:
         """May jobs be due after it that were not before?"""
-        return bool(self.puts or self.ticks or self.retried or self.given_back)
+        return bool(
+            self.puts or self.ticks or self.retried or self.given_back or self.questions
+        )
 
     def __bool__(self) -> bool:
         return bool(self.puts or self.ticks or self.questions) or self.settles

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from time import time
 from typing import Final, TypeAlias
 
@@ -29,11 +30,13 @@ class Owner:
 
     Args:
         path: the file of the jobs.
+        tasks: the names of those that this process claims, for people to see.
         max_crashes: how often a job may take its process with it before it is buried.
     """
 
-    def __init__(self, path: str, max_crashes: int) -> None:
+    def __init__(self, path: str, tasks: Collection[str], max_crashes: int) -> None:
         self._path = f"{path}-owners"
+        self._tasks = json.dumps(sorted(tasks))
         self._max_crashes = max_crashes
         self._locks: Locks | None = None
         #: The number; None as long as it has none.
@@ -46,9 +49,9 @@ class Owner:
         begin()
         for _ in range(_TRIES):
             number = connection.execute(
-                "INSERT INTO aiohttp_jobs_owners (process, host, started_at) "
-                "VALUES (?, ?, ?)",
-                (os.getpid(), socket.gethostname(), time()),
+                "INSERT INTO aiohttp_jobs_owners (process, host, started_at, tasks) "
+                "VALUES (?, ?, ?, ?)",
+                (os.getpid(), socket.gethostname(), time(), self._tasks),
             ).lastrowid
             if number is not None and locks.take(number):
                 break

@@ -16,6 +16,7 @@ from aiohttp_jobs.durable.store import Delivery
 from .schema import DEAD, DELAYED, READY, RUNNING
 
 __all__ = (
+    "KEY_UNLESS_TAKEN",
     "MOST_AT_ONCE",
     "Buried",
     "Crashed",
@@ -169,7 +170,7 @@ def make_ready(connection: sqlite3.Connection, now: float) -> None:
 _OURS: Final = f"WHERE number = ? AND owner = ? AND state = {RUNNING}"
 
 # Another one may wait with its key by now. Then it waits without: none is lost.
-_KEY: Final = f"""key = CASE WHEN key IS NULL OR EXISTS (
+KEY_UNLESS_TAKEN: Final = f"""key = CASE WHEN key IS NULL OR EXISTS (
     SELECT 1 FROM aiohttp_jobs AS other
     WHERE other.task = aiohttp_jobs.task AND other.key = aiohttp_jobs.key
     AND other.key IS NOT NULL AND other.state <= {READY}) THEN NULL ELSE key END"""
@@ -184,7 +185,7 @@ def retry(connection: sqlite3.Connection, rows: Iterable[Retried]) -> None:
     """Let them wait for their next attempt."""
     connection.executemany(
         f"UPDATE aiohttp_jobs SET state = {DELAYED}, owner = NULL, due = ?, "
-        f"attempt = attempt + 1, {_KEY} {_OURS}",
+        f"attempt = attempt + 1, {KEY_UNLESS_TAKEN} {_OURS}",
         rows,
     )
 
@@ -201,7 +202,8 @@ def bury(connection: sqlite3.Connection, rows: Iterable[Buried]) -> None:
 def give_back(connection: sqlite3.Connection, receipts: Iterable[Receipt]) -> None:
     """Let them wait again as if they had not been claimed."""
     connection.executemany(
-        f"UPDATE aiohttp_jobs SET state = {READY}, owner = NULL, {_KEY} {_OURS}", receipts
+        f"UPDATE aiohttp_jobs SET state = {READY}, owner = NULL, {KEY_UNLESS_TAKEN} {_OURS}",
+        receipts,
     )
 
 
@@ -244,7 +246,7 @@ def take_over(
     others = [row for row in rows if row[1] + 1 < max_crashes]
     connection.executemany(
         f"UPDATE aiohttp_jobs SET state = {DELAYED}, owner = NULL, due = ?, "
-        f"crashes = crashes + 1, {_KEY} {_OURS}",
+        f"crashes = crashes + 1, {KEY_UNLESS_TAKEN} {_OURS}",
         [(now + crash_pause(row[1] + 1), row[0], owner) for row in others],
     )
     connection.executemany(

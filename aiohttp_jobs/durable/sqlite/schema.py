@@ -56,7 +56,8 @@ CREATE TABLE aiohttp_jobs_owners (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     process INTEGER NOT NULL,
     host TEXT NOT NULL,
-    started_at REAL NOT NULL
+    started_at REAL NOT NULL,
+    tasks TEXT NOT NULL
 );
 CREATE TABLE aiohttp_jobs_ticks (task TEXT PRIMARY KEY, seen REAL NOT NULL);
 """
@@ -126,6 +127,23 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def check_version(connection: sqlite3.Connection, path: str) -> None:
+    """Refuse a file of another version, to those who look only.
+
+    Raises:
+        StoreUnavailable: it is.
+        sqlite3.Error: it cannot be read.
+    """
+    version = _version_of(connection)
+    if version != VERSION:
+        raise StoreUnavailable(
+            f"the file {path} is of version {version}, and this release reads "
+            f"{VERSION}: look with the release that works on it"
+            if version
+            else f"the file {path} has no durable jobs"
+        )
 
 
 def _version_of(connection: sqlite3.Connection) -> int:

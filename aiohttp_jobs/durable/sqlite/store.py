@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Sequence
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
 from time import time
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp_jobs.core.checks import check_count
 from aiohttp_jobs.core.errors import StoreUnavailable
 from aiohttp_jobs.durable.envelope import Envelope
+from aiohttp_jobs.durable.kept import DurableStatistics, KeptJob, Place
 from aiohttp_jobs.durable.store import OPTIONS, Delivery
 
-from . import rows
+from . import look, rows
 from .batch import Batch, Put, Question, Tick
+from .faults import fault_of
 from .joined import put_joined
 from .writer import Counts, Writer
 
 __all__ = ("SQLiteStore",)
+
+T = TypeVar("T")
 
 
 class SQLiteStore:
@@ -106,12 +111,7 @@ class SQLiteStore:
 
     async def last_tick(self, task: str, now: float) -> float | None:
         """Return until when the ticks of a task are seen; see :meth:`Store.last_tick`."""
-        self._started()
-        future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        self._next_batch().questions.append(
-            Question(lambda connection: rows.last_tick(connection, task, now), future)
-        )
-        return await future
+        return await self._ask(lambda given: rows.last_tick(given, task, now))
 
     async def fetch(self, count: int) -> Sequence[Delivery]:
         """Wait for jobs that are due; see :meth:`Store.fetch`."""
@@ -119,6 +119,42 @@ class SQLiteStore:
         # What has ended before goes into the same transaction.
         self._hand_over(writer)
         return await writer.fetch(count)
+
+    # -- to look at -------------------------------------------------------------------
+
+    async def statistics(self) -> DurableStatistics:
+        """Return how many jobs are where; see :meth:`Inspectable.statistics`."""
+        return await self._look(look.statistics)
+
+    async def jobs(self, place: Place, count: int = 100) -> Sequence[KeptJob]:
+        """Return the first jobs of a place; see :meth:`Inspectable.jobs`."""
+        return await self._look(look.jobs, Place(place), count)
+
+    async def retry_dead(self, ids: Collection[str] | None = None) -> int:
+        """Let dead jobs wait again; see :meth:`Inspectable.retry_dead`."""
+        return await self._ask(lambda connection: look.retry_dead(connection, ids))
+
+    async def drop_dead(self, ids: Collection[str] | None = None) -> int:
+        """Forget dead jobs; see :meth:`Inspectable.drop_dead`."""
+        return await self._ask(lambda connection: look.drop_dead(connection, ids))
+
+    async def _look(self, function: Callable[..., T], *args: Any) -> T:
+        """Read in a thread and by a connection of its own: it holds nobody up."""
+        self._started()
+        try:
+            return await asyncio.to_thread(function, self.path, *args)
+        except Exception as error:
+            fault = fault_of(error, self.path)
+            if fault is None:
+                raise
+            raise fault from error
+
+    async def _ask(self, ask: Callable[[sqlite3.Connection], T]) -> T:
+        """Call it in the writer's next transaction."""
+        self._started()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._next_batch().questions.append(Question(ask, future))
+        return await future
 
     # -- settling -----------------------------------------------------------------------
 

@@ -92,7 +92,7 @@ class Writer:
             target=self._run, name="aiohttp_jobs durable", daemon=True
         )
         # What follows belongs to the thread.
-        self._owner = Owner(path, max_crashes) if worker else None
+        self._owner = Owner(path, tasks, max_crashes) if worker else None
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._level = ""
