@@ -83,6 +83,7 @@
 #
 #   prometheus.py     what schedulers do, as metrics
 #   opentelemetry.py  a span for each job
+#   taskiq.py         BrokerStore: durable jobs over a broker of taskiq
 #   dashboard/        pages that show what runs, what waits, what failed and why
 
 from ._scheduler import create_scheduler

@@ -68,6 +68,7 @@ SCHEDULE = ("schedule",)
 EXTRAS = {
     "prometheus": "prometheus_client",
     "opentelemetry": "opentelemetry",
+    "taskiq": "taskiq",
 }
 # An extra that is a package: its own modules, from the bottom to the top.
 DASHBOARD = (
