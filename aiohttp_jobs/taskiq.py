@@ -369,6 +369,8 @@ class BrokerStore:
         if envelope is None:
             # As it came: a newer release may have written what this one cannot read.
             envelope, data = delivery.envelope, delivery.receipt.data
+            # It may come here again before this one is acknowledged, and is not this one.
+            self._forget(delivery)
         else:
             data = envelope.to_json().encode()
         tries = 0
@@ -399,9 +401,14 @@ class BrokerStore:
                 is_gone = True
             except Exception as error:
                 fault = error
-        self._mine.pop((envelope.id, envelope.attempt), None)
+        self._forget(delivery)
         if not is_gone and fault is not None:
             say(logging.WARNING, _NOT_ACKNOWLEDGED, envelope.task, line_of(fault))
+
+    def _forget(self, delivery: Delivery) -> None:
+        place = delivery.envelope.id, delivery.envelope.attempt
+        if self._mine.get(place) is delivery:
+            del self._mine[place]
 
     # -- steps ---------------------------------------------------------------------------
 
