@@ -88,30 +88,37 @@ class BrokerStore:
             it is given a ``delay_queue``, or the plugin for delayed messages. Without,
             `delay=` and `at=` are refused, and a job that has failed waits for its next
             attempt in the process, which needs not live until then.
+        dead: another broker, with another queue, for the jobs that have failed for good.
+            Nothing listens to it here. Without, they are in the log only, and there
+            without their arguments.
 
     Raises:
-        TypeError: `broker` is no broker, or one that keeps nothing.
+        TypeError, ValueError: an argument is no broker, or keeps nothing, or cannot be
+            right; the sentence names it.
     """
 
     #: It does not know which ticks of periodic jobs were put: tell one process to.
     remembers_ticks = False
 
-    def __init__(self, broker: AsyncBroker, *, delays: bool = False) -> None:
-        if not isinstance(broker, AsyncBroker):
-            raise TypeError(
-                "BrokerStore() takes a broker of taskiq, as AioPikaBroker, not "
-                f"{broker!r}"
-            )
-        if isinstance(broker, InMemoryBroker):
-            raise TypeError(
-                "BrokerStore() takes a broker that keeps messages, and InMemoryBroker "
-                "keeps none: for tests, give setup_durable() the path of a file"
-            )
+    def __init__(
+        self,
+        broker: AsyncBroker,
+        *,
+        delays: bool = False,
+        dead: AsyncBroker | None = None,
+    ) -> None:
+        _check("broker", broker)
+        if dead is not None:
+            _check("dead", dead)
+        if dead is broker:
+            raise ValueError("dead takes another broker than the one for what waits")
         if not isinstance(delays, bool):
             raise TypeError(f"delays takes True or False, not {delays!r}")
         #: The options of a call that it can keep.
         self.supports: Collection[str] = ("delay", "at") if delays else ()
         self._broker = broker
+        self._dead = dead
+        self._brokers = [broker] if dead is None else [broker, dead]
         self._delays = delays
         self._tasks: Collection[str] = ()
         self._is_open = False
@@ -133,18 +140,19 @@ class BrokerStore:
 
     async def start(self, tasks: Collection[str], *, worker: bool) -> None:
         """Start the broker. Nothing is put before that is complete."""
-        if self._broker in _taken:
+        if not _taken.isdisjoint(self._brokers):
             raise StoreUnavailable(
                 "another application of this process uses the same broker: make one "
                 "for each"
             )
-        _taken.add(self._broker)
+        _taken.update(self._brokers)
         self._tasks = tasks
-        # Brokers open what they listen with only if they know of it before they start.
-        self._broker.is_worker_process = worker
         try:
             async with asyncio.timeout(_START):
-                await self._broker.startup()
+                for each in self._brokers:
+                    # Before its start, for it to open what it listens with.
+                    each.is_worker_process = worker and each is self._broker
+                    await each.startup()
         except BaseException as error:
             # Its handlers have run, and connections may be open: the next start would
             # leave them so.
@@ -177,13 +185,14 @@ class BrokerStore:
             await self._shut_down(logging.WARNING)
 
     async def _shut_down(self, level: int) -> None:
-        try:
-            async with asyncio.timeout(_STOP):
-                await self._broker.shutdown()
-        except Exception as error:
-            say(level, "The broker could not be shut down: %s", line_of(error))
-        finally:
-            _taken.discard(self._broker)
+        for each in self._brokers:
+            try:
+                async with asyncio.timeout(_STOP):
+                    await each.shutdown()
+            except Exception as error:
+                say(level, "The broker could not be shut down: %s", line_of(error))
+            finally:
+                _taken.discard(each)
 
     # -- put -----------------------------------------------------------------------------
 
@@ -200,7 +209,9 @@ class BrokerStore:
         """Return None: it does not know."""
         return None
 
-    async def _kick(self, envelope: Envelope, data: bytes) -> None:
+    async def _kick(
+        self, envelope: Envelope, data: bytes, to: AsyncBroker | None = None
+    ) -> None:
         if not self._is_open:
             raise StoreUnavailable("the broker is not started")
         labels = dict[str, Any]()
@@ -213,7 +224,7 @@ class BrokerStore:
         )
         try:
             async with asyncio.timeout(_KICK):
-                await self._broker.kick(message)
+                await (to or self._broker).kick(message)
         except Exception as error:
             raise StoreUnavailable(
                 f"the broker has not taken the job: {line_of(error)}"
@@ -346,10 +357,13 @@ class BrokerStore:
         self._begin(self._retry(delivery, due))
 
     def bury(self, delivery: Delivery, reason: str) -> None:
-        """Log it, and acknowledge it: there is no place for the dead."""
+        """Log it; put it where the dead are, if there is such a place; acknowledge it."""
         envelope = delivery.envelope
         say(logging.ERROR, _BURIED, envelope.task, envelope.id, reason)
-        self._begin(self._acknowledge(delivery))
+        if self._dead is None:
+            self._begin(self._acknowledge(delivery))
+        else:
+            self._begin(self._move(delivery, to=self._dead))
 
     def give_back(self, delivery: Delivery) -> None:
         """Put it again, then acknowledge it.
@@ -364,7 +378,12 @@ class BrokerStore:
             await self._sleep_until(min(due, time() + _HOLD))
         await self._move(delivery, delivery.envelope.again(due))
 
-    async def _move(self, delivery: Delivery, envelope: Envelope | None = None) -> None:
+    async def _move(
+        self,
+        delivery: Delivery,
+        envelope: Envelope | None = None,
+        to: AsyncBroker | None = None,
+    ) -> None:
         """Put it, as it came or as this envelope; acknowledge it when it is there."""
         if envelope is None:
             # As it came: a newer release may have written what this one cannot read.
@@ -376,7 +395,7 @@ class BrokerStore:
         tries = 0
         while True:
             try:
-                await self._kick(envelope, data)
+                await self._kick(envelope, data, to)
             except StoreUnavailable as error:
                 tries += 1
                 if tries == 1:
@@ -426,6 +445,16 @@ class BrokerStore:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(moment - time()):
                 await self._stopping.wait()
+
+
+def _check(name: str, broker: AsyncBroker) -> None:
+    if not isinstance(broker, AsyncBroker):
+        raise TypeError(f"{name} takes a broker of taskiq, as AioPikaBroker: {broker!r}")
+    if isinstance(broker, InMemoryBroker):
+        raise TypeError(
+            f"{name} takes a broker that keeps messages, and InMemoryBroker keeps none: "
+            "for tests, give setup_durable() the path of a file"
+        )
 
 
 async def _end_of(listener: asyncio.Task[None]) -> None:

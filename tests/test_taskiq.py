@@ -159,8 +159,13 @@ def records(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_what_is_no_broker_that_keeps_jobs_is_refused() -> None:
     """Each with its sentence."""
     wrong: Any = "amqp://"
-    with pytest.raises(TypeError, match=r"takes a broker of taskiq.*not 'amqp://'"):
+    with pytest.raises(TypeError, match=r"broker takes a broker of taskiq.*'amqp://'"):
         BrokerStore(wrong)
+    with pytest.raises(TypeError, match=r"dead takes a broker of taskiq.*'amqp://'"):
+        BrokerStore(FakeBroker(), dead=wrong)
+    broker = FakeBroker()
+    with pytest.raises(ValueError, match="dead takes another broker"):
+        BrokerStore(broker, dead=broker)
     with pytest.raises(TypeError, match=r"InMemoryBroker keeps none"):
         BrokerStore(InMemoryBroker())
     with pytest.raises(TypeError, match="delays takes True or False, not 30"):
@@ -598,7 +603,7 @@ async def test_job_that_comes_back_before_it_is_acknowledged_is_another_one() ->
 async def test_bury_logs_the_reason_and_not_the_arguments(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """There is no place for the dead."""
+    """There is no place for the dead, unless one is given."""
     broker = FakeBroker()
     async with started(broker) as store:
         await store.put(envelope(arguments='[["secret"], {}]'))
@@ -609,6 +614,38 @@ async def test_bury_logs_the_reason_and_not_the_arguments(
     assert "ValueError: no" in record
     assert delivery.envelope.id in record
     assert "secret" not in record
+
+
+async def test_bury_puts_the_job_where_the_dead_are_first() -> None:
+    """As it came; and tries again as long as it is not there."""
+    broker, dead = FakeBroker(), FakeBroker()
+    store = BrokerStore(broker, dead=dead)
+    await store.start(["mail"], worker=True)
+    delivery = await fetched(broker, store)
+    assert dead.calls == ["startup, worker=False"]
+    dead.faults["kick mail"] = ConnectionError("reset")
+    with mock.patch.object(module, "pause_after", return_value=0.001):
+        store.bury(delivery, "ValueError: no")
+        await dead.until(lambda: dead.calls.count("kick mail") > 2)
+        assert broker.kept == [delivery.envelope]
+        dead.faults.clear()
+        await broker.until(lambda: not broker.kept)
+    assert dead.kept == [delivery.envelope]
+    await store.stop()
+    assert broker.calls[-1] == dead.calls[-1] == "shutdown"
+
+
+async def test_start_without_the_place_for_the_dead_fails_as_a_whole() -> None:
+    """And both can be started again."""
+    broker, dead = FakeBroker(), FakeBroker()
+    store = BrokerStore(broker, dead=dead)
+    dead.faults["startup, worker=False"] = ConnectionError("refused")
+    with pytest.raises(StoreUnavailable, match="refused"):
+        await store.start(["mail"], worker=True)
+    assert broker.calls[-1] == dead.calls[-1] == "shutdown"
+    dead.faults.clear()
+    await store.start(["mail"], worker=True)
+    await store.stop()
 
 
 async def test_settled_before_the_stop_is_settled_by_its_end() -> None:
