@@ -87,6 +87,10 @@ class Envelope:
             envelope = cls(**{name: found[name] for name in found if name in names})
             if not isinstance(envelope.id, str) or not isinstance(envelope.task, str):
                 raise ValueError("its id or task is no string")
+            if not isinstance(envelope.attempt, int):
+                raise ValueError("its attempt is no number")
+            if not isinstance(envelope.due, float | int | None):
+                raise ValueError("its due is no number")
         except _UNREADABLE as error:
             raise ValueError(
                 f"This is no durable job that can be read: {error}"
