@@ -299,7 +299,7 @@ class BrokerStore:
                 "that run are lost with the process. Use another broker",
             )
         try:
-            envelope = _read(data)
+            envelope = Envelope.from_json(data)
         except ValueError as error:
             # It stays where it is, for a newer release or whomever it is for.
             self._tell_once(
@@ -467,13 +467,3 @@ def _unwrap(message: AckableMessage | bytes) -> tuple[bytes, list[Acknowledge]]:
     if isinstance(message, AckableMessage):
         return message.data, [message.ack]
     return message, []
-
-
-def _read(data: bytes) -> Envelope:
-    envelope = Envelope.from_json(data)
-    due: object = envelope.due
-    if not isinstance(envelope.attempt, int) or not isinstance(due, float | int | None):
-        raise ValueError(
-            "This is no durable job that can be read: its attempt or due is no number"
-        )
-    return envelope
