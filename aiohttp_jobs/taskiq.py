@@ -77,7 +77,7 @@ class _Message:
 
 
 class BrokerStore:
-    """A store for :func:`~aiohttp_jobs.durable.setup_durable` that is a broker of taskiq.
+    """A store for `setup_durable()` that is a broker of taskiq.
 
     Make the broker for this store alone: it is started, stopped and listened to here, and
     a worker of taskiq on the same queue would drop the jobs.

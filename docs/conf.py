@@ -34,6 +34,7 @@ _others = "|".join(
     {
         *sys.stdlib_module_names,
         *("aiohttp", "aiojobs", "multidict", "opentelemetry", "prometheus_client"),
+        *("taskiq",),
     }
 )
 _builtins = "|".join(name for name in dir(builtins) if name.isidentifier())

@@ -6,10 +6,10 @@ and what ends there, and drains for so many seconds when it is sent SIGTERM.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from pathlib import Path
+from time import monotonic
 
 from aiohttp import web
 from taskiq_aio_pika import AioPikaBroker, Queue
@@ -17,6 +17,7 @@ from taskiq_aio_pika import AioPikaBroker, Queue
 from aiohttp_jobs import setup
 from aiohttp_jobs.durable import current_durable, durable, run_worker, setup_durable
 from aiohttp_jobs.taskiq import BrokerStore
+from tests.processes import until
 
 __all__ = ("LIMIT", "TASKS", "broker", "poison", "quick", "slow")
 
@@ -57,7 +58,9 @@ def note(app: web.Application, what: str, number: int) -> None:
 @durable("quick")
 async def quick(app: web.Application, number: int) -> None:
     note(app, "begin", number)
-    await asyncio.sleep(0.01)
+    # A process is killed while some of these run.
+    end = monotonic() + 0.01
+    await until(lambda: monotonic() > end)
     note(app, "end", number)
 
 
@@ -65,8 +68,7 @@ async def quick(app: web.Application, number: int) -> None:
 async def slow(app: web.Application, number: int) -> None:
     """Waits for a file beside the ledger."""
     note(app, "begin", number)
-    while not app[LEDGER].with_suffix(".go").exists():  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    await until(app[LEDGER].with_suffix(".go").exists)
     note(app, "end", number)
 
 

@@ -11,11 +11,13 @@ import asyncio
 import json
 import logging
 import re
+import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -24,6 +26,10 @@ from aiohttp import web
 
 import aiohttp_jobs
 from aiohttp_jobs import SCHEDULER, JobState, Scheduler
+from aiohttp_jobs.durable import setup_durable
+from aiohttp_jobs.taskiq import BrokerStore
+from tests.envelopes import MemoryStore
+from tests.processes import until
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
@@ -35,6 +41,7 @@ PAGES = (
     "docs/opentelemetry.rst",
     "docs/logging.rst",
     "docs/dashboard.rst",
+    "docs/brokers.rst",
 )
 BLOCK = re.compile(
     r"^\.\. code-block:: python\n(?P<options>(?:   :.*\n)*)\n"
@@ -648,3 +655,48 @@ async def dashboard(page: Page) -> None:
         )
         answers.append((response.status, "not cancel" in await response.text()))
     assert answers == [(302, False), (403, False), (200, True), (200, False)]
+
+
+# -- docs/brokers.rst -------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens there: see test_taskiq_rabbitmq.py for the page with a server."""
+    monkeypatch.setenv("BROKER_URL", "amqp://guest:guest@127.0.0.1:1/")
+    # taskiq looks up the module of a task.
+    monkeypatch.setitem(sys.modules, "page", ModuleType("page"))
+
+
+@check("brokers-rabbitmq")
+async def brokers_rabbitmq(page: Page) -> None:
+    client = await page.serve()
+    response = await client.post("/sign-up", data={"email": "ann@example.org"})
+    assert response.status == 503
+    assert "Retry-After" in response.headers
+    await client.close()
+    assert page.printed() == ""
+
+
+@check("brokers-nats")
+async def brokers_nats(page: Page) -> None:
+    broker = page.names["nats_broker"]("nats://127.0.0.1:1")
+    config = broker.consumer_config
+    assert (config.durable_name, config.ack_wait) == (broker.durable, 3600)
+    BrokerStore(broker)
+
+
+@check("brokers-from-taskiq")
+async def brokers_from_taskiq(page: Page) -> None:
+    names = page.names
+    app = names["broker"].state.app = web.Application()
+    app[names["MAILS"]] = mails = list[int]()
+    aiohttp_jobs.setup(app)
+    setup_durable(app, MemoryStore(), tasks=[names["send_invoice"]])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    task = await names["send_invoice_as_before"].kiq(7)
+    assert not (await task.wait_result(timeout=30)).is_err
+    await until(lambda: mails)
+    assert mails == [7]
+    await runner.cleanup()

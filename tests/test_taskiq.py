@@ -28,6 +28,7 @@ from aiohttp_jobs.durable import (
 from aiohttp_jobs.taskiq import BrokerStore
 from tests.clients import Failures, serving
 from tests.envelopes import envelope
+from tests.processes import until
 
 # Seconds after which what never comes is a failure; none of the tests waits for it.
 PATIENCE = 20.0
@@ -681,8 +682,7 @@ async def test_acknowledgement_after_a_lost_connection_is_a_record(
         delivery = await fetched(broker, store)
         await broker.lose_connection()
         store.ack(delivery)
-        while not records(caplog):  # noqa: ASYNC110 (it tells nobody)
-            await asyncio.sleep(0)
+        await until(lambda: records(caplog))
         again = await fetch_one(store)
         assert again.envelope == delivery.envelope
         store.ack(again)
@@ -793,8 +793,7 @@ async def test_broker_that_is_down_at_the_start_is_waited_for(
         assert answer.status == 503
         assert "retry-after" in answer.headers
         broker.faults.clear()
-        while app[DURABLE].fault is not None:  # noqa: ASYNC110 (it tells nobody)
-            await asyncio.sleep(0.01)
+        await until(lambda: app[DURABLE].fault is None)
         assert (await server.request("POST", "/")).status == 200
         await app[BEGUN].get()
     assert [each.levelno for each in caplog.records if each.name == "aiohttp_jobs"] == [

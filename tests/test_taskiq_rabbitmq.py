@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from time import monotonic, time
 from typing import Any
@@ -28,11 +29,12 @@ from aiohttp_jobs.durable import (
     spawn_durable,
 )
 from aiohttp_jobs.taskiq import BrokerStore
-from tests.clients import Failures
+from tests.clients import Failures, serving
 from tests.courier import DELIVERIES, LIMIT, TASKS, broker
 from tests.envelopes import envelope
-from tests.processes import Command, needs_signals, running
+from tests.processes import Command, needs_signals, running, until
 from tests.rabbitmq import RabbitMQ, rabbitmq
+from tests.test_docs import blocks
 
 pytestmark = [pytest.mark.heavy, needs_signals]
 
@@ -62,10 +64,6 @@ class Ledger:
     def numbers(self, what: str) -> Counter[int]:
         return Counter(number for number, _ in self.entries(what))
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        while not condition():  # noqa: ASYNC110 (other processes write into it)
-            await asyncio.sleep(0.05)
-
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
@@ -89,6 +87,21 @@ async def started(
             yield store
     finally:
         await store.stop()
+
+
+async def connected(put: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Put it when that works again: the broker connects after a pause of its own."""
+    for tries in itertools.count(1):
+        with contextlib.suppress(StoreUnavailable):
+            await put()
+            return
+        await until(_later(0.2))
+        assert tries < 500
+
+
+def _later(seconds: float) -> Callable[[], bool]:
+    end = monotonic() + seconds
+    return lambda: monotonic() > end
 
 
 async def put(store: BrokerStore, task: str, numbers: range) -> None:
@@ -117,22 +130,17 @@ async def test_process_is_killed_then_the_server_restarted_and_nothing_is_lost(
     async with started(broker(server.url, name)) as store:
         with courier(server, name, ledger) as first, courier(server, name, ledger):
             await put(store, "quick", range(400))
-            await ledger.until(lambda: len(ledger.entries("end")) > 100)
+            await until(lambda: len(ledger.entries("end")) > 100)
             first.send(signal.SIGKILL)
             ended = len(ledger.entries("end"))
-            await ledger.until(lambda: len(ledger.entries("end")) > ended + 50)
+            await until(lambda: len(ledger.entries("end")) > ended + 50)
             await asyncio.to_thread(server.stop)
             with pytest.raises(StoreUnavailable):
                 await put(store, "quick", range(1000, 1001))
             await asyncio.to_thread(server.start)
-            while True:  # it connects again by itself, after a pause of its own
-                try:
-                    await put(store, "quick", range(400, 401))
-                    break
-                except StoreUnavailable:
-                    await asyncio.sleep(0.2)
+            await connected(lambda: put(store, "quick", range(400, 401)))
             await put(store, "quick", range(401, 500))
-            await ledger.until(lambda: set(range(500)) <= ledger.numbers("end").keys())
+            await until(lambda: set(range(500)) <= ledger.numbers("end").keys())
     again = {n: times for n, times in ledger.numbers("end").items() if times > 1}
     assert len(again) <= 3 * LIMIT
     assert {attempt for _, attempt in ledger.entries("begin")} == {1}
@@ -147,14 +155,14 @@ async def test_drain_that_is_too_short_loses_nothing(
     async with started(broker(server.url, name)) as store:
         await put(store, "slow", range(2 * LIMIT))
         with courier(server, name, ledger, seconds=0.1) as process:
-            await ledger.until(lambda: len(ledger.entries("begin")) == LIMIT)
+            await until(lambda: len(ledger.entries("begin")) == LIMIT)
             process.send(signal.SIGTERM)
             status, errors = await asyncio.to_thread(process.end)
             assert status == 0, errors
         assert ledger.entries("end") == []
         ledger.path.with_suffix(".go").touch()
         with courier(server, name, ledger) as process:
-            await ledger.until(lambda: len(ledger.entries("end")) == 2 * LIMIT)
+            await until(lambda: len(ledger.entries("end")) == 2 * LIMIT)
             process.send(signal.SIGTERM)
             assert (await asyncio.to_thread(process.end))[0] == 0
     assert ledger.numbers("end") == Counter(range(2 * LIMIT))
@@ -177,7 +185,7 @@ async def test_job_that_kills_its_process_is_laid_aside_after_some_deliveries(
     async with started(broker(server.url, name)) as store:
         await put(store, "quick", range(1, 2))
         with courier(server, name, ledger):
-            await ledger.until(lambda: ledger.entries("end") == [(1, 1)])
+            await until(lambda: ledger.entries("end") == [(1, 1)])
     dead = AioPikaBroker(
         server.url,
         task_queues=[Queue(name=f"{name}.dead", declare=False)],
@@ -255,8 +263,7 @@ async def test_server_that_is_down_at_the_start_and_lost_later(
         with pytest.raises(StoreUnavailable):
             await spawn_durable(app, job, "waits")
         await asyncio.to_thread(server.start)
-        while app[DURABLE].fault is not None:  # noqa: ASYNC110 (it tells nobody)
-            await asyncio.sleep(0.1)
+        await until(lambda: app[DURABLE].fault is None)
         await spawn_durable(app, job, "waits")
         assert (await app[SEEN].get())[:2] == ("waits", 1)
         await asyncio.to_thread(server.stop)
@@ -264,15 +271,35 @@ async def test_server_that_is_down_at_the_start_and_lost_later(
             with pytest.raises(StoreUnavailable):
                 await spawn_durable(app, job, "refused")
         await asyncio.to_thread(server.start)
-        while True:
-            try:
-                await spawn_durable(app, job, "quick")
-                break
-            except StoreUnavailable:
-                await asyncio.sleep(0.2)
+        await connected(lambda: spawn_durable(app, job, "quick"))
         assert (await app[SEEN].get())[:2] == ("quick", 1)
         app[GATE].set()
     assert app[SEEN].empty()
     ours = [each.levelname for each in caplog.records if each.name == "aiohttp_jobs"]
     assert ours == ["ERROR", "WARNING"] * 2
     assert await what_is_left(broker(server.url, "down")) == []
+
+
+async def test_page_in_the_docs_with_a_server(
+    server: RabbitMQ,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What docs/brokers.rst shows, followed literally; and what fails lies aside."""
+    monkeypatch.setenv("BROKER_URL", server.url)
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(dict(blocks("docs/brokers.rst"))["brokers-rabbitmq"], names)
+    async with serving(names["app"]) as client:
+        sender = await client.connect()
+        form = "Content-Type: application/x-www-form-urlencoded\r\n"
+        await sender.send("POST", "/sign-up", "email=ann", headers=form)
+        assert (await sender.receive()).status == 200
+        printed = ""
+
+        def has_printed() -> bool:
+            nonlocal printed
+            printed += capsys.readouterr().out
+            return printed.endswith("\n")
+
+        await until(has_printed)
+        assert printed == "mail to ann\n"
