@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from time import time
 from typing import Any
 from unittest import mock
@@ -34,6 +35,9 @@ from tests.processes import until
 PATIENCE = 20.0
 
 
+HERE = ContextVar("HERE", default="outside")
+
+
 class FakeBroker(AsyncBroker):
     """A broker whose queue is a list, which the test looks into and breaks.
 
@@ -51,6 +55,7 @@ class FakeBroker(AsyncBroker):
         #: Methods that do not return.
         self.hanging = set[str]()
         self.takes_acks = True
+        self.acknowledged_in = list[str]()
         self._connection = 0
         self.changed = asyncio.Condition()
 
@@ -114,6 +119,7 @@ class FakeBroker(AsyncBroker):
 
     def _acknowledge(self, data: bytes, connection: int) -> Callable[[], Awaitable[None]]:
         async def ack() -> None:
+            self.acknowledged_in.append(HERE.get())
             await self._call("ack")
             if connection != self._connection:
                 raise ConnectionError("its channel is closed")
@@ -466,6 +472,19 @@ async def test_job_that_is_not_due_is_held_until_it_is() -> None:
         assert broker.calls.count("kick mail") == 1
 
 
+async def test_job_that_becomes_due_when_nobody_fetches_goes_back() -> None:
+    """As in a drain: another process may begin it at once."""
+    broker = FakeBroker()
+    async with started(broker) as store:
+        await store.put(job := envelope(due=time() + 0.05))
+        fetching = asyncio.create_task(store.fetch(1))
+        await broker.until(lambda: broker.unacknowledged)
+        fetching.cancel()
+        await asyncio.wait([fetching])
+        await broker.until(lambda: broker.waiting and not broker.unacknowledged)
+        assert broker.kept == [job]
+
+
 async def test_job_that_is_far_from_due_goes_round() -> None:
     """RabbitMQ closes the channel of who keeps a message for half an hour."""
     broker = FakeBroker()
@@ -527,7 +546,7 @@ async def test_retry_without_delays_waits_in_the_process() -> None:
     broker = FakeBroker()
     async with started(broker) as store:
         delivery = await fetched(broker, store)
-        due = time() + 5
+        due = time() + 3600
         store.retry(delivery, due)
         for _ in range(20):
             await asyncio.sleep(0)
@@ -655,6 +674,19 @@ async def test_settled_before_the_stop_is_settled_by_its_end() -> None:
     async with started(broker) as store:
         store.ack(await fetched(broker, store))
     assert broker.kept == []
+
+
+async def test_step_is_not_in_the_context_of_the_job_that_has_ended() -> None:
+    """What that says of the code that runs is not true of the broker's."""
+    broker = FakeBroker()
+    async with started(broker) as store:
+        delivery = await fetched(broker, store)
+        token = HERE.set("job")
+        store.ack(delivery)
+        store.give_back(await fetched(broker, store))
+        HERE.reset(token)
+        await broker.until(lambda: not broker.unacknowledged)
+    assert set(broker.acknowledged_in) == {"outside"}
 
 
 async def test_settled_after_the_stop_harms_nobody() -> None:
