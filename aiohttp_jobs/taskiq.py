@@ -240,12 +240,12 @@ class BrokerStore:
         self._wanted.set()
         try:
             while not self._ready:
+                self._arrived.clear()  # an eager task may set it at once
                 if self._listener is None:
                     self._listener = asyncio.create_task(
                         self._listen(), name="durable jobs: listen"
                     )
                     self._listener.add_done_callback(lambda task: self._arrived.set())
-                self._arrived.clear()
                 await self._arrived.wait()
                 self._check_listener()
         except asyncio.CancelledError:

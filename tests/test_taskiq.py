@@ -379,6 +379,23 @@ async def test_what_was_taken_for_a_fetch_that_is_cancelled_is_put_back() -> Non
         assert broker.kept == [job]
 
 
+@pytest.mark.eager
+async def test_what_has_come_before_the_listener_was_waited_for_is_fetched() -> None:
+    """As under an eager task factory, if the broker has it at hand."""
+
+    class Ready(FakeBroker):
+        async def listen(self) -> AsyncGenerator[AckableMessage | bytes, None]:
+            yield self.waiting.pop()
+            await asyncio.Event().wait()
+
+    asyncio.get_running_loop().set_task_factory(
+        asyncio.eager_task_factory  # type: ignore[attr-defined,unused-ignore]
+    )
+    async with started(Ready()) as store:
+        await store.put(job := envelope())
+        assert (await fetch_one(store)).envelope == job
+
+
 async def test_broker_without_acknowledgements_is_told_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
