@@ -172,6 +172,14 @@ class BrokerStore:
         self._is_stopped = True
         self._withdraw()
         self._stopping.set()  # what waits for its time is put at once
+        try:
+            await self._finish_steps()
+        finally:
+            if self._is_open:
+                self._is_open = False
+                await self._shut_down(logging.WARNING)
+
+    async def _finish_steps(self) -> None:
         while self._steps:
             _, late = await asyncio.wait(self._steps, timeout=_STOP)
             if late:
@@ -179,10 +187,7 @@ class BrokerStore:
                 for each in late:
                     each.cancel()
                 await asyncio.wait(late, timeout=_STOP)
-                break
-        if self._is_open:
-            self._is_open = False
-            await self._shut_down(logging.WARNING)
+                return
 
     async def _shut_down(self, level: int) -> None:
         for each in self._brokers:

@@ -290,6 +290,27 @@ async def test_stop_of_a_broker_that_hangs_ends(caplog: pytest.LogCaptureFixture
     assert second.startswith("The broker could not be shut down: TimeoutError")
 
 
+async def test_stop_that_is_cancelled_shuts_the_broker_down() -> None:
+    """It does not wait for the rest, which comes back by itself."""
+    broker = FakeBroker()
+    store = BrokerStore(broker)
+    await store.start(["mail"], worker=True)
+    await store.put(job := envelope())
+    delivery = await fetch_one(store)
+    broker.hanging.add("ack")
+    store.ack(delivery)
+    await broker.until(lambda: "ack" in broker.calls)
+    stopping = asyncio.create_task(store.stop())
+    await broker.until(lambda: "listened" in broker.calls)
+    stopping.cancel()
+    await asyncio.wait([stopping])
+    assert stopping.cancelled()
+    assert broker.calls[-1] == "shutdown"
+    assert broker.kept == [job]
+    broker.hanging.clear()
+    await broker.lose_connection()  # tells
+
+
 # -- put and fetched --------------------------------------------------------------------
 
 
