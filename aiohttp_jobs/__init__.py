@@ -70,16 +70,55 @@
 #   share/asking.py     one question to one worker
 #   share/others.py     what all others say, once a second
 #
+# Durable jobs, which survive the process, also of the standard library, and imported only
+# by those who use them:
+#
+#   durable/envelope.py   what is kept of a job
+#   durable/store.py      what keeps them has to promise this
+#   durable/kept.py       what can be seen of them
+#   durable/arguments.py  what a task may be given
+#   durable/task.py       @durable, and the options of one call
+#   durable/attempt.py    one attempt, and how it is settled
+#   durable/upkeep.py     to open a store, and to say once that it is down or back
+#   durable/worker.py     fetches jobs, and lets the scheduler run them
+#   durable/periodic.py   puts jobs at the ticks of their schedules
+#
+# One store, which is one SQLite file:
+#
+#   durable/sqlite/faults.py  what can be wrong with the file, as sentences
+#   durable/sqlite/disk.py    where the file lies
+#   durable/sqlite/locks.py   how a process shows that it lives
+#   durable/sqlite/schema.py  the tables, and their version
+#   durable/sqlite/rows.py    what is done to the rows, as statements
+#   durable/sqlite/batch.py   what shares a transaction
+#   durable/sqlite/joined.py  a job in a transaction of the application's own
+#   durable/sqlite/look.py    what is in the file, for people
+#   durable/sqlite/owner.py   this process among those that work, and the dead ones
+#   durable/sqlite/writer.py  the thread with the one connection
+#   durable/sqlite/store.py   SQLiteStore
+#
+# And what composes them:
+#
+#   durable/setup.py     setup_durable, spawn_durable, run_worker
+#   durable/__main__.py  the command that shows a file, and deals with its dead
+#
 # On top, each with an extra of its name, and imported only by those who use it:
 #
 #   prometheus_workers.py  the metrics of all workers in one scrape
 #   prometheus.py          what schedulers do, as metrics
 #   opentelemetry.py       a span for each job
 #   sentry.py              a scope and a transaction for each job, failures, monitors
+#   taskiq.py              BrokerStore: durable jobs over a broker of taskiq
 #   dashboard/             pages that show what runs, what waits, what failed and why
 
 from ._scheduler import create_scheduler
-from .core.errors import JobCancelled, JobsError, SchedulerClosed, SchedulerFull
+from .core.errors import (
+    JobCancelled,
+    JobsError,
+    SchedulerClosed,
+    SchedulerFull,
+    StoreUnavailable,
+)
 from .core.job import Job
 from .core.logs import JobLogger
 from .core.reports import ExceptionHandler
@@ -118,6 +157,7 @@ __all__ = (
     "SchedulerFull",
     "SchedulerState",
     "Statistics",
+    "StoreUnavailable",
     "atomic",
     "create_scheduler",
     "cron",

@@ -34,7 +34,7 @@ _others = "|".join(
     {
         *sys.stdlib_module_names,
         *("aiohttp", "aiojobs", "multidict", "opentelemetry", "prometheus_client"),
-        *("sentry_sdk", "sqlalchemy"),
+        *("sentry_sdk", "sqlalchemy", "taskiq"),
     }
 )
 _builtins = "|".join(name for name in dir(builtins) if name.isidentifier())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -14,7 +15,7 @@ from typing import IO
 
 import pytest
 
-__all__ = ("ROOT", "Command", "needs_signals", "running", "send")
+__all__ = ("ROOT", "Command", "needs_signals", "running", "send", "until")
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,6 +25,15 @@ PATIENCE = 60.0
 needs_signals = pytest.mark.skipif(
     sys.platform == "win32", reason="processes cannot be sent these signals"
 )
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Return when it is true, which nobody tells: look again and again."""
+    never = asyncio.Event()
+    while not condition():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await never.wait()
 
 
 class Command:

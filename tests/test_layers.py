@@ -88,6 +88,7 @@ EXTRAS = {
     "prometheus": "prometheus_client",
     "opentelemetry": "opentelemetry",
     "sentry": "sentry_sdk",
+    "taskiq": "taskiq",
 }
 # An extra that is a package: its own modules, from the bottom to the top.
 DASHBOARD = (
@@ -118,6 +119,33 @@ DASHBOARD = (
 )
 # What comes with its extra.
 DASHBOARD_NEEDS = {"aiohttp", "aiohttp_jinja2", "jinja2", "markupsafe"}
+# Jobs that survive the process: of the standard library and what is below.
+DURABLE = (
+    "durable.envelope",
+    "durable.store",
+    "durable.kept",
+    "durable.arguments",
+    "durable.task",
+    "durable.attempt",
+    "durable.upkeep",
+    "durable.worker",
+    "durable.periodic",
+    "durable.sqlite.faults",
+    "durable.sqlite.disk",
+    "durable.sqlite.locks",
+    "durable.sqlite.schema",
+    "durable.sqlite.rows",
+    "durable.sqlite.batch",
+    "durable.sqlite.joined",
+    "durable.sqlite.look",
+    "durable.sqlite.owner",
+    "durable.sqlite.writer",
+    "durable.sqlite.store",
+    "durable.sqlite",
+    "durable.setup",
+    "durable.__main__",
+    "durable",
+)
 LAYERS = (
     *("core", *CORE),
     *("web", *AIOHTTP_LAYER),
@@ -126,6 +154,7 @@ LAYERS = (
     *SCHEDULE,
     *ABOVE,
     *SHARE,
+    *DURABLE,
     *EXTRAS,
     *DASHBOARD,
     "",
@@ -211,9 +240,10 @@ def test_map_of_the_package_names_the_modules_in_this_order() -> None:
     """The comment at the top of the package is the map for newcomers."""
     text = (PACKAGE / "__init__.py").read_text()
     named = re.findall(r"(?m)^#   ([\w/]+)\.py  ", text)
+    durable = [name for name in DURABLE if path_of(name).stem != "__init__"]
     order = (
         *(*CORE, *AIOHTTP_LAYER, *FROM_AIOJOBS, *BESIDE, *SCHEDULE, *ABOVE),
-        *(*SHARE[:-1], *EXTRAS),
+        *(*SHARE[:-1], *durable, *EXTRAS),
     )
     assert named == [name.replace(".", "/") for name in order]
 
@@ -282,7 +312,7 @@ def test_core_imports_the_standard_library_and_itself(module: str) -> None:
     )
 
 
-@pytest.mark.parametrize("module", [*AIOHTTP_LAYER, *FROM_AIOJOBS, *ABOVE])
+@pytest.mark.parametrize("module", [*AIOHTTP_LAYER, *FROM_AIOJOBS, *ABOVE, *DURABLE])
 def test_aiohttp_layer_imports_aiohttp_and_the_standard_library(module: str) -> None:
     """The package needs aiohttp and nothing else."""
     outside = {each.module for each in imports(module) if each.module[0] != "."}

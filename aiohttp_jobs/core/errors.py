@@ -5,7 +5,8 @@
     RuntimeError
      └── JobsError              everything that a scheduler refuses
           ├── SchedulerClosed   it takes no more jobs
-          └── SchedulerFull     it has no room for one more job just now
+          ├── SchedulerFull     it has no room for one more job just now
+          └── StoreUnavailable  a durable job cannot be kept just now
     asyncio.CancelledError
      └── JobCancelled           the job that is waited for was cancelled
 
@@ -17,7 +18,14 @@ from __future__ import annotations
 
 import asyncio
 
-__all__ = ("HungUp", "JobCancelled", "JobsError", "SchedulerClosed", "SchedulerFull")
+__all__ = (
+    "HungUp",
+    "JobCancelled",
+    "JobsError",
+    "SchedulerClosed",
+    "SchedulerFull",
+    "StoreUnavailable",
+)
 
 
 class JobsError(RuntimeError):
@@ -57,6 +65,20 @@ class SchedulerFull(JobsError):
             f"The scheduler is full, {self.pending_limit} jobs are pending: try again "
             "later, wait for room with spawn(), or raise pending_limit"
         )
+
+
+class StoreUnavailable(JobsError):
+    """What keeps durable jobs can keep none just now: the job was not accepted.
+
+    Args:
+        reason: what is wrong with it, and what to do; a sentence without its full stop.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        return f"Durable jobs cannot be kept: {self.args[0]}"
 
 
 class JobCancelled(asyncio.CancelledError):

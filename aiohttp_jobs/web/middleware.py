@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import partial
+from typing import Final
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from aiohttp_jobs.core.errors import JobCancelled, SchedulerClosed, SchedulerFull
+from aiohttp_jobs.core.errors import (
+    JobCancelled,
+    SchedulerClosed,
+    SchedulerFull,
+    StoreUnavailable,
+)
 from aiohttp_jobs.core.scheduler import Scheduler
 
 from .atomic import is_marked, run_atomic
@@ -20,6 +26,9 @@ __all__ = ("make_middleware",)
 
 # Seconds after which a client that was refused may try again.
 RETRY_AFTER = 1
+
+# What becomes 503 if a handler lets it through.
+_REFUSED: Final = (SchedulerFull, SchedulerClosed, StoreUnavailable, JobCancelled)
 
 
 def make_middleware(scheduler: Scheduler, atomic_methods: Collection[str]) -> Middleware:
@@ -49,11 +58,14 @@ def make_middleware(scheduler: Scheduler, atomic_methods: Collection[str]) -> Mi
                 response = await run_atomic(scheduler, request, call, attempt)
             else:
                 response = await handler(request)
-        except (SchedulerFull, SchedulerClosed, JobCancelled) as error:
+        except _REFUSED as error:
             is_cancelled = isinstance(error, JobCancelled)
             if has_begun(request) or (is_cancelled and is_being_cancelled()):
                 raise
-            reason = "a job was cancelled" if is_cancelled else "too many jobs"
+            if isinstance(error, StoreUnavailable):
+                reason = "jobs cannot be kept"
+            else:
+                reason = "a job was cancelled" if is_cancelled else "too many jobs"
             raise web.HTTPServiceUnavailable(
                 headers={hdrs.RETRY_AFTER: str(RETRY_AFTER)},
                 text=f"503: Service Unavailable, {reason}: try again later",

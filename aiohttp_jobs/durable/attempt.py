@@ -1,0 +1,168 @@
+"""One attempt of a durable job: what the scheduler runs, and how it is settled."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from time import time
+from typing import Any, Final
+
+from aiohttp import web
+
+from aiohttp_jobs.core.failures import line_of, traceback_of
+from aiohttp_jobs.web.attempt import is_being_cancelled
+
+from .envelope import Envelope
+from .store import Delivery, Store
+from .task import GiveUp, Task
+
+__all__ = ("Attempt", "CurrentDurable", "Outcome", "current", "current_durable")
+
+# Letters that are kept of the traceback of a job that is buried: its end tells most.
+MOST_OF_REASON: Final = 16_000
+
+# How an attempt may end, as metrics call it.
+Outcome = str
+SUCCEEDED: Final = "succeeded"
+RETRIED: Final = "retried"
+BURIED: Final = "buried"
+GIVEN_BACK: Final = "given_back"
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentDurable:
+    """The durable job that the running code is part of."""
+
+    #: The same over all attempts, and no other job's: an idempotency key.
+    id: str
+    #: The number of this attempt, from 1. What a process took with it when it died is
+    #: not counted: it was no failure of the job, as far as anybody knows.
+    attempt: int
+    #: The name of its task.
+    task: str
+    #: The span that was current when it was accepted, in W3C's form, or None.
+    traceparent: str | None
+
+
+current: Final = ContextVar[CurrentDurable | None]("aiohttp_jobs.durable", default=None)
+
+
+def current_durable() -> CurrentDurable | None:
+    """Return the durable job that the running code is part of; None outside of one.
+
+    Tasks and jobs that it starts are part of it, too.
+    """
+    return current.get()
+
+
+class Attempt:
+    """One attempt, from its fetch until it is settled, which it is once.
+
+    Args:
+        app: what the task is given first.
+        task, delivery: what to run.
+        store: where it is settled.
+        ended: called once when it is over, with how.
+    """
+
+    __slots__ = ("_app", "_ended", "_store", "delivery", "has_begun", "outcome", "task")
+
+    def __init__(
+        self,
+        app: web.Application,
+        task: Task[..., Any],
+        delivery: Delivery,
+        store: Store,
+        ended: Callable[[Attempt], None],
+    ) -> None:
+        self._app = app
+        self._store = store
+        self._ended = ended
+        self.task = task
+        self.delivery = delivery
+        self.has_begun = False
+        self.outcome: Outcome | None = None
+
+    @property
+    def envelope(self) -> Envelope:
+        """The job."""
+        return self.delivery.envelope
+
+    async def run(self) -> Any:
+        """Run the task, settle the job by how that ends, and end likewise."""
+        self.has_begun = True
+        try:
+            result = await self._call()
+        except asyncio.CancelledError as error:
+            # Of something that the task has waited for, or its own, which is no failure.
+            if is_being_cancelled():
+                self.give_back()
+            else:
+                self._fail(error)
+            raise
+        except KeyboardInterrupt:
+            self.give_back()
+            raise
+        except BaseException as error:
+            # SystemExit too: given back at once, it would end one process after another.
+            self._fail(error)
+            raise
+        else:
+            self._settle(SUCCEEDED, self._store.ack)
+        finally:
+            self.give_back()  # if it was closed, which no coroutine outlives
+        return result
+
+    async def _call(self) -> Any:
+        args, kwargs = self.envelope.unpack()
+        timeout = self.task.timeout
+        if timeout is None:
+            return await self.task.function(self._app, *args, **kwargs)
+        bound = asyncio.timeout(timeout)
+        try:
+            async with bound:
+                return await self.task.function(self._app, *args, **kwargs)
+        except TimeoutError as error:
+            if not bound.expired():
+                raise  # the task's own
+            raise TimeoutError(
+                f"Job {self.task.name} ran longer than {timeout} s"
+            ) from error
+
+    def _fail(self, error: BaseException) -> None:
+        number, task = self.envelope.attempt, self.task
+        if isinstance(error, GiveUp) or number >= task.max_attempts:
+            reason = _reason(error)
+            self._settle(BURIED, lambda delivery: self._store.bury(delivery, reason))
+            return
+        try:
+            due = time() + task.backoff(number)
+        except Exception as broken:
+            reason = f"{_reason(error)}\nIts backoff({number}) failed: {line_of(broken)}"
+            self._settle(BURIED, lambda delivery: self._store.bury(delivery, reason))
+            return
+        self._settle(RETRIED, lambda delivery: self._store.retry(delivery, due))
+
+    def give_back(self) -> None:
+        """Let it wait again, uncounted, unless it is settled."""
+        self._settle(GIVEN_BACK, self._store.give_back)
+
+    def _settle(self, outcome: Outcome, settle: Callable[[Delivery], None]) -> None:
+        if self.outcome is None:
+            self.outcome = outcome
+            settle(self.delivery)
+            self._ended(self)
+
+
+def _reason(error: BaseException) -> str:
+    """Return its traceback; it is anybody's code, which may raise when it is shown."""
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception:
+        text = "".join([*traceback.format_tb(traceback_of(error)), line_of(error)])
+    if len(text) > MOST_OF_REASON:
+        text = f"...\n{text[-MOST_OF_REASON:]}"
+    return text.encode(errors="backslashreplace").decode()

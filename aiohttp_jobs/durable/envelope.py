@@ -1,0 +1,98 @@
+"""Envelope: what is kept of a durable job, by every store in the same form."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Final
+
+__all__ = ("Envelope", "new_id")
+
+# The first that there is. A later one that older releases cannot read has a higher one.
+_VERSION: Final = 1
+
+_UNREADABLE: Final = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
+
+
+def new_id() -> str:
+    """Return an id that no other job has, in any store."""
+    return os.urandom(16).hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One durable job, as it waits: what to run, when, and what is known of it.
+
+    Times are seconds since the epoch, as those of :func:`time.time`.
+    """
+
+    #: The same over all attempts, and no other job's.
+    id: str
+    #: The name of its task.
+    task: str
+    #: Its arguments but for the application, as JSON: ``[args, kwargs]``.
+    arguments: str
+    #: When it was accepted.
+    accepted_at: float
+    #: The number of the attempt that comes next, or is under way, from 1.
+    attempt: int = 1
+    #: Not to be begun before this; None for at once.
+    due: float | None = None
+    #: Of those that are due, one with a higher number is begun first.
+    priority: int = 0
+    #: With the same task and key no second one waits.
+    key: str | None = None
+    #: Where it comes from, the method and route of a request for example.
+    origin: str | None = None
+    #: The span that was current when it was accepted, in W3C's form.
+    traceparent: str | None = None
+
+    def unpack(self) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments.
+
+        Raises:
+            ValueError: they were not written by :class:`Task`.
+        """
+        args: object
+        kwargs: object
+        try:
+            args, kwargs = json.loads(self.arguments)
+        except (TypeError, ValueError):
+            args = kwargs = None
+        if not isinstance(args, list) or not isinstance(kwargs, dict):
+            raise ValueError(f"The arguments of job {self.id} cannot be read")
+        return args, kwargs  # pyright: ignore[reportUnknownVariableType]
+
+    def again(self, due: float) -> Envelope:
+        """Return that of the attempt after this one."""
+        return replace(self, attempt=self.attempt + 1, due=due)
+
+    def to_json(self) -> str:
+        """Return all of it as one string, for a store that keeps messages."""
+        return json.dumps({"version": _VERSION, **asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Envelope:
+        """Read what :meth:`to_json` has written, also in a somewhat newer release.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            found: Any = json.loads(text)
+            if found.pop("version") > _VERSION:
+                raise ValueError("a newer release has written it")
+            names = {field.name for field in fields(cls)}
+            envelope = cls(**{name: found[name] for name in found if name in names})
+            if not isinstance(envelope.id, str) or not isinstance(envelope.task, str):
+                raise ValueError("its id or task is no string")
+            if not isinstance(envelope.attempt, int):
+                raise ValueError("its attempt is no number")
+            if not isinstance(envelope.due, float | int | None):
+                raise ValueError("its due is no number")
+        except _UNREADABLE as error:
+            raise ValueError(
+                f"This is no durable job that can be read: {error}"
+            ) from None
+        return envelope

@@ -1,0 +1,90 @@
+"""Kept: what can be seen of the durable jobs that a store keeps, without their arguments.
+
+Arguments are the users' data, and may be secret: nothing that is shown has them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+__all__ = ("DurableStatistics", "Inspectable", "KeptJob", "Place")
+
+
+class Place(enum.StrEnum):
+    """Where a job is in its life."""
+
+    WAITING = "waiting"  #: due, and not begun
+    DELAYED = "delayed"  #: not due yet
+    RUNNING = "running"  #: of a process
+    DEAD = "dead"  #: failed for good
+
+
+@dataclass(frozen=True, slots=True)
+class KeptJob:
+    """One job as it is kept. Times are seconds since the epoch."""
+
+    id: str
+    task: str
+    place: Place
+    #: The number of the attempt that comes next, or runs; of a dead one, the last.
+    attempt: int
+    #: How often it has run in a process that died.
+    crashes: int
+    accepted_at: float
+    #: Not to be begun before this; None for at once.
+    due: float | None
+    priority: int
+    key: str | None
+    origin: str | None
+    #: The process that runs it, ``"host:number"``.
+    process: str | None
+    buried_at: float | None
+    #: Why it is dead, a traceback for example.
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DurableStatistics:
+    """How many durable jobs are where, at one moment, of all processes together."""
+
+    waiting: int
+    delayed: int
+    running: int
+    dead: int
+    #: Seconds that the first of those that wait has been due.
+    oldest_waiting: float
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """A store that can be looked into, and whose dead can be dealt with."""
+
+    async def statistics(self) -> DurableStatistics:
+        """Return how many jobs are where.
+
+        Raises:
+            StoreUnavailable: the store cannot tell just now. So with all that follow.
+        """
+        ...
+
+    async def jobs(self, place: Place, count: int = 100) -> Sequence[KeptJob]:
+        """Return the first `count` jobs of a place: by acceptance, or burial the last."""
+        ...
+
+    async def retry_dead(self, ids: Collection[str] | None = None) -> int:
+        """Let dead jobs wait again, due at once and with all their attempts.
+
+        Args:
+            ids: which; None for all.
+
+        Returns:
+            How many.
+        """
+        ...
+
+    async def drop_dead(self, ids: Collection[str] | None = None) -> int:
+        """Forget dead jobs, as `retry_dead` takes them."""
+        ...

@@ -1,0 +1,102 @@
+"""Periodic: puts a durable job at each tick of a schedule, once for all processes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from time import time
+from typing import Any, Final
+
+from aiohttp_jobs.schedule import Schedule
+
+from .envelope import Envelope
+from .store import Store
+from .task import Task
+from .upkeep import Upkeep, pause_after
+
+__all__ = ("ORIGIN", "Periodic", "tick_id")
+
+#: Where these jobs come from, for those who look at them.
+ORIGIN: Final = "periodic"
+
+# Seconds after which the clock is looked at again, which somebody may have set.
+LONGEST_SLEEP: Final = 30.0
+
+
+def tick_id(task: str, tick: float) -> str:
+    """Return the id of the job of one tick, which is the same in every process."""
+    return hashlib.sha256(f"{task}\0{tick!r}".encode()).hexdigest()[:32]
+
+
+class Periodic:
+    """Puts the jobs of some tasks when they are due, until it is stopped.
+
+    Args:
+        store, upkeep: where they are put, and whether that can be used.
+        schedules: the tasks, and when each is due.
+        catch_up: put a job at the start if a tick was missed while nothing ran?
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        upkeep: Upkeep,
+        schedules: Mapping[Task[[], Any], Schedule],
+        catch_up: bool,
+    ) -> None:
+        self._store = store
+        self._upkeep = upkeep
+        self._schedules = schedules
+        self._catch_up = catch_up
+        self._running = list[asyncio.Task[None]]()
+
+    def start(self) -> None:
+        """Begin, once the store is open."""
+        self._running = [
+            asyncio.create_task(
+                self._follow(task, schedule), name=f"durable jobs: {task.name}"
+            )
+            for task, schedule in self._schedules.items()
+        ]
+
+    async def stop(self) -> None:
+        """Put no more."""
+        running, self._running = self._running, []
+        for each in running:
+            each.cancel()
+        if running:
+            await asyncio.wait(running)
+
+    async def _follow(self, task: Task[[], Any], schedule: Schedule) -> None:
+        await self._upkeep.wait()
+        tries, seen = 0, None
+        while True:
+            try:
+                if seen is None:
+                    now = time()
+                    seen = await self._store.last_tick(task.name, now)
+                    if seen is None or not self._catch_up:
+                        seen = now
+                tick = schedule.next_after(seen)
+                while (now := time()) < tick:  # noqa: ASYNC110 (of another clock)
+                    await asyncio.sleep(min(tick - now, LONGEST_SLEEP))
+                # Of several ticks that were missed one is put, and all are seen.
+                await self._store.put_tick(self._envelope(task, tick, now), tick, now)
+            except Exception as error:
+                tries += 1
+                self._upkeep.lost(error)
+                await asyncio.sleep(pause_after(tries))
+            else:
+                if tries:
+                    self._upkeep.found()
+                tries, seen = 0, now
+
+    def _envelope(self, task: Task[[], Any], tick: float, now: float) -> Envelope:
+        return Envelope(
+            id=tick_id(task.name, tick),
+            task=task.name,
+            arguments=task.arguments.pack((), {}),
+            accepted_at=now,
+            origin=ORIGIN,
+        )

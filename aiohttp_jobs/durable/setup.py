@@ -1,0 +1,379 @@
+"""setup_durable: gives an application a store and a worker; spawn_durable puts jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from time import time
+from typing import Any, Final, ParamSpec
+
+from aiohttp import web
+from aiohttp.web import Request  # bound now, before a tool puts another class there
+
+from aiohttp_jobs.core.checks import check_count
+from aiohttp_jobs.core.errors import StoreUnavailable
+from aiohttp_jobs.core.scheduler import Scheduler
+from aiohttp_jobs.schedule import Schedule
+from aiohttp_jobs.web.request import SCHEDULER, origin_of
+
+from .attempt import Attempt
+from .envelope import Envelope, new_id
+from .periodic import Periodic
+from .sqlite import SQLiteStore
+from .store import Store
+from .task import Order, Task
+from .upkeep import Upkeep
+from .worker import Worker
+
+__all__ = ("DURABLE", "Durable", "run_worker", "setup_durable", "spawn_durable")
+
+P = ParamSpec("P")
+
+
+class Durable:
+    """The durable jobs of one application, ``app[DURABLE]``. Made by setup_durable()."""
+
+    def __init__(
+        self,
+        app: web.Application,
+        scheduler: Scheduler,
+        store: Store,
+        tasks: Mapping[str, Task[..., Any]],
+        limit: int,
+        worker: bool,
+        periodic: Mapping[Task[[], Any], Schedule],
+        catch_up: bool,
+    ) -> None:
+        self._scheduler = scheduler
+        #: What keeps the jobs.
+        self.store = store
+        #: The tasks of the application, by name.
+        self.tasks = tasks
+        self._upkeep = Upkeep(store, tasks.keys(), worker)
+        self._worker = (
+            Worker(app, scheduler, store, self._upkeep, tasks, limit, self._ended)
+            if worker
+            else None
+        )
+        self._periodic = Periodic(store, self._upkeep, periodic, catch_up)
+        self._opening: asyncio.Task[None] | None = None
+        self._is_below = False
+        self._is_stopped = False
+
+    @property
+    def fault(self) -> StoreUnavailable | None:
+        """Why nothing can be kept just now; None if it can, as far as is known."""
+        return self._upkeep.fault
+
+    @property
+    def running_count(self) -> int:
+        """How many durable jobs this process runs just now."""
+        return 0 if self._worker is None else self._worker.running_count
+
+    async def put(
+        self,
+        order: Order[...],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        origin: str | None,
+    ) -> str:
+        """Keep a job: :func:`spawn_durable` for those who have this object."""
+        task = order.task
+        if self.tasks.get(task.name) is not task:
+            raise ValueError(
+                f"The task {task.name!r} is not one of this application's: add it to "
+                "setup_durable(tasks=...)"
+            )
+        for option in order.asks_for():
+            if option not in self.store.supports:
+                raise ValueError(
+                    f"{type(self.store).__name__} cannot keep jobs with {option}=: leave "
+                    "it out, or use a store that can"
+                )
+        now = time()
+        envelope = Envelope(
+            id=new_id(),
+            task=task.name,
+            arguments=task.arguments.pack(args, kwargs),
+            accepted_at=now,
+            due=order.due(now),
+            priority=order.priority,
+            key=order.key,
+            origin=origin,
+        )
+        self._upkeep.check()
+        try:
+            number = await self.store.put(envelope, connection=order.connection)
+        except StoreUnavailable as error:
+            self._upkeep.lost(error)
+            raise
+        if self._upkeep.fault is not None:
+            self._upkeep.found()
+        return number
+
+    def _ended(self, attempt: Attempt) -> None:
+        """Count it."""
+
+    # -- in the life of the application --------------------------------------------------
+
+    async def context(self, app: web.Application) -> AsyncIterator[None]:
+        """Open the store before what may put jobs, and close it after all of that."""
+        self._is_below = app.pre_frozen
+        self._scheduler.check_loop()
+        self._opening = await self._upkeep.open_in_time()
+        yield
+        await self._stop()  # long ago, but for a start-up that failed
+
+    async def begin(self, app: web.Application) -> None:
+        """Run jobs from now on: everything that they may use is there."""
+        if self._worker is not None:
+            self._worker.start()
+        self._periodic.start()
+
+    async def shut_down(self, app: web.Application) -> None:
+        """Begin no more jobs. Of a sub-application, let those end that run.
+
+        The parent's resources are cleaned up before the sub-application's.
+        """
+        await self._periodic.stop()
+        if self._worker is None:
+            return
+        await self._worker.stop_fetching()
+        if self._is_below and not await self._worker.drain(self._scheduler.wait_timeout):
+            await self._scheduler.close()
+
+    async def clean_up(self, app: web.Application) -> None:
+        """When the jobs have ended, and before what they use does, close the store."""
+        await self._scheduler.wait_and_close()  # done by now, if nobody has come between
+        await self._stop()
+
+    async def _stop(self) -> None:
+        if self._is_stopped:
+            return
+        self._is_stopped = True
+        await self._periodic.stop()
+        if self._worker is not None:
+            await self._worker.stop_fetching()
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+        await self.store.stop()
+
+
+#: Where :func:`setup_durable` puts what it has made: ``app[DURABLE]``.
+DURABLE: Final = web.AppKey("DURABLE", Durable)
+
+
+def setup_durable(
+    app: web.Application,
+    store: str | os.PathLike[str] | Store,
+    *,
+    tasks: Iterable[Task[..., Any]],
+    limit: int = 10,
+    worker: bool = True,
+    periodic: Mapping[Task[[], Any], Schedule] | None = None,
+    catch_up: bool = True,
+    put_periodic: bool | None = None,
+) -> Durable:
+    """Give an application jobs that survive the process. Call it after ``setup(app)``.
+
+    Args:
+        app: the application, or sub-application; it was set up.
+        store: the path of a file, which is made if it is not there, or a store.
+        tasks: all tasks whose jobs the application spawns or runs; those of `periodic`
+            need not stand here, too.
+        limit: how many of them run at once in this process, beside the scheduler's
+            ``limit``.
+        worker: run them in this process? False: only keep them, for others to run.
+        periodic: tasks that take nothing but the application, and when each is due. At
+            each tick one job is kept, however many processes share the store.
+        catch_up: if ticks were missed while no process ran, run the job once at the
+            start?
+        put_periodic: does this process put the periodic jobs? None: all processes do if
+            the store remembers which it has, as SQLite does; with a broker none does, so
+            tell exactly one of them, by True.
+
+    Returns:
+        What is at ``app[DURABLE]``, to look at.
+
+    Raises:
+        RuntimeError: the application has no scheduler, was given durable jobs before, or
+            is frozen: it runs already, or was added to its parent.
+        TypeError, ValueError: an argument cannot be right; the sentence names it.
+    """
+    scheduler = app.get(SCHEDULER)
+    if scheduler is None:
+        raise RuntimeError(
+            "setup_durable() was called for an application without a scheduler: call "
+            "aiohttp_jobs.setup(app) first"
+        )
+    if DURABLE in app:
+        raise RuntimeError(
+            "setup_durable() was called before for this application: call it once, with "
+            "all tasks"
+        )
+    if app.on_startup.frozen:
+        raise RuntimeError(
+            "setup_durable() was called for an application that is frozen: call it "
+            "before add_subapp(), run_app() or AppRunner.setup()"
+        )
+    periodic = dict(periodic or {})
+    by_name = _check_tasks([*tasks, *periodic])
+    for task in periodic:
+        task.arguments.pack((), {})
+    check_count("limit", limit, least=1)
+    if limit is None:
+        raise TypeError("limit takes a number of jobs, not None")
+    if isinstance(store, str | os.PathLike):
+        store = SQLiteStore(store)
+    elif not callable(getattr(store, "put", None)):
+        raise TypeError(f"store takes a path or a store, not {store!r}")
+    if put_periodic is None:
+        put_periodic = store.remembers_ticks
+    app[DURABLE] = made = Durable(
+        app,
+        scheduler,
+        store,
+        by_name,
+        limit,
+        worker,
+        periodic if put_periodic else {},
+        catch_up,
+    )
+    # Both after what setup() has put first: the scheduler is there before the store and
+    # after it, and has no job left when the store is closed.
+    app.cleanup_ctx.insert(1, made.context)
+    app.on_cleanup.insert(1, made.clean_up)
+    app.on_startup.append(made.begin)
+    app.on_shutdown.insert(0, made.shut_down)
+    return made
+
+
+def _check_tasks(tasks: Iterable[Task[..., Any]]) -> dict[str, Task[..., Any]]:
+    by_name = dict[str, Task[..., Any]]()
+    for task in tasks:
+        if not isinstance(task, Task):
+            raise TypeError(
+                f"tasks takes what @durable(name) has made, and {task!r} is none"
+            )
+        if by_name.setdefault(task.name, task) is not task:
+            raise ValueError(
+                f"tasks has two tasks of the name {task.name!r}: give each its own"
+            )
+    return by_name
+
+
+async def spawn_durable(
+    where: web.Request | web.Application,
+    task: Task[P, Any] | Order[P],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> str:
+    """Keep a job, to be run by this process or another one; it survives them all.
+
+    When this returns the job is on the disk. It is run at least once; more than once only
+    if a process dies in the middle, or the power fails.
+
+    Args:
+        where: the request at hand, or an application that was given durable jobs.
+        task: a task of that application, or ``task.options(...)``.
+        args, kwargs: what the task is given after the application. They have to be JSON:
+            None, booleans, numbers, strings, and lists and dicts of such.
+
+    Returns:
+        The job's id. With the option ``key``, that of the job that waits already, if one
+        does.
+
+    Raises:
+        StoreUnavailable: the job is not kept. A handler may let it through: the client
+            gets 503.
+        RuntimeError: the application has no durable jobs.
+        TypeError: an argument is no JSON, or does not fit the task; the sentence names
+            it.
+        ValueError: the task is not one of the application's, or the store cannot keep a
+            job with these options.
+
+    Cancellation:
+        The job may have been kept, or not.
+    """
+    durable, origin = _find(where)
+    if isinstance(task, Task):
+        order: Order[P] = Order(task)
+    elif isinstance(task, Order):
+        order = task
+    else:
+        raise TypeError(
+            f"spawn_durable() takes a task, made by @durable(name), and not {task!r}: "
+            "give it the task and its arguments, spawn_durable(request, task, ...)"
+        )
+    return await durable.put(order, args, kwargs, origin)
+
+
+def _find(where: web.Request | web.Application) -> tuple[Durable, str | None]:
+    if isinstance(where, Request):
+        durable = where.app.get(DURABLE) or where.config_dict.get(DURABLE)
+        origin = origin_of(where)
+    else:
+        durable, origin = where.get(DURABLE), None
+    if durable is None:
+        raise RuntimeError(
+            "The application has no durable jobs: call setup_durable(app, ...) where it "
+            "is made"
+        )
+    return durable, origin
+
+
+def run_worker(app: web.Application) -> None:
+    """Run an application without a server, for a machine that only works.
+
+    Start-up, drain and clean-up are those of a server. SIGTERM and SIGINT (Ctrl-C) end
+    it; a second one ends it at once.
+
+    Args:
+        app: an application with durable jobs, see :func:`setup_durable`.
+
+    Raises:
+        RuntimeError: it has none, or does not run them.
+    """
+    durable = app.get(DURABLE)
+    if durable is None:
+        raise RuntimeError(
+            "run_worker() was called for an application that has no durable jobs: call "
+            "setup_durable(app, ...) first"
+        )
+    asyncio.run(_work(app))
+
+
+async def _work(app: web.Application) -> None:
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    runner = web.AppRunner(app)
+    try:
+        await runner.setup()
+        undo = [_on_signal(loop, number, told.set) for number in _ENDING]
+        await told.wait()
+        for each in undo:
+            each()
+    finally:
+        await runner.cleanup()
+
+
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+def _on_signal(
+    loop: asyncio.AbstractEventLoop, number: signal.Signals, call: Callable[[], None]
+) -> Callable[[], object]:
+    """Call it when the signal comes; return what undoes that."""
+    try:
+        loop.add_signal_handler(number, call)
+    except NotImplementedError:  # on Windows
+
+        def handle(number: int, frame: object) -> None:
+            loop.call_soon_threadsafe(call)
+
+        before = signal.signal(number, handle)
+        return lambda: signal.signal(number, before)
+    return lambda: loop.remove_signal_handler(number)

@@ -1,0 +1,5 @@
+"""A store in one SQLite file: :class:`SQLiteStore`."""
+
+from .store import SQLiteStore
+
+__all__ = ("SQLiteStore",)

@@ -1,0 +1,129 @@
+"""Batch: what the event loop hands to the writer's thread at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from aiohttp_jobs.durable.envelope import Envelope
+
+from .rows import Buried, Receipt, Retried, Row
+
+__all__ = ("Answers", "Batch", "Put", "Question", "Tick", "answer")
+
+
+@dataclass(slots=True, eq=False)
+class Put:
+    """A job to be kept, and who waits for its id."""
+
+    envelope: Envelope
+    row: Row
+    future: asyncio.Future[str]
+
+
+@dataclass(slots=True, eq=False)
+class Tick:
+    """A periodic job to be kept once, and who waits for whether it was."""
+
+    envelope: Envelope
+    row: Row
+    tick: float
+    seen: float
+    future: asyncio.Future[bool]
+
+
+@dataclass(slots=True, eq=False)
+class Question:
+    """A function of the connection that is called in a transaction, and who waits."""
+
+    ask: Callable[[Any], Any]
+    future: asyncio.Future[Any]
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """What is done in one transaction, of one turn of the loop or of several."""
+
+    puts: list[Put] = field(default_factory=list[Put])
+    ticks: list[Tick] = field(default_factory=list[Tick])
+    questions: list[Question] = field(default_factory=list[Question])
+    acked: list[Receipt] = field(default_factory=list[Receipt])
+    retried: list[Retried] = field(default_factory=list[Retried])
+    buried: list[Buried] = field(default_factory=list[Buried])
+    given_back: list[Receipt] = field(default_factory=list[Receipt])
+
+    @property
+    def has_to_last(self) -> bool:
+        """Has it anything that must survive a power cut once it is answered?"""
+        return bool(self.puts or self.ticks)
+
+    @property
+    def settles(self) -> bool:
+        """Has it anything of jobs that were claimed?"""
+        return bool(self.acked or self.retried or self.buried or self.given_back)
+
+    @property
+    def brings_jobs(self) -> bool:
+        """May jobs be due after it that were not before?"""
+        return bool(
+            self.puts or self.ticks or self.retried or self.given_back or self.questions
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.puts or self.ticks or self.questions) or self.settles
+
+    def add(self, other: Batch) -> None:
+        """Take in what was handed over later."""
+        self.puts += other.puts
+        self.ticks += other.ticks
+        self.questions += other.questions
+        self.acked += other.acked
+        self.retried += other.retried
+        self.buried += other.buried
+        self.given_back += other.given_back
+
+    def settling(self) -> Batch:
+        """Return what it has of jobs that were claimed, and that nobody waits for."""
+        return Batch(
+            acked=self.acked,
+            retried=self.retried,
+            buried=self.buried,
+            given_back=self.given_back,
+        )
+
+    def singly(self) -> list[Batch]:
+        """Return it in as many batches as it has parts."""
+        return [
+            *(Batch(acked=[each]) for each in self.acked),
+            *(Batch(retried=[each]) for each in self.retried),
+            *(Batch(buried=[each]) for each in self.buried),
+            *(Batch(given_back=[each]) for each in self.given_back),
+            *(Batch(puts=[each]) for each in self.puts),
+            *(Batch(ticks=[each]) for each in self.ticks),
+            *(Batch(questions=[each]) for each in self.questions),
+        ]
+
+    def futures(self) -> list[asyncio.Future[Any]]:
+        """Return those of all who wait."""
+        return [
+            *(each.future for each in self.puts),
+            *(each.future for each in self.ticks),
+            *(each.future for each in self.questions),
+        ]
+
+
+# Futures, each with its result; or with its exception, if that is what stands there.
+Answers: TypeAlias = "list[tuple[asyncio.Future[Any], Any]]"
+
+
+def answer(answers: Answers) -> None:
+    """Tell those who wait, in the loop."""
+    for future, result in answers:
+        if future.done():
+            continue
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)

@@ -1,0 +1,74 @@
+"""Disk: whether a file may lie where it is told to, and whether it is still that file."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from aiohttp_jobs.core.errors import StoreUnavailable
+
+__all__ = ("check_place", "file_system_of", "identity_of")
+
+# File systems that other machines may write to, too. SQLite's write-ahead log shares
+# memory between processes, and owners are known by locks: neither reaches so far.
+_SHARED: Final = frozenset(
+    {
+        *("9p", "afs", "ceph", "cifs", "coda", "gfs2", "glusterfs", "lustre", "ncpfs"),
+        *("nfs", "nfs4", "ocfs2", "prl_fs", "smb2", "smb3", "smbfs", "vboxsf", "vmhgfs"),
+        *("fuse.ceph", "fuse.cephfs", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs"),
+        *("fuse.sshfs", "fuse.vmhgfs-fuse"),
+    }
+)
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+
+
+def check_place(path: str) -> None:
+    """Refuse a file on a disk that machines share. Only Linux tells.
+
+    Raises:
+        StoreUnavailable: it lies on one.
+    """
+    try:
+        mounts = _MOUNTS.read_text(errors="replace")
+    except OSError:
+        return
+    kind = file_system_of(os.path.realpath(path), mounts)
+    if kind in _SHARED:
+        raise StoreUnavailable(
+            f"the file {path} lies on a file system that machines share ({kind}), where "
+            "neither its log nor its locks work: put it on a local disk, or use a broker"
+        )
+
+
+def file_system_of(path: str, mounts: str) -> str | None:
+    """Return the kind of file system that a path lies on.
+
+    Args:
+        path: an absolute path without symbolic links.
+        mounts: the text of ``/proc/self/mountinfo``.
+    """
+    found, longest = None, -1
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, kind = before.split(" "), after.split(" ")[0]
+        if len(fields) < 5:
+            continue
+        # Blanks and the like are written as octal numbers.
+        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4])
+        is_above = path == point or path.startswith(point.rstrip("/") + "/")
+        # Of two mounts at one place the later one is seen.
+        if is_above and len(point) >= longest:
+            found, longest = kind, len(point)
+    return found
+
+
+def identity_of(path: str) -> tuple[int, int]:
+    """Return what tells the file at a path from every other one.
+
+    Raises:
+        OSError: there is none.
+    """
+    status = os.stat(path)
+    return status.st_dev, status.st_ino

@@ -1,0 +1,124 @@
+"""Owner: this process as one that jobs are claimed for, and what it does for the dead."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+from collections.abc import Callable, Collection
+from time import time
+from typing import Final, TypeAlias
+
+from aiohttp_jobs.core.errors import StoreUnavailable
+
+from . import rows
+from .locks import Locks
+from .schema import RUNNING
+
+__all__ = ("Owner",)
+
+# Begins a transaction that need not be on the disk when it is committed.
+Begin: TypeAlias = Callable[[], sqlite3.Connection]
+
+# Numbers that are tried: they can be taken only by who works on an older file.
+_TRIES: Final = 1000
+
+
+class Owner:
+    """The number of this process among those that claim jobs, and the lock on it.
+
+    Args:
+        path: the file of the jobs.
+        tasks: the names of those that this process claims, for people to see.
+        max_crashes: how often a job may take its process with it before it is buried.
+    """
+
+    def __init__(self, path: str, tasks: Collection[str], max_crashes: int) -> None:
+        self._path = f"{path}-owners"
+        self._tasks = json.dumps(sorted(tasks))
+        self._max_crashes = max_crashes
+        self._locks: Locks | None = None
+        #: The number; None as long as it has none.
+        self.number: int | None = None
+
+    def register(self, connection: sqlite3.Connection, begin: Begin) -> None:
+        """Get a number: first the lock on it, then the row that others look at."""
+        self.close()
+        locks = self._locks = Locks(self._path)
+        begin()
+        for _ in range(_TRIES):
+            number = connection.execute(
+                "INSERT INTO aiohttp_jobs_owners (process, host, started_at, tasks) "
+                "VALUES (?, ?, ?, ?)",
+                (os.getpid(), socket.gethostname(), time(), self._tasks),
+            ).lastrowid
+            if number is not None and locks.take(number):
+                break
+            connection.execute(
+                "DELETE FROM aiohttp_jobs_owners WHERE number = ?", (number,)
+            )
+        else:
+            raise StoreUnavailable(
+                f"the file {self._path} cannot be locked: put it on a local disk"
+            )
+        try:
+            connection.execute("COMMIT")
+        except BaseException:
+            locks.free(number)
+            raise
+        self.number = number
+
+    def beat(self, connection: sqlite3.Connection, begin: Begin) -> list[rows.Crashed]:
+        """Look for owners that have died, and let their jobs come back.
+
+        Returns:
+            What became of the jobs of each.
+        """
+        owners = {
+            number
+            for (number,) in connection.execute(
+                "SELECT number FROM aiohttp_jobs_owners UNION "
+                f"SELECT DISTINCT owner FROM aiohttp_jobs WHERE state = {RUNNING}"
+            )
+        }
+        if self.number not in owners:
+            # An older database was put into the place of the one that it stands in.
+            self.register(connection, begin)
+        locks = self._locks_in_place()
+        if locks is None:
+            return []
+        crashed = list[rows.Crashed]()
+        for number in owners - {self.number}:
+            if locks.take(number):
+                try:
+                    begin()
+                    crashed.append(
+                        rows.take_over(connection, number, self._max_crashes, time())
+                    )
+                    connection.execute("COMMIT")
+                finally:
+                    locks.free(number)
+        return crashed
+
+    def _locks_in_place(self) -> Locks | None:
+        """Return the locks that the others see; None if its own could not be taken."""
+        locks = self._locks
+        if locks is not None and self.number is not None and not locks.is_in_place():
+            # Somebody has removed the file. The others make it anew, and so does this.
+            new = Locks(self._path)
+            if not new.take(self.number):
+                new.close()  # one of the others looks at the number just now
+                return None
+            locks.close()
+            locks = self._locks = new
+        return locks
+
+    def close(self) -> None:
+        """Give up the number."""
+        locks, self._locks = self._locks, None
+        if locks is not None:
+            if self.number is not None:
+                locks.free(self.number)
+            locks.close()
+        self.number = None

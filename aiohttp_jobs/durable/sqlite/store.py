@@ -1,0 +1,198 @@
+"""SQLiteStore: durable jobs in one file, for the processes of one machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from time import time
+from typing import Any, TypeVar
+
+from aiohttp_jobs.core.checks import check_count
+from aiohttp_jobs.core.errors import StoreUnavailable
+from aiohttp_jobs.durable.envelope import Envelope
+from aiohttp_jobs.durable.kept import DurableStatistics, KeptJob, Place
+from aiohttp_jobs.durable.store import OPTIONS, Delivery
+
+from . import look, rows
+from .batch import Batch, Put, Question, Tick
+from .faults import fault_of
+from .joined import put_joined
+from .writer import Counts, Writer
+
+__all__ = ("SQLiteStore",)
+
+T = TypeVar("T")
+
+
+class SQLiteStore:
+    """Keeps durable jobs in an SQLite file, in the way that
+    :class:`~aiohttp_jobs.durable.Store` promises.
+
+    Args:
+        path: the file. It is made if it is not there; its folder has to be. Beside it
+            there are three more: SQLite's ``-wal`` and ``-shm``, and ``-owners``.
+        max_crashes: how often a job may run in a process that dies before it is buried.
+        fsync_acks: wait for the disk also when jobs are claimed and when they end. Else
+            a power cut may let jobs run again that had ended.
+
+    Raises:
+        TypeError, ValueError: an argument cannot be right; the sentence names it.
+    """
+
+    supports: Collection[str] = OPTIONS
+    remembers_ticks = True
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_crashes: int = 5,
+        fsync_acks: bool = False,
+    ) -> None:
+        check_count("max_crashes", max_crashes, least=1)
+        if max_crashes is None:
+            raise TypeError("max_crashes takes a number, not None")
+        path = os.fspath(path)
+        if not isinstance(path, str) or not path or path.startswith((":", "file:")):
+            raise ValueError(f"SQLiteStore takes the path of a file, not {path!r}")
+        #: The file, by its full path.
+        self.path = os.path.abspath(path)
+        self._max_crashes = max_crashes
+        self._fsync_acks = fsync_acks
+        self._writer: Writer | None = None
+        # What is done in this turn of the loop, which is handed over in the next.
+        self._batch: Batch | None = None
+
+    def __repr__(self) -> str:
+        return f"<SQLiteStore {self.path!r}>"
+
+    @property
+    def counts(self) -> Counts:
+        """How many transactions this process has written since it was started."""
+        return self._started().counts
+
+    async def start(self, tasks: Collection[str], *, worker: bool) -> None:
+        """Open the file; see :meth:`Store.start`."""
+        if self._writer is not None:
+            raise RuntimeError(f"{self!r} is started already: give each application one")
+        loop = asyncio.get_running_loop()
+        writer = Writer(
+            self.path, tasks, worker, self._max_crashes, self._fsync_acks, loop
+        )
+        await writer.start()
+        self._writer = writer
+
+    async def stop(self) -> None:
+        """Finish, and close the file; see :meth:`Store.stop`."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            self._hand_over(writer)
+            await writer.stop()
+
+    async def put(self, envelope: Envelope, *, connection: Any = None) -> str:
+        """Keep a job; see :meth:`Store.put`."""
+        self._started()
+        if connection is not None:
+            return await put_joined(connection, envelope, self.path)
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        row = rows.row_of(envelope, envelope.accepted_at)
+        self._next_batch().puts.append(Put(envelope, row, future))
+        return await future
+
+    async def put_tick(self, envelope: Envelope, tick: float, seen: float) -> bool:
+        """Keep a periodic job once; see :meth:`Store.put_tick`."""
+        self._started()
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        row = rows.row_of(envelope, envelope.accepted_at)
+        self._next_batch().ticks.append(Tick(envelope, row, tick, seen, future))
+        return await future
+
+    async def last_tick(self, task: str, now: float) -> float | None:
+        """Return until when the ticks of a task are seen; see :meth:`Store.last_tick`."""
+        return await self._ask(lambda given: rows.last_tick(given, task, now))
+
+    async def fetch(self, count: int) -> Sequence[Delivery]:
+        """Wait for jobs that are due; see :meth:`Store.fetch`."""
+        writer = self._started()
+        # What has ended before goes into the same transaction.
+        self._hand_over(writer)
+        return await writer.fetch(count)
+
+    # -- to look at -------------------------------------------------------------------
+
+    async def statistics(self) -> DurableStatistics:
+        """Return how many jobs are where; see :meth:`Inspectable.statistics`."""
+        return await self._look(look.statistics)
+
+    async def jobs(self, place: Place, count: int = 100) -> Sequence[KeptJob]:
+        """Return the first jobs of a place; see :meth:`Inspectable.jobs`."""
+        return await self._look(look.jobs, Place(place), count)
+
+    async def retry_dead(self, ids: Collection[str] | None = None) -> int:
+        """Let dead jobs wait again; see :meth:`Inspectable.retry_dead`."""
+        return await self._ask(lambda connection: look.retry_dead(connection, ids))
+
+    async def drop_dead(self, ids: Collection[str] | None = None) -> int:
+        """Forget dead jobs; see :meth:`Inspectable.drop_dead`."""
+        return await self._ask(lambda connection: look.drop_dead(connection, ids))
+
+    async def _look(self, function: Callable[..., T], *args: Any) -> T:
+        """Read in a thread and by a connection of its own: it holds nobody up."""
+        self._started()
+        try:
+            return await asyncio.to_thread(function, self.path, *args)
+        except Exception as error:
+            fault = fault_of(error, self.path)
+            if fault is None:
+                raise
+            raise fault from error
+
+    async def _ask(self, ask: Callable[[sqlite3.Connection], T]) -> T:
+        """Call it in the writer's next transaction."""
+        self._started()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._next_batch().questions.append(Question(ask, future))
+        return await future
+
+    # -- settling -----------------------------------------------------------------------
+
+    def ack(self, delivery: Delivery) -> None:
+        """Forget a job that is done."""
+        self._next_batch().acked.append(delivery.receipt)
+
+    def retry(self, delivery: Delivery, due: float) -> None:
+        """Let the next attempt wait."""
+        self._next_batch().retried.append((due, *delivery.receipt))
+
+    def bury(self, delivery: Delivery, reason: str) -> None:
+        """Lay a job aside that has failed for good."""
+        self._next_batch().buried.append((time(), reason, *delivery.receipt))
+
+    def give_back(self, delivery: Delivery) -> None:
+        """Let the same attempt wait again."""
+        self._next_batch().given_back.append(delivery.receipt)
+
+    # -- within -------------------------------------------------------------------------
+
+    def _started(self) -> Writer:
+        if self._writer is None:
+            raise StoreUnavailable("their store is closed")
+        return self._writer
+
+    def _next_batch(self) -> Batch:
+        """Return what is handed over at the end of this turn of the loop."""
+        batch = self._batch
+        if batch is None:
+            batch, writer = Batch(), self._writer
+            # After the end, what was let go before may still come to its own.
+            if writer is not None:
+                self._batch = batch
+                asyncio.get_running_loop().call_soon(self._hand_over, writer)
+        return batch
+
+    def _hand_over(self, writer: Writer) -> None:
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            writer.hand_over(batch)

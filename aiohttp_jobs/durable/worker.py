@@ -1,0 +1,156 @@
+"""Worker: fetches durable jobs, and runs them as jobs of the scheduler.
+
+They take none of the scheduler's slots, and have as many of their own: what waits in the
+store never delays what a request spawns, nor the other way round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from aiohttp_jobs.core.errors import SchedulerClosed
+from aiohttp_jobs.core.job import Job
+from aiohttp_jobs.core.scheduler import Scheduler
+from aiohttp_jobs.core.states import LET_GO
+
+from .attempt import Attempt, CurrentDurable, current
+from .store import Delivery, Store
+from .task import Task
+from .upkeep import Upkeep, pause_after
+
+__all__ = ("Worker",)
+
+
+class Worker:
+    """Fetches jobs as long as it has free slots, until it is stopped.
+
+    Args:
+        app: what the tasks are given.
+        scheduler: what runs them.
+        store, upkeep: what they are fetched from, and whether it can be used.
+        tasks: those of the application, by name.
+        limit: how many run at once.
+        ended: called with each attempt that is over.
+    """
+
+    def __init__(
+        self,
+        app: web.Application,
+        scheduler: Scheduler,
+        store: Store,
+        upkeep: Upkeep,
+        tasks: Mapping[str, Task[..., Any]],
+        limit: int,
+        ended: Callable[[Attempt], None],
+    ) -> None:
+        self._app = app
+        self._scheduler = scheduler
+        self._store = store
+        self._upkeep = upkeep
+        self._tasks = tasks
+        self._limit = limit
+        self._tell_end = ended
+        # The attempts that take a slot, and the jobs that run them.
+        self._attempts: dict[Attempt, Job[Any] | None] = {}
+        self._by_job: dict[Job[Any], Attempt] = {}
+        self._has_room = asyncio.Event()
+        self._fetching: asyncio.Task[None] | None = None
+
+    @property
+    def running_count(self) -> int:
+        """How many attempts run just now."""
+        return len(self._attempts)
+
+    def start(self) -> None:
+        """Begin to fetch, once the store is open."""
+        self._scheduler.add_observer(self)
+        self._fetching = asyncio.create_task(self._fetch(), name="durable jobs: fetch")
+
+    async def stop_fetching(self) -> None:
+        """Begin no more jobs. Those that run go on."""
+        task, self._fetching = self._fetching, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def drain(self, timeout: float | None) -> bool:
+        """Wait until no attempt runs, for so many seconds at most; was it in time?"""
+        try:
+            async with asyncio.timeout(timeout):
+                while self._attempts:
+                    self._has_room.clear()
+                    await self._has_room.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _fetch(self) -> None:
+        await self._upkeep.wait()
+        tries = 0
+        while True:
+            try:
+                while True:
+                    self._has_room.clear()
+                    free = self._limit - len(self._attempts)
+                    if free > 0:
+                        break
+                    await self._has_room.wait()
+                deliveries = await self._store.fetch(free)
+            except Exception as error:
+                tries += 1
+                self._upkeep.lost(error)
+                await asyncio.sleep(pause_after(tries))
+                continue
+            if tries:
+                tries = 0
+                self._upkeep.found()
+            for delivery in deliveries:
+                self._begin(delivery)
+
+    def _begin(self, delivery: Delivery) -> None:
+        envelope = delivery.envelope
+        attempt = Attempt(
+            self._app, self._tasks[envelope.task], delivery, self._store, self._ended
+        )
+        self._attempts[attempt] = None
+        coro: Any = attempt.run()
+        # Dashboard, metrics and traces call it as the task.
+        coro.__qualname__ = coro.__name__ = envelope.task
+        name = envelope.task
+        if envelope.attempt > 1:
+            name += f" (attempt {envelope.attempt})"
+        token = current.set(
+            CurrentDurable(
+                envelope.id, envelope.attempt, envelope.task, envelope.traceparent
+            )
+        )
+        try:
+            job = self._scheduler.spawn_at_once(coro, name, origin=envelope.origin)
+        except SchedulerClosed:
+            attempt.give_back()
+            return
+        finally:
+            current.reset(token)
+        if attempt in self._attempts:
+            self._attempts[attempt] = job
+            self._by_job[job] = attempt
+            if job.closed:
+                self.job_closed(job)
+
+    def job_closed(self, job: Job[Any]) -> None:
+        """Give back what has ended without having begun. An observer's method."""
+        attempt = self._by_job.get(job)
+        # One that was let go still runs, and has its slot until it ends.
+        if attempt is not None and not (job.state is LET_GO and attempt.has_begun):
+            attempt.give_back()
+
+    def _ended(self, attempt: Attempt) -> None:
+        job = self._attempts.pop(attempt, None)
+        if job is not None:
+            del self._by_job[job]
+        self._has_room.set()
+        self._tell_end(attempt)

@@ -1,0 +1,250 @@
+"""To look into the file of durable jobs, in Python and by the command; and the dead."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sqlite3
+from pathlib import Path
+from time import time
+
+import pytest
+
+from aiohttp_jobs.durable import (
+    Delivery,
+    DurableStatistics,
+    Inspectable,
+    KeptJob,
+    Place,
+    SQLiteStore,
+    StoreUnavailable,
+)
+from aiohttp_jobs.durable.__main__ import main
+from aiohttp_jobs.durable.sqlite import look as look_module
+from aiohttp_jobs.durable.sqlite import schema
+from tests.envelopes import MemoryStore, envelope, look, opened, started
+
+SECRET = "hunter2"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.sqlite"
+
+
+async def fill(store: SQLiteStore) -> list[Delivery]:
+    """Let one job be at each place, two be dead and one be unknown."""
+    for name in ("dead", "buried", "runs"):
+        await store.put(envelope("mail", id=name, arguments=f'[["{SECRET}"], {{}}]'))
+    deliveries = list(await store.fetch(3))
+    store.bury(
+        deliveries[0], "Traceback (most recent call last):\nValueError: \x1b[31mno"
+    )
+    store.bury(deliveries[1], "its process died")
+    await store.put(envelope("mail", id="waits", accepted_at=time() - 100, attempt=3))
+    await store.put(envelope("new", id="unknown", accepted_at=time() - 50))
+    await store.put(
+        envelope(
+            "mail", id="later", due=time() + 60, key="k", origin="POST /", priority=4
+        )
+    )
+    return deliveries[2:]
+
+
+async def test_statistics_tell_how_many_are_where(path: Path) -> None:
+    """And for how long the first of those that wait has waited."""
+    async with started(path) as store:
+        assert await store.statistics() == DurableStatistics(0, 0, 0, 0, 0.0)
+        await fill(store)
+        found = await store.statistics()
+    assert (found.waiting, found.delayed, found.running, found.dead) == (2, 1, 1, 2)
+    assert 100 <= found.oldest_waiting < 160
+
+
+async def test_jobs_of_each_place_are_listed_without_their_arguments(path: Path) -> None:
+    """The dead with their reasons, what runs with its process."""
+    async with started(path) as store:
+        await fill(store)
+        found = {place: list(await store.jobs(place)) for place in Place}
+        assert [[job.id for job in found[place]] for place in Place] == [
+            ["waits", "unknown"],
+            ["later"],
+            ["runs"],
+            ["buried", "dead"],
+        ]
+        [later], [running] = found[Place.DELAYED], found[Place.RUNNING]
+        assert (later.key, later.origin, later.priority) == ("k", "POST /", 4)
+        assert running.process is not None
+        assert found[Place.DEAD][0].reason == "its process died"
+        assert found[Place.WAITING][0].attempt == 3
+        assert len(await store.jobs(Place.WAITING, 1)) == 1
+        everything = repr(list(itertools.chain.from_iterable(found.values())))
+        assert SECRET not in everything
+        assert isinstance(later, KeptJob)
+
+
+async def test_dead_jobs_run_again_as_new_ones(path: Path) -> None:
+    """With their ids, all their attempts, and at once; those that are asked for."""
+    async with started(path) as store:
+        await store.put(envelope(id="dead", attempt=5))
+        [delivery] = await store.fetch(1)
+        store.bury(delivery, "no")
+        await store.put(envelope(id="other"))
+        [delivery] = await store.fetch(1)
+        store.bury(delivery, "no")
+        with opened(path) as connection:
+            connection.execute("UPDATE aiohttp_jobs SET crashes = 4")
+        fetching = asyncio.create_task(store.fetch(10))
+        assert await store.retry_dead(["dead", "nobody"]) == 1
+        [again] = await fetching
+        assert (again.envelope.id, again.envelope.attempt) == ("dead", 1)
+        assert look(path, "SELECT crashes FROM aiohttp_jobs WHERE id = 'dead'") == [(0,)]
+        store.ack(again)
+        assert await store.retry_dead() == 1
+        [again] = await store.fetch(10)
+        assert again.envelope.id == "other"
+
+
+async def test_dead_job_gets_no_second_one_beside_the_one_that_waits(path: Path) -> None:
+    """With its key: it waits without."""
+    async with started(path) as store:
+        await store.put(envelope(id="dead", key="k"))
+        [delivery] = await store.fetch(1)
+        store.bury(delivery, "no")
+        await store.put(envelope(id="waits", key="k"))
+        assert await store.retry_dead() == 1
+        found = look(path, "SELECT id, key FROM aiohttp_jobs ORDER BY id")
+        assert found == [("dead", None), ("waits", "k")]
+
+
+async def test_dead_jobs_are_dropped(path: Path) -> None:
+    """Nobody else is."""
+    async with started(path) as store:
+        await fill(store)
+        assert await store.drop_dead(["dead", "waits"]) == 1
+        assert await store.drop_dead() == 1
+        left = {row[0] for row in look(path, "SELECT id FROM aiohttp_jobs")}
+        assert left == {"runs", "waits", "unknown", "later"}
+
+
+async def test_file_that_cannot_be_read_is_named(path: Path) -> None:
+    """As when something is put."""
+    async with started(path) as store:
+        with opened(path) as connection:
+            connection.execute("DROP TABLE aiohttp_jobs")
+        with pytest.raises(StoreUnavailable, match="no such table"):
+            await store.statistics()
+        await store.stop()
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await store.statistics()
+
+
+def test_store_says_whether_it_can_be_looked_into(path: Path) -> None:
+    """A broker's cannot."""
+    assert isinstance(SQLiteStore(path), Inspectable)
+    assert not isinstance(MemoryStore(), Inspectable)
+
+
+async def test_cost_of_a_list_does_not_grow_with_what_waits(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted: what SQLite does for the first of a hundred or of ten thousand jobs."""
+    steps = list[int]()
+
+    def tick() -> int:
+        steps[-1] += 1
+        return 0
+
+    def connect(path: str) -> sqlite3.Connection:
+        connection = schema.connect(path)
+        connection.set_progress_handler(tick, 10)
+        return connection
+
+    monkeypatch.setattr(look_module, "connect", connect)
+    async with started(path) as store:
+        for count in (100, 9_900):
+            await asyncio.gather(*(store.put(envelope()) for _ in range(count)))
+            steps.append(0)
+            assert len(await store.jobs(Place.WAITING, 50)) == 50
+    assert steps[1] <= steps[0] * 1.1
+
+
+# -- the command ------------------------------------------------------------------------
+
+
+async def test_command_shows_what_waits_and_why(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody has to write SQL to know why a job does not run."""
+    async with started(path) as store:
+        await fill(store)
+        assert await asyncio.to_thread(main, [str(path)]) == 0
+        text = capsys.readouterr().out
+        assert SECRET not in text
+        lines = {line.split()[1]: line for line in text.splitlines() if ": " in line}
+        assert text.startswith("waiting 2 (the first for 1")
+        assert "delayed 1, running 1, dead 2" in text
+        assert "in process " in lines["runs"]
+        assert "attempt 3, for a free slot" in lines["waits"]
+        assert "no process that works on this file has this task" in lines["unknown"]
+        assert "due in " in lines["later"]
+    assert await asyncio.to_thread(main, [str(path)]) == 0
+    assert "no process works on this file" in capsys.readouterr().out
+
+
+async def test_command_deals_with_the_dead(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While the application runs."""
+
+    def run(*arguments: str) -> str:
+        assert main([str(path), *arguments]) == 0
+        return capsys.readouterr().out
+
+    async with started(path) as store:
+        await fill(store)
+        text = await asyncio.to_thread(run, "dead")
+        assert "dead  mail: 0 s ago, attempt 1" in text
+        assert r"    ValueError: \x1b[31mno" in text
+        assert SECRET not in text
+        assert "dropped: 1" in await asyncio.to_thread(run, "drop", "buried", "waits")
+        assert "wait again: 1" in await asyncio.to_thread(run, "retry", "--all")
+        got = {each.envelope.id for each in await store.fetch(10)}
+        assert got == {"dead", "waits"}
+        assert await asyncio.to_thread(run, "dead") == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["retry"], ["drop", "--all", "7"], ["list", "7"], ["dead", "--all"], ["x"]],
+)
+def test_command_refuses_what_makes_no_sense(
+    path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is dropped by a slip."""
+    with pytest.raises(SystemExit):
+        main([str(path), *arguments])
+    assert "usage:" in capsys.readouterr().err
+    assert not path.exists()
+
+
+async def test_command_names_what_is_wrong_with_the_file(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And makes none."""
+    assert main([str(path)]) == 1
+    assert f"there is no file {path}" in capsys.readouterr().err
+    assert not path.exists()
+    with opened(path) as connection:
+        connection.execute("CREATE TABLE users (name)")
+    assert main([str(path)]) == 1
+    assert f"the file {path} has no durable jobs" in capsys.readouterr().err
+    async with started(path):
+        pass
+    with opened(path) as connection:
+        connection.execute("UPDATE aiohttp_jobs_schema SET version = 99")
+    assert main([str(path)]) == 1
+    assert "is of version 99" in capsys.readouterr().err
+    path.write_bytes(b"Dear diary, " * 1000)
+    assert main([str(path)]) == 1
+    assert f"{path} is no SQLite database" in capsys.readouterr().err
