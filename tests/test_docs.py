@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
@@ -35,6 +36,7 @@ PAGES = (
     "docs/opentelemetry.rst",
     "docs/logging.rst",
     "docs/dashboard.rst",
+    "docs/durable.rst",
 )
 BLOCK = re.compile(
     r"^\.\. code-block:: python\n(?P<options>(?:   :.*\n)*)\n"
@@ -648,3 +650,20 @@ async def dashboard(page: Page) -> None:
         )
         answers.append((response.status, "not cancel" in await response.text()))
     assert answers == [(302, False), (403, False), (200, True), (200, False)]
+
+
+# -- docs/durable.rst -------------------------------------------------------------------
+
+
+@check("durable")
+async def durable(page: Page) -> None:
+    with TemporaryDirectory() as folder:
+        app = page.names["app"] = page.names["make_app"](f"{folder}/jobs.sqlite")
+        client = await page.serve()
+        response = await client.post("/sign-up", data={"email": "ann@example.org"})
+        assert response.status == 200
+        while not app[page.names["SENT"]]:  # noqa: ASYNC110 (it tells nobody)
+            await asyncio.sleep(0)
+        await client.close()
+        (address,) = app[page.names["SENT"]].values()
+        assert address == "ann@example.org"
