@@ -16,7 +16,7 @@ PINS :=
 # Two installations into one environment at a time would break it.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test axe test-oldest test-loops peer fuzz interrupts storm soak
+.PHONY: help demo test axe test-oldest test-loops peer fuzz interrupts storm crash soak
 .PHONY: lint format docs bench dist clean
 
 help:  ## This list.
@@ -52,6 +52,9 @@ interrupts: $(VENV)/.installed-test  ## Press Ctrl-C at each line of the core.
 
 storm: $(VENV)/.installed-test  ## Storm real servers with clients that hang up.
 	$(BIN)/python -m tests.storm $(ARGS)
+
+crash: $(VENV)/.installed-test  ## Kill processes that run durable jobs; none is lost.
+	$(BIN)/python -m tests.crash $(ARGS)
 
 soak: $(VENV)/.installed-test  ## Run a mixed load for ten minutes; nothing may grow.
 	$(BIN)/python -m tests.soak $(ARGS)

@@ -36,7 +36,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """Ticks at the whole multiples of `seconds` since the epoch; see :func:`every`."""
+    """Ticks at the whole multiples of `seconds` since the epoch; see ``every()``."""
 
     seconds: float
 
@@ -56,7 +56,7 @@ class Every:
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """Ticks when the clock on the wall says so; see :func:`cron`."""
+    """Ticks when the clock on the wall says so; see ``cron()``."""
 
     expression: str
     tz: str

@@ -83,9 +83,11 @@ class MemoryStore:
         return envelope.id
 
     async def put_tick(self, envelope: Envelope, tick: float, seen: float) -> bool:
+        self.calls.append("put_tick")
         return bool(await self.put(envelope))
 
     async def last_tick(self, task: str, now: float) -> float | None:
+        self.calls.append("last_tick")
         return None
 
     async def fetch(self, count: int) -> list[Delivery]:

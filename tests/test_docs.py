@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
@@ -48,6 +49,7 @@ PAGES = (
     "docs/sqlalchemy.rst",
     "docs/starlette.rst",
     "docs/dashboard.rst",
+    "docs/durable.rst",
 )
 # Pages that show whole files, which tests/test_pytest_plugin.py writes and runs.
 FILES = {"docs/testing-applications.rst": 3}
@@ -589,3 +591,20 @@ async def dashboard(page: Page) -> None:
         )
         answers.append((response.status, "not cancel" in await response.text()))
     assert answers == [(302, False), (403, False), (200, True), (200, False)]
+
+
+# -- docs/durable.rst -------------------------------------------------------------------
+
+
+@check("durable")
+async def durable(page: Page) -> None:
+    with TemporaryDirectory() as folder:
+        app = page.names["app"] = page.names["make_app"](f"{folder}/jobs.sqlite")
+        client = await page.serve()
+        response = await client.post("/sign-up", data={"email": "ann@example.org"})
+        assert response.status == 200
+        while not app[page.names["SENT"]]:  # noqa: ASYNC110 (it tells nobody)
+            await asyncio.sleep(0)
+        await client.close()
+        (address,) = app[page.names["SENT"]].values()
+        assert address == "ann@example.org"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -242,8 +243,11 @@ def test_fault_of_one_row_is_no_fault_of_the_file() -> None:
     """Those are told apart by SQLite's codes."""
     assert fault_of(OverflowError("too large"), "jobs") is None
     assert fault_of(sqlite3.IntegrityError("NOT NULL"), "jobs") is None
-    with pytest.raises(sqlite3.OperationalError) as raised:
-        sqlite3.connect(":memory:").execute("SELECT * FROM nowhere")
+    with (
+        contextlib.closing(sqlite3.connect(":memory:")) as connection,
+        pytest.raises(sqlite3.OperationalError) as raised,
+    ):
+        connection.execute("SELECT * FROM nowhere")
     assert "no such table" in str(fault_of(raised.value, "jobs"))
 
 

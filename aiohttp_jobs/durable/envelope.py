@@ -31,7 +31,7 @@ class Envelope:
     id: str
     #: The name of its task.
     task: str
-    #: Its arguments but for the application, as JSON: ``[args, kwargs]``.
+    #: Its arguments but for the application, ``[args, kwargs]`` as JSON.
     arguments: str
     #: When it was accepted.
     accepted_at: float

@@ -350,13 +350,14 @@ async def _work(app: web.Application) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     runner = web.AppRunner(app)
+    # Before the start-up: one that comes in its middle lets it end first.
+    undo = [_on_signal(loop, number, told.set) for number in _ENDING]
     try:
         await runner.setup()
-        undo = [_on_signal(loop, number, told.set) for number in _ENDING]
         await told.wait()
+    finally:
         for each in undo:
             each()
-    finally:
         await runner.cleanup()
 
 

@@ -202,7 +202,8 @@ def bury(connection: sqlite3.Connection, rows: Iterable[Buried]) -> None:
 def give_back(connection: sqlite3.Connection, receipts: Iterable[Receipt]) -> None:
     """Let them wait again as if they had not been claimed."""
     connection.executemany(
-        f"UPDATE aiohttp_jobs SET state = {READY}, owner = NULL, {KEY_UNLESS_TAKEN} {_OURS}",
+        f"UPDATE aiohttp_jobs SET state = {READY}, owner = NULL, {KEY_UNLESS_TAKEN} "
+        f"{_OURS}",
         receipts,
     )
 

@@ -1,0 +1,64 @@
+"""Power cuts: what is left if only what was waited for has reached the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+from pathlib import Path
+from time import time
+
+from aiohttp_jobs.durable import SQLiteStore
+from tests.envelopes import envelope, look
+
+__all__ = ("cut_power",)
+
+
+def copy(file: Path, image: Path) -> None:
+    subprocess.run(["cp", file, image], check=True)
+
+
+async def cut_power(folder: Path, cuts: int, seed: int) -> tuple[int, list[str]]:
+    """Work on a file; after each transaction that was waited for, take what is left.
+
+    SQLite writes into its log only, but for a checkpoint, which waits for the disk by
+    itself. So at a power cut there is the log up to what was waited for last, and beyond
+    that anything: here nothing, a part, or garbage.
+
+    Returns:
+        How many jobs were accepted at all, and the ids of those that were lost at a cut.
+    """
+    chance, file = random.Random(seed), folder / "jobs.sqlite"
+    log, image = Path(f"{file}-wal"), folder / "image.sqlite"
+    store = SQLiteStore(file)
+    await store.start(["mail"], worker=True)
+    accepted, done, lost = set[str](), set[str](), list[str]()
+    try:
+        for _ in range(cuts):
+            puts = [store.put(envelope()) for _ in range(chance.randint(1, 5))]
+            accepted.update(await asyncio.gather(*puts))
+            reached = log.stat().st_size
+            for delivery in await store.fetch(chance.randint(1, 4)):
+                match chance.randrange(4):
+                    case 0:
+                        store.ack(delivery)
+                        done.add(delivery.envelope.id)
+                    case 1:
+                        store.give_back(delivery)
+                    case 2:
+                        store.retry(delivery, time())
+                    case _:
+                        store.bury(delivery, "boom")
+            await store.statistics()
+            # By another process: to close a descriptor of the file in this one would
+            # take SQLite's locks away, and with them the log.
+            await asyncio.to_thread(copy, file, image)
+            left = log.read_bytes()
+            beyond = chance.choice([b"", left[reached:][:2000], b"\xff" * 5000])
+            Path(f"{image}-wal").write_bytes(left[:reached] + beyond)
+            Path(f"{image}-shm").unlink(missing_ok=True)
+            kept = {row[0] for row in look(image, "SELECT id FROM aiohttp_jobs")}
+            lost += accepted - done - kept
+    finally:
+        await store.stop()
+    return len(accepted), lost
