@@ -10,6 +10,7 @@ import enum
 import importlib
 import inspect
 import pkgutil
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ __all__ = ("FILE", "describe")
 FILE: Final = Path(__file__).with_suffix(".txt")
 
 # Where the names of the package itself come from; users need not know.
-INSIDE: Final = ("aiohttp_jobs.core", "aiohttp_jobs.web")
+INSIDE: Final = ("aiohttp_jobs.core", "aiohttp_jobs.share", "aiohttp_jobs.web")
 # What a job has for the core alone.
 OF_THE_CORE: Final = {
     *("failure", "grace", "keeper", "name", "owns_context", "timeout", "timer"),
@@ -92,7 +93,8 @@ def of_class(name: str, kind: type[Any]) -> Iterator[str]:
 
 def of_function(name: str, function: Any) -> str:
     is_coroutine = inspect.iscoroutinefunction(function)
-    signature = inspect.signature(function)
+    # A default that is a function would show where it lies in memory.
+    signature = re.sub(" at 0x[0-9a-f]+", "", str(inspect.signature(function)))
     return f"{'async ' if is_coroutine else ''}def {name}{signature}"
 
 

@@ -181,7 +181,7 @@ async def test_others_versions_and_applications_are_told(share: str) -> None:
     """By their names; they are not asked."""
     async with working(share, "shop", "mill") as shops, asking(shops[0]) as others:
         foreign = SocketName(7, 1, application_id("shop"), version=99)
-        Path(share, str(foreign)).touch()  # noqa: ASYNC240
+        Path(share, str(foreign)).touch()
         assert await others.ask() == [
             Answer(shops[1].name, trouble=Trouble.APPLICATION),
             Answer(foreign, trouble=Trouble.VERSION),
@@ -268,7 +268,7 @@ async def test_answers_that_are_none_are_told(share: str) -> None:
         path = f"{share}/mail"
         async with await asyncio.start_unix_server(talk, path):
             assert await ask(shop.name, path, "/figures") == failed
-        Path(path).unlink(missing_ok=True)  # noqa: ASYNC240 - Python 3.13 does it itself
+        Path(path).unlink(missing_ok=True)
         gone = Answer(shop.name, trouble=Trouble.GONE)
         assert await ask(shop.name, path, "/figures") == gone
 

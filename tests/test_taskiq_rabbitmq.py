@@ -32,9 +32,9 @@ from aiohttp_jobs.taskiq import BrokerStore
 from tests.clients import Failures, serving
 from tests.courier import DELIVERIES, LIMIT, TASKS, broker
 from tests.envelopes import envelope
+from tests.pages import blocks
 from tests.processes import Command, needs_signals, running, until
 from tests.rabbitmq import RabbitMQ, rabbitmq
-from tests.test_docs import blocks
 
 pytestmark = [pytest.mark.heavy, needs_signals]
 
@@ -288,7 +288,8 @@ async def test_page_in_the_docs_with_a_server(
     """What docs/brokers.rst shows, followed literally; and what fails lies aside."""
     monkeypatch.setenv("BROKER_URL", server.url)
     names: dict[str, Any] = {"__name__": "page"}
-    exec(dict(blocks("docs/brokers.rst"))["brokers-rabbitmq"], names)
+    code = {block.name: block.code for block in blocks("docs/brokers.rst")}
+    exec(code["brokers-rabbitmq"], names)
     async with serving(names["app"]) as client:
         sender = await client.connect()
         form = "Content-Type: application/x-www-form-urlencoded\r\n"
