@@ -385,6 +385,13 @@ async def test_client_that_has_hung_up_is_no_error(
     assert reports.contexts == []
 
 
+@pytest.fixture
+def no_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests may have run the page of the docs, which sets one for good."""
+    monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", None)
+
+
+@pytest.mark.usefixtures("no_provider")
 async def test_without_a_tracer_provider_nothing_is_traced() -> None:
     """The API alone is enough, as an application without the SDK has it."""
     async with Scheduler(observers=[JobTracer()]) as scheduler:
@@ -392,6 +399,7 @@ async def test_without_a_tracer_provider_nothing_is_traced() -> None:
         await job
 
 
+@pytest.mark.usefixtures("no_provider")
 async def test_without_a_tracer_provider_the_context_is_passed_on() -> None:
     """What a job calls belongs to the trace that its request came with, as without us."""
 
