@@ -46,7 +46,6 @@ def test_clients_hang_up_and_server_is_stopped_nothing_is_lost(
         "broken bodies",
         "slow clients",
         "plain handlers stopped half-way",
-        "jobs let go",
         "jobs cancelled by the close",
         "jobs never started",
         "failures told",
