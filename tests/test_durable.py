@@ -310,6 +310,7 @@ async def test_job_that_succeeds_at_last_is_done(path: Path) -> None:
         await begun(app, 3)
         await is_empty(path)
     assert [attempt for _, attempt in app[LOG]] == [1, 2, 3]
+    assert app[DURABLE].attempts == {"retried": 2, "succeeded": 1}
     assert look(path, "SELECT * FROM aiohttp_jobs") == []
 
 

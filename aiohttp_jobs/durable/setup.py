@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from time import time
 from typing import Any, Final, ParamSpec
@@ -61,6 +62,9 @@ class Durable:
         self._opening: asyncio.Task[None] | None = None
         self._is_below = False
         self._is_stopped = False
+        #: How many attempts of this process have ended so far, by how: succeeded,
+        #: retried, buried or given_back.
+        self.attempts = Counter[str]()
 
     @property
     def fault(self) -> StoreUnavailable | None:
@@ -114,7 +118,8 @@ class Durable:
         return number
 
     def _ended(self, attempt: Attempt) -> None:
-        """Count it."""
+        if attempt.outcome is not None:
+            self.attempts[attempt.outcome] += 1
 
     # -- in the life of the application --------------------------------------------------
 
