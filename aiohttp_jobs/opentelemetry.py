@@ -108,6 +108,8 @@ def _attributes(job: Job[Any]) -> dict[str, str | int | float]:
         "aiohttp_jobs.job_name": job.label,
         "aiohttp_jobs.wait_seconds": job.started_at - job.spawned_at,
     }
+    if job.key is not None:
+        attributes["aiohttp_jobs.key"] = job.key
     if job.origin is not None:
         attributes["aiohttp_jobs.origin"] = job.origin
     return attributes

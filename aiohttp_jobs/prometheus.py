@@ -234,6 +234,11 @@ class _Families:
             "Jobs that have ended, by coroutine and outcome.",
             labels=["scheduler", "job", "outcome"],
         )
+        self.joined = CounterMetricFamily(
+            "aiohttp_jobs_joined",
+            "How often spawning returned a job that was already there, by its key.",
+            labels=["scheduler"],
+        )
         self.waited = HistogramMetricFamily(
             "aiohttp_jobs_wait_seconds",
             "How long jobs were pending before they started.",
@@ -249,7 +254,7 @@ class _Families:
 
     def __iter__(self) -> Iterator[Metric]:
         yield from (self.active, self.pending, self.taken, self.callers, self.limit)
-        yield from (self.held, self.ended, self.waited, self.ran)
+        yield from (self.held, self.joined, self.ended, self.waited, self.ran)
 
 
 class _Watch:
@@ -296,6 +301,7 @@ class _Watch:
         families.callers.add_metric([name], scheduler.callers_waiting)
         families.limit.add_metric([name], limit)
         families.held.add_metric([name], scheduler.held)
+        families.joined.add_metric([name], scheduler.joined_count)
         for job, counts in list(self._counts.items()):
             for state in _OUTCOMES:
                 families.ended.add_metric(

@@ -201,7 +201,9 @@ async def test_span_tells_of_its_job(
     monkeypatch.setattr("aiohttp_jobs.core.job.monotonic", lambda: clock[0])
     async with Scheduler(limit=1, observers=[job_tracer]) as scheduler:
         await scheduler.spawn(wait_for(go))
-        job = await scheduler.spawn(nothing(), "order 3", origin="POST /orders")
+        job = await scheduler.spawn(
+            nothing(), "order 3", origin="POST /orders", key="order:3"
+        )
         clock[0] = 12.5
         go.set()
     span = traces.spans()["nothing"]
@@ -210,6 +212,7 @@ async def test_span_tells_of_its_job(
         "aiohttp_jobs.job_id": job.id,
         "aiohttp_jobs.job_name": "order 3",
         "aiohttp_jobs.wait_seconds": 2.5,
+        "aiohttp_jobs.key": "order:3",
         "aiohttp_jobs.origin": "POST /orders",
         "aiohttp_jobs.outcome": "succeeded",
     }

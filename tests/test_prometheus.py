@@ -32,6 +32,7 @@ TYPES = {
     "aiohttp_jobs_callers_waiting": "gauge",
     "aiohttp_jobs_limit": "gauge",
     "aiohttp_jobs_held": "gauge",
+    "aiohttp_jobs_joined": "counter",
     "aiohttp_jobs_jobs": "counter",
     "aiohttp_jobs_wait_seconds": "histogram",
     "aiohttp_jobs_run_seconds": "histogram",
@@ -200,6 +201,20 @@ async def test_hold_shows_until_the_release(registry: CollectorRegistry) -> None
         assert now["aiohttp_jobs_pending", "default"] == 1
         scheduler.release()
         assert read(registry)["aiohttp_jobs_held", "default"] == 0
+
+
+async def test_spawning_what_is_already_there_is_counted(
+    registry: CollectorRegistry,
+) -> None:
+    """By its key: as work that was saved."""
+    go = asyncio.Event()
+    async with Scheduler() as scheduler:
+        jobs_collector(registry).add(scheduler)
+        assert read(registry)["aiohttp_jobs_joined_total", "default"] == 0
+        job = await scheduler.spawn(wait_for(go), key="report:42")
+        assert await scheduler.spawn(wait_for(go), key="report:42") is job
+        assert read(registry)["aiohttp_jobs_joined_total", "default"] == 1
+        go.set()
 
 
 async def test_limit_that_was_changed_is_shown(registry: CollectorRegistry) -> None:
