@@ -14,6 +14,7 @@
 #   core/keeper.py      what a job needs of what keeps it
 #   core/job.py         Job: one run of a coroutine; to wait for it, to close it
 #   core/logs.py        the package's records, and one of each job's end
+#   core/enqueued.py    what durable jobs and tracers know of each other
 #   core/observers.py   who is told when a job is spawned, started, running, closed
 #   core/binding.py     the one event loop that a scheduler belongs to
 #   core/reports.py     who is told of a failure that nobody has received

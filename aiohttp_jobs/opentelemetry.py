@@ -5,18 +5,31 @@ long. So it begins a trace of its own that is linked to the span that spawned it
 kind is CONSUMER, as OpenTelemetry has it for execution that is deferred. But a request
 waits for its atomic handler, whose span therefore is a child of the request's, and
 INTERNAL.
+
+An attempt of a durable job may run in another process, days later: the span that enqueued
+it travels with the job, and the attempt is linked to that one.
 """
 
 from __future__ import annotations
 
 import traceback
 from contextvars import Token
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
+from opentelemetry.trace import (
+    Link,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TracerProvider,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from .core.enqueued import attempt_of, tell_spans_by
 from .core.failures import line_of, texts_of, traceback_of, type_name_of
 from .core.guests import call_guest
 from .core.job import Job
@@ -24,11 +37,17 @@ from .core.states import LET_GO
 
 __all__ = ("JobTracer",)
 
+_Attributes: TypeAlias = dict[str, str | int | float]
+
+_TRACEPARENT: Final = "traceparent"
+_w3c: Final = TraceContextTextMapPropagator()
+
 
 class JobTracer:
     """An observer that makes a span of each job that runs, current in the job.
 
     ``setup(app, observers=[JobTracer()])``. One may observe any number of schedulers.
+    From the first one on, durable jobs that this process enqueues keep the current span.
 
     Args:
         tracer_provider: None for the global one.
@@ -38,25 +57,39 @@ class JobTracer:
         self._tracer = trace.get_tracer("aiohttp_jobs", tracer_provider=tracer_provider)
         # The span of each job that runs, and how its context gets rid of it.
         self._running: dict[Job[Any], tuple[Span, Token[Context]]] = {}
+        tell_spans_by(_current_traceparent)
 
     def job_running(self, job: Job[Any]) -> None:
         """Begin the span. The current one, of the job's context, is the spawner's."""
         attributes = _attributes(job)
-        if not job.takes_slot:  # as an atomic handler; in its first step no job waits
+        attempt = attempt_of(job.coro)
+        if attempt is not None:
+            attributes |= {
+                "aiohttp_jobs.durable_id": attempt.id,
+                "aiohttp_jobs.durable_task": attempt.task,
+                "aiohttp_jobs.durable_attempt": attempt.attempt,
+            }
+            span = self._begin(job, attributes, _span_of(attempt.traceparent))
+        elif not job.takes_slot:  # as an atomic handler; in its first step no job waits
             span = self._tracer.start_span(job.coro_name, attributes=attributes)
         else:
             spawner = trace.get_current_span().get_span_context()
-            span = self._tracer.start_span(
-                job.coro_name,
-                context=Context(),  # nobody's child
-                kind=SpanKind.CONSUMER,
-                links=[Link(spawner)] if spawner.is_valid else (),
-                attributes=attributes,
-            )
+            span = self._begin(job, attributes, spawner)
         # It is invalid without a tracer provider. Then the spawner's, which may have come
         # with a request, stays current, for what the job calls.
         if span.get_span_context().is_valid:
             self._running[job] = span, attach(trace.set_span_in_context(span))
+
+    def _begin(
+        self, job: Job[Any], attributes: _Attributes, spawner: SpanContext
+    ) -> Span:
+        return self._tracer.start_span(
+            job.coro_name,
+            context=Context(),  # nobody's child
+            kind=SpanKind.CONSUMER,
+            links=[Link(spawner)] if spawner.is_valid else (),
+            attributes=attributes,
+        )
 
     def job_closed(self, job: Job[Any]) -> None:
         """End the span. A job that was cancelled before its first step has none."""
@@ -99,10 +132,23 @@ def _record(span: Span, error: BaseException) -> None:
         )
 
 
-def _attributes(job: Job[Any]) -> dict[str, str | int | float]:
+def _current_traceparent() -> str | None:
+    carrier = dict[str, str]()
+    _w3c.inject(carrier)
+    return carrier.get(_TRACEPARENT)
+
+
+def _span_of(traceparent: str | None) -> SpanContext:
+    """The span that is told in W3C's form; an invalid one if it is none of these."""
+    carrier = {_TRACEPARENT: traceparent} if isinstance(traceparent, str) else {}
+    context = _w3c.extract(carrier, Context())
+    return trace.get_current_span(context).get_span_context()
+
+
+def _attributes(job: Job[Any]) -> _Attributes:
     assert job.spawned_at is not None
     assert job.started_at is not None
-    attributes: dict[str, str | int | float] = {
+    attributes: _Attributes = {
         "code.function.name": _function_name(job),
         "aiohttp_jobs.job_id": job.id,
         "aiohttp_jobs.job_name": job.label,

@@ -34,6 +34,7 @@ CORE = (
     "core.keeper",
     "core.job",
     "core.logs",
+    "core.enqueued",
     "core.observers",
     "core.binding",
     "core.reports",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
+import subprocess
+import sys
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,9 +23,19 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
-from aiohttp_jobs import Scheduler, atomic, setup, spawn
+from aiohttp_jobs import SCHEDULER, Scheduler, atomic, setup, spawn
+from aiohttp_jobs.core.enqueued import tell_spans_by
+from aiohttp_jobs.durable import (
+    DURABLE,
+    current_durable,
+    durable,
+    setup_durable,
+    spawn_durable,
+)
 from aiohttp_jobs.opentelemetry import JobTracer
+from tests.envelopes import look, opened
 from tests.loops import settle
+from tests.processes import until
 from tests.work import Boom, Reports, fail, hang_up, nothing, stubborn, wait_for
 
 Start = Callable[..., Awaitable[Any]]
@@ -38,8 +52,11 @@ class Traces:
     def tracer(self) -> Tracer:
         return self.provider.get_tracer("tests")
 
+    def all(self) -> list[ReadableSpan]:
+        return [*self._exporter.get_finished_spans()]
+
     def spans(self) -> dict[str, ReadableSpan]:
-        finished = self._exporter.get_finished_spans()
+        finished = self.all()
         spans = {span.name: span for span in finished}
         assert len(spans) == len(finished)
         return spans
@@ -50,6 +67,7 @@ def traces() -> Iterator[Traces]:
     traces = Traces()
     yield traces
     traces.provider.shutdown()
+    tell_spans_by(None)
 
 
 @pytest.fixture
@@ -432,3 +450,110 @@ async def test_closed_job_is_not_kept(job_tracer: JobTracer) -> None:
         await settle()
     gc.collect()
     assert kept() is None
+
+
+# -- durable jobs ------------------------------------------------------------------------
+
+
+@durable("mail", max_attempts=2, backoff=lambda attempt: 0)
+async def send(app: web.Application, fails: bool = False) -> None:
+    current = current_durable()
+    assert current is not None
+    await app[SCHEDULER].spawn(nothing())
+    if current.attempt == 1 and fails:
+        raise Boom("boom")
+
+
+def make_durable(path: Path, job_tracer: JobTracer, worker: bool) -> web.Application:
+    app = web.Application()
+    setup(app, observers=[job_tracer], exception_handler=Reports())
+    setup_durable(app, path, tasks=[send], worker=worker)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def running(app: web.Application) -> AsyncIterator[None]:
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def test_attempts_are_linked_to_the_span_that_enqueued_the_job(
+    traces: Traces, job_tracer: JobTracer, tmp_path: Path
+) -> None:
+    """In another application, later: in a trace of its own each, with its number; what an
+    attempt spawns is linked to the attempt."""
+    path = tmp_path / "jobs.sqlite"
+    app = make_durable(path, job_tracer, worker=False)
+    async with running(app):
+        with traces.tracer().start_as_current_span("sign up"):
+            number = await spawn_durable(app, send, True)
+        lonely = await spawn_durable(app, send)
+    app = make_durable(path, job_tracer, worker=True)
+    async with running(app):
+        await until(lambda: app[DURABLE].attempts["succeeded"] == 2)
+        await app[SCHEDULER].drain()
+    spans = traces.all()
+    [sign_up] = [span for span in spans if span.name == "sign up"]
+    attempts = {
+        (
+            attributes(span)["aiohttp_jobs.durable_id"],
+            attributes(span)["aiohttp_jobs.durable_attempt"],
+        ): span
+        for span in spans
+        if span.name == "mail"
+    }
+    assert set(attempts) == {(number, 1), (number, 2), (lonely, 1)}
+    for (each, _), span in attempts.items():
+        assert span.parent is None
+        assert span.kind is SpanKind.CONSUMER
+        assert attributes(span)["aiohttp_jobs.durable_task"] == "mail"
+        assert linked_spans(span) == ([span_id(sign_up)] if each == number else [])
+        assert all(link.context.is_remote for link in span.links)
+    assert {trace_id(span) for span in attempts.values()}.isdisjoint({trace_id(sign_up)})
+    spawned = [span for span in spans if span.name == "nothing"]
+    assert {linked for span in spawned for linked in linked_spans(span)} == {
+        span_id(span) for span in attempts.values()
+    }
+    assert not any("aiohttp_jobs.durable_id" in attributes(span) for span in spawned)
+
+
+async def test_traceparent_that_is_none_is_ignored(
+    traces: Traces, job_tracer: JobTracer, tmp_path: Path
+) -> None:
+    """Anybody may have written it."""
+    path = tmp_path / "jobs.sqlite"
+    app = make_durable(path, job_tracer, worker=False)
+    async with running(app):
+        await spawn_durable(app, send)
+    with opened(path) as connection:
+        connection.execute("UPDATE aiohttp_jobs SET traceparent = '00-zz-1'")
+    app = make_durable(path, job_tracer, worker=True)
+    async with running(app):
+        await until(lambda: app[DURABLE].attempts["succeeded"])
+    assert linked_spans(traces.spans()["mail"]) == []
+
+
+async def test_durable_jobs_keep_no_span_without_a_tracer(tmp_path: Path) -> None:
+    """Nor is there any if nobody traces."""
+    tell_spans_by(None)
+    app = web.Application()
+    setup(app)
+    setup_durable(app, tmp_path / "jobs.sqlite", tasks=[send], worker=False)
+    async with running(app):
+        await spawn_durable(app, send)
+    [(kept,)] = look(tmp_path / "jobs.sqlite", "SELECT traceparent FROM aiohttp_jobs")
+    assert kept is None
+
+
+def test_tracer_is_imported_without_durable_jobs() -> None:
+    """Nobody who traces needs SQLite for that; nor does what is durable need a tracer."""
+    code = """
+import sys
+import aiohttp_jobs.opentelemetry
+assert not {"aiohttp_jobs.durable", "sqlite3"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

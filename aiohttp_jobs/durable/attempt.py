@@ -6,12 +6,12 @@ import asyncio
 import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
 from time import time
 from typing import Any, Final
 
 from aiohttp import web
 
+from aiohttp_jobs.core.enqueued import CurrentDurable
 from aiohttp_jobs.core.failures import line_of, traceback_of
 from aiohttp_jobs.web.attempt import is_being_cancelled
 
@@ -30,21 +30,6 @@ SUCCEEDED: Final = "succeeded"
 RETRIED: Final = "retried"
 BURIED: Final = "buried"
 GIVEN_BACK: Final = "given_back"
-
-
-@dataclass(frozen=True, slots=True)
-class CurrentDurable:
-    """The durable job that the running code is part of."""
-
-    #: The same over all attempts, and no other job's. It serves as idempotency key.
-    id: str
-    #: The number of this attempt, from 1. What a process took with it when it died is
-    #: not counted: it was no failure of the job, as far as anybody knows.
-    attempt: int
-    #: The name of its task.
-    task: str
-    #: The span that was current when it was accepted, in W3C's form, or None.
-    traceparent: str | None
 
 
 current: Final = ContextVar[CurrentDurable | None]("aiohttp_jobs.durable", default=None)

@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.web import Request  # bound now, before a tool puts another class there
 
 from aiohttp_jobs.core.checks import check_count
+from aiohttp_jobs.core.enqueued import current_traceparent
 from aiohttp_jobs.core.errors import StoreUnavailable
 from aiohttp_jobs.core.scheduler import Scheduler
 from aiohttp_jobs.schedule import Schedule
@@ -106,6 +107,7 @@ class Durable:
             priority=order.priority,
             key=order.key,
             origin=origin,
+            traceparent=current_traceparent(),
         )
         self._upkeep.check()
         try:

@@ -12,12 +12,13 @@ from typing import Any
 
 from aiohttp import web
 
+from aiohttp_jobs.core.enqueued import CurrentDurable, mark_attempt
 from aiohttp_jobs.core.errors import SchedulerClosed
 from aiohttp_jobs.core.job import Job
 from aiohttp_jobs.core.scheduler import Scheduler
 from aiohttp_jobs.core.states import LET_GO
 
-from .attempt import Attempt, CurrentDurable, current
+from .attempt import Attempt, current
 from .store import Delivery, Store
 from .task import Task
 from .upkeep import Upkeep, pause_after
@@ -123,11 +124,11 @@ class Worker:
         name = envelope.task
         if envelope.attempt > 1:
             name += f" (attempt {envelope.attempt})"
-        token = current.set(
-            CurrentDurable(
-                envelope.id, envelope.attempt, envelope.task, envelope.traceparent
-            )
+        now = CurrentDurable(
+            envelope.id, envelope.attempt, envelope.task, envelope.traceparent
         )
+        mark_attempt(coro, now)
+        token = current.set(now)
         try:
             job = self._scheduler.spawn_at_once(coro, name, origin=envelope.origin)
         except SchedulerClosed:

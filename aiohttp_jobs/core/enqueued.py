@@ -1,0 +1,80 @@
+"""Enqueued: durable jobs and tracers know of each other by this alone.
+
+Neither imports the other one. A tracer says how the current span is told, and what keeps
+durable jobs asks for it; what runs them says which coroutine is an attempt of which job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from .logs import logger
+
+__all__ = (
+    "CurrentDurable",
+    "attempt_of",
+    "current_traceparent",
+    "mark_attempt",
+    "tell_spans_by",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentDurable:
+    """The durable job that the running code is part of."""
+
+    #: The same over all attempts, and no other job's. It serves as idempotency key.
+    id: str
+    #: The number of this attempt, from 1. What a process took with it when it died is
+    #: not counted: it was no failure of the job, as far as anybody knows.
+    attempt: int
+    #: The name of its task.
+    task: str
+    #: The span that was current when it was accepted, in W3C's form, or None.
+    traceparent: str | None
+
+
+# A coroutine is known as an attempt by itself: a job that it spawns has its context
+# variables, and is none.
+_attempts: Final = WeakKeyDictionary[Coroutine[Any, Any, Any], CurrentDurable]()
+
+_tell: Callable[[], str | None] | None = None
+
+
+def mark_attempt(coro: Coroutine[Any, Any, Any], attempt: CurrentDurable) -> None:
+    """Note that this coroutine is an attempt of a durable job."""
+    _attempts[coro] = attempt
+
+
+def attempt_of(coro: Coroutine[Any, Any, Any]) -> CurrentDurable | None:
+    """Return which attempt of a durable job a coroutine is; None for any other one."""
+    try:
+        return _attempts.get(coro)
+    except TypeError:  # none of Python's own, which cannot be referred to weakly
+        return None
+
+
+def tell_spans_by(function: Callable[[], str | None] | None) -> None:
+    """Ask this function for the current span from now on; None for nobody.
+
+    Args:
+        function: returns the span in W3C's form, ``traceparent``, or None if there is
+            none. If it raises, that is logged and it is asked no more.
+    """
+    global _tell
+    _tell = function
+
+
+def current_traceparent() -> str | None:
+    """Return the current span in W3C's form; None if there is none, or no tracer."""
+    if _tell is None:
+        return None
+    try:
+        return _tell()
+    except Exception:
+        tell_spans_by(None)
+        logger.exception("The current span cannot be told, and is asked for no more")
+        return None
