@@ -559,15 +559,16 @@ async def test_step_that_fails_leaves_the_file_as_it_was(
             raise OSError(28, "No space left on device")
 
     steps = schema._STEPS
-    monkeypatch.setattr(schema, "VERSION", 2)
+    before, after = schema.VERSION, schema.VERSION + 1
+    monkeypatch.setattr(schema, "VERSION", after)
     monkeypatch.setattr(schema, "_STEPS", (*steps, partial(step, fails=True)))
     assert "No space left" in await refusal(path)
-    assert look(path, "SELECT version FROM aiohttp_jobs_schema") == [(1,)]
+    assert look(path, "SELECT version FROM aiohttp_jobs_schema") == [(before,)]
     monkeypatch.setattr(schema, "_STEPS", (*steps, partial(step, fails=False)))
     async with started(path) as store:
         [delivery] = await store.fetch(1)
         assert delivery.envelope == sent
-        assert look(path, "SELECT version FROM aiohttp_jobs_schema") == [(2,)]
+        assert look(path, "SELECT version FROM aiohttp_jobs_schema") == [(after,)]
         assert look(path, "SELECT colour FROM aiohttp_jobs") == [(None,)]
 
 

@@ -145,6 +145,104 @@ def test_store_says_whether_it_can_be_looked_into(path: Path) -> None:
     assert not isinstance(MemoryStore(), Inspectable)
 
 
+async def test_dead_jobs_are_found_by_their_ids(path: Path) -> None:
+    """With their tracebacks; what is not dead is not found."""
+    async with started(path) as store:
+        await fill(store)
+        found = await store.find_dead("buried")
+        assert found is not None
+        assert (found.id, found.place, found.reason) == (
+            *("buried", Place.DEAD, "its process died"),
+        )
+        assert await store.find_dead("waits") is None
+        assert await store.find_dead("nobody") is None
+
+
+async def test_dead_jobs_that_come_later_are_left_alone(path: Path) -> None:
+    """Whoever says "all" means those that were there."""
+    async with started(path) as store:
+        await fill(store)
+        with opened(path) as connection:
+            connection.execute("UPDATE aiohttp_jobs SET buried_at = 5 WHERE id = 'dead'")
+        assert await store.retry_dead(["buried"], until=5) == 0
+        assert await store.retry_dead(until=4.9) == 0
+        assert await store.drop_dead(until=5) == 1
+        assert [job.id for job in await store.jobs(Place.DEAD)] == ["buried"]
+        assert await store.retry_dead(["buried"], until=time() + 60) == 1
+
+
+async def test_lists_have_pages(path: Path) -> None:
+    """What waits is in the order in which it was accepted, whatever its task and
+    priority are."""
+    async with started(path) as store:
+        for number in range(60):
+            task, priority = f"task {number % 7}", number % 3
+            await store.put(envelope(task, id=str(number), priority=priority))
+        for number in range(5):
+            await store.put(envelope(id=f"later {number}", due=time() + 900 - number))
+        pages = [
+            [job.id for job in await store.jobs(Place.WAITING, 25, skip)]
+            for skip in (0, 25, 50, 75)
+        ]
+        assert pages == [[*map(str, range(60))][at : at + 25] for at in (0, 25, 50, 75)]
+        assert len(look_module.jobs(str(path), Place.WAITING, -1)) == 60
+        later = await store.jobs(Place.DELAYED, 2, 1)
+        assert [job.id for job in later] == ["later 3", "later 2"]
+
+
+async def test_order_of_what_waits_is_the_same_with_many_priorities(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then all is sorted."""
+    monkeypatch.setattr(look_module, "_MOST_KINDS", 10)
+    async with started(path) as store:
+        for number in range(20):
+            await store.put(envelope(id=str(number), priority=-number))
+        jobs = await store.jobs(Place.WAITING, 5, 10)
+        assert [job.id for job in jobs] == ["10", "11", "12", "13", "14"]
+        assert (await store.statistics()).oldest_waiting < 60
+
+
+@pytest.mark.parametrize("place", Place)
+async def test_cost_of_a_list_does_not_grow_with_what_is_elsewhere(
+    path: Path, monkeypatch: pytest.MonkeyPatch, place: Place
+) -> None:
+    """Counted: SQLite does not go through the table, for the sake of an order."""
+    steps = list[int]()
+
+    def tick() -> int:
+        steps[-1] += 1
+        return 0
+
+    def connect(path: str) -> sqlite3.Connection:
+        connection = schema.connect(path)
+        connection.set_progress_handler(tick, 10)
+        return connection
+
+    monkeypatch.setattr(look_module, "connect", connect)
+    async with started(path) as store:
+        for count in (20, 5000):
+            await asyncio.gather(*(store.put(envelope()) for _ in range(count)))
+            with opened(path) as connection:
+                for state, moment in enumerate(("due", "due", "due", "buried_at")):
+                    connection.execute(
+                        f"UPDATE aiohttp_jobs SET state = {state}, {moment} = 9e9, "
+                        f"owner = 1 WHERE number % 4 = {state}"
+                    )
+                others = f"state != {look_module._STATES[place]}"
+                connection.execute(
+                    "DELETE FROM aiohttp_jobs WHERE NOT "
+                    f"({others}) AND number NOT IN (SELECT number FROM aiohttp_jobs "
+                    f"WHERE NOT ({others}) ORDER BY number DESC LIMIT 5)"
+                )
+            steps.append(0)
+            assert len(await store.jobs(place, 50)) == 5
+            if place is Place.DEAD:
+                [*_, last] = await store.jobs(place, 50)
+                assert await store.find_dead(last.id) == last
+    assert steps[1] <= steps[0] * 1.1
+
+
 async def test_cost_of_a_list_does_not_grow_with_what_waits(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,21 +70,36 @@ class Inspectable(Protocol):
         """
         ...
 
-    async def jobs(self, place: Place, count: int = 100) -> Sequence[KeptJob]:
-        """Return the first `count` jobs of a place: by acceptance, or burial the last."""
+    async def jobs(
+        self, place: Place, count: int = 100, skip: int = 0
+    ) -> Sequence[KeptJob]:
+        """Return the first `count` jobs of a place, after `skip` others.
+
+        They are in the order in which they were accepted; the delayed ones in that in
+        which they are due; of the dead, those that were buried last come first.
+        """
         ...
 
-    async def retry_dead(self, ids: Collection[str] | None = None) -> int:
+    async def find_dead(self, id: str) -> KeptJob | None:
+        """Return the dead job with this id; None if there is none."""
+        ...
+
+    async def retry_dead(
+        self, ids: Collection[str] | None = None, *, until: float | None = None
+    ) -> int:
         """Let dead jobs wait again, due at once and with all their attempts.
 
         Args:
             ids: which; None for all.
+            until: none that was buried later than this; None for no bound.
 
         Returns:
             How many.
         """
         ...
 
-    async def drop_dead(self, ids: Collection[str] | None = None) -> int:
+    async def drop_dead(
+        self, ids: Collection[str] | None = None, *, until: float | None = None
+    ) -> int:
         """Forget dead jobs, as `retry_dead` takes them."""
         ...

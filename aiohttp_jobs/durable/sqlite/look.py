@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Sequence
-from contextlib import closing
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
+from heapq import merge
+from itertools import islice
 from time import time
-from typing import Final
+from typing import Any, Final
 
 from aiohttp_jobs.durable.kept import DurableStatistics, KeptJob, Place
 
@@ -15,7 +17,14 @@ from .locks import Locks
 from .rows import KEY_UNLESS_TAKEN
 from .schema import DEAD, DELAYED, READY, RUNNING, connect
 
-__all__ = ("drop_dead", "jobs", "known_tasks", "retry_dead", "statistics")
+__all__ = (
+    "drop_dead",
+    "find_dead",
+    "jobs",
+    "known_tasks",
+    "retry_dead",
+    "statistics",
+)
 
 _STATES: Final = {
     Place.WAITING: READY,
@@ -32,26 +41,47 @@ _COLUMNS: Final = (
 )
 
 
+# How the jobs of a place are found: by its own index, in an order that this has. So the
+# cost does not depend on how many there are, nor on what else is in the file; SQLite goes
+# through the whole table for the sake of an order. What runs is little, and is sorted;
+# for what waits see _waiting().
+_FOUND: Final = {
+    Place.DELAYED: f"aiohttp_jobs_delayed WHERE state = {DELAYED} ORDER BY due, number",
+    Place.RUNNING: f"aiohttp_jobs_running WHERE state = {RUNNING} ORDER BY number",
+    Place.DEAD: f"aiohttp_jobs_dead WHERE state = {DEAD} "
+    "ORDER BY buried_at DESC, number DESC",
+}
+_READY: Final = f"FROM aiohttp_jobs INDEXED BY aiohttp_jobs_ready WHERE state = {READY}"
+# Tasks and priorities of what waits that are looked at one by one.
+_MOST_KINDS: Final = 200
+
+_ROW: Final = (
+    f"SELECT {_COLUMNS} FROM aiohttp_jobs AS jobs "
+    "LEFT JOIN aiohttp_jobs_owners AS owners ON owners.number = jobs.owner "
+)
+
+
 def statistics(path: str) -> DurableStatistics:
     """Return how many jobs are where. It reads an index of each, and takes no lock.
 
     Raises:
         sqlite3.Error: the file cannot be read. So with all that follow.
     """
-    with closing(connect(path)) as connection:
-        connection.execute("BEGIN")  # one moment for all
+    with _reading(path) as connection:
         counts = {
             place: connection.execute(
                 f"SELECT COUNT(*) FROM aiohttp_jobs WHERE state = {state}"
             ).fetchone()[0]
             for place, state in _STATES.items()
         }
-        # By its number: it was the first to be accepted of those that wait.
-        first = connection.execute(
-            f"SELECT MAX(accepted_at, COALESCE(due, 0)) FROM aiohttp_jobs "
-            f"WHERE state = {READY} ORDER BY number LIMIT 1"
-        ).fetchone()
-    oldest = 0.0 if first is None else max(0.0, time() - first[0])
+        oldest = 0.0
+        for number in _waiting(connection, 1, 0):
+            (since,) = connection.execute(
+                "SELECT MAX(accepted_at, COALESCE(due, 0)) FROM aiohttp_jobs "
+                "WHERE number = ?",
+                (number,),
+            ).fetchone()
+            oldest = max(0.0, time() - since)
     return DurableStatistics(
         counts[Place.WAITING],
         counts[Place.DELAYED],
@@ -61,20 +91,82 @@ def statistics(path: str) -> DurableStatistics:
     )
 
 
-def jobs(path: str, place: Place, count: int) -> list[KeptJob]:
-    """Return the first jobs of a place; of the dead, those that were buried last."""
-    order = {
-        Place.DELAYED: "jobs.due",
-        Place.DEAD: "jobs.buried_at DESC",
-    }.get(place, "jobs.number")
+def jobs(path: str, place: Place, count: int, skip: int = 0) -> list[KeptJob]:
+    """Return jobs of a place, see :meth:`Inspectable.jobs`; with a count of -1, all."""
+    with _reading(path) as connection:
+        if place is Place.WAITING:
+            numbers = _waiting(connection, count, skip)
+        else:
+            found = connection.execute(
+                f"SELECT number FROM aiohttp_jobs INDEXED BY {_FOUND[place]} "
+                "LIMIT ? OFFSET ?",
+                (count, skip),
+            )
+            numbers = [number for (number,) in found]
+        rows = [
+            connection.execute(f"{_ROW} WHERE jobs.number = ?", (number,)).fetchone()
+            for number in numbers
+        ]
+    return [_kept(row, place) for row in rows]
+
+
+def find_dead(path: str, id: str) -> KeptJob | None:
+    """Return the dead job with this id; None if there is none."""
+    with _reading(path) as connection:
+        row = connection.execute(
+            f"{_ROW} WHERE jobs.state = {DEAD} AND jobs.id = ?", (id,)
+        ).fetchone()
+    return None if row is None else _kept(row, Place.DEAD)
+
+
+def _kept(row: tuple[Any, ...], place: Place) -> KeptJob:
+    return KeptJob(row[0], row[1], place, *row[2:])
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[sqlite3.Connection]:
+    """A connection that sees one moment of the file."""
     with closing(connect(path)) as connection:
-        found = connection.execute(
-            f"SELECT {_COLUMNS} FROM aiohttp_jobs AS jobs "
-            "LEFT JOIN aiohttp_jobs_owners AS owners ON owners.number = jobs.owner "
-            f"WHERE jobs.state = {_STATES[place]} ORDER BY {order} LIMIT ?",
-            (count,),
-        ).fetchall()
-    return [KeptJob(row[0], row[1], place, *row[2:]) for row in found]
+        connection.execute("BEGIN")
+        yield connection
+
+
+def _waiting(connection: sqlite3.Connection, count: int, skip: int) -> list[int]:
+    """Return the numbers of jobs that wait, in the order of their acceptance.
+
+    Their index has this order within each task and priority, as they are fetched: so
+    these are merged, and no more is read than is returned.
+    """
+    end = None if count < 0 else skip + count
+    kinds = list(islice(_kinds(connection), _MOST_KINDS + 1))
+    if len(kinds) > _MOST_KINDS:
+        found = connection.execute(f"SELECT number {_READY} ORDER BY number")
+        return [number for (number,) in islice(found, skip, end)]
+    each = [
+        connection.execute(
+            f"SELECT number {_READY} AND task = ? AND priority = ? ORDER BY number", kind
+        )
+        for kind in kinds
+    ]
+    return [number for (number,) in islice(merge(*each), skip, end)]
+
+
+def _kinds(connection: sqlite3.Connection) -> Iterator[tuple[str, int]]:
+    """Go over the tasks and priorities of what waits, by jumps through the index."""
+    task = ""
+    while found := connection.execute(
+        f"SELECT task, priority {_READY} AND task > ? "
+        "ORDER BY task, priority DESC LIMIT 1",
+        (task,),
+    ).fetchone():
+        task = found[0]
+        while found:
+            yield task, found[1]
+            found = connection.execute(
+                f"SELECT task, priority {_READY} AND task = ? AND priority < ? "
+                "ORDER BY priority DESC LIMIT 1",
+                (task, found[1]),
+            ).fetchone()
 
 
 def known_tasks(path: str) -> set[str]:
@@ -99,26 +191,41 @@ def known_tasks(path: str) -> set[str]:
 # -- in a transaction that somebody has begun -------------------------------------------
 
 
-def retry_dead(connection: sqlite3.Connection, ids: Collection[str] | None) -> int:
+def retry_dead(
+    connection: sqlite3.Connection,
+    ids: Collection[str] | None,
+    until: float | None = None,
+) -> int:
     """Let these wait again, or all: as new ones, but for their ids."""
     return _change(
         connection,
         f"UPDATE aiohttp_jobs SET state = {READY}, due = NULL, attempt = 1, "
         f"crashes = 0, buried_at = NULL, reason = NULL, {KEY_UNLESS_TAKEN}",
         ids,
+        until,
     )
 
 
-def drop_dead(connection: sqlite3.Connection, ids: Collection[str] | None) -> int:
+def drop_dead(
+    connection: sqlite3.Connection,
+    ids: Collection[str] | None,
+    until: float | None = None,
+) -> int:
     """Delete these, or all."""
-    return _change(connection, "DELETE FROM aiohttp_jobs", ids)
+    return _change(connection, "DELETE FROM aiohttp_jobs", ids, until)
 
 
 def _change(
-    connection: sqlite3.Connection, change: str, ids: Collection[str] | None
+    connection: sqlite3.Connection,
+    change: str,
+    ids: Collection[str] | None,
+    until: float | None,
 ) -> int:
     change = f"{change} WHERE state = {DEAD}"
+    given: tuple[Any, ...] = ()
+    if until is not None:
+        change, given = f"{change} AND buried_at <= ?", (until,)
     if ids is None:
-        return connection.execute(change).rowcount
-    each: Sequence[tuple[str]] = [(number,) for number in ids]
+        return connection.execute(change, given).rowcount
+    each: Sequence[tuple[Any, ...]] = [(*given, number) for number in ids]
     return connection.executemany(f"{change} AND id = ?", each).rowcount

@@ -69,9 +69,19 @@ def _create(connection: sqlite3.Connection) -> None:
             connection.execute(statement)
 
 
+def _find_dead_by_id(connection: sqlite3.Connection) -> None:
+    # Else to look at one, or to let it run again, takes a look at all.
+    connection.execute(
+        f"CREATE INDEX aiohttp_jobs_dead_id ON aiohttp_jobs (id) WHERE state = {DEAD}"
+    )
+
+
 # What brings a file from the version of its place in this list to the next one. Each
 # stands for ever: files of all ages are brought up by those that they have missed.
-_STEPS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (_create,)
+_STEPS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (
+    _create,
+    _find_dead_by_id,
+)
 
 #: The version that this release reads and writes.
 VERSION: Final = len(_STEPS)

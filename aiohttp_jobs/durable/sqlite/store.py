@@ -126,17 +126,27 @@ class SQLiteStore:
         """Return how many jobs are where; see :meth:`Inspectable.statistics`."""
         return await self._look(look.statistics)
 
-    async def jobs(self, place: Place, count: int = 100) -> Sequence[KeptJob]:
+    async def jobs(
+        self, place: Place, count: int = 100, skip: int = 0
+    ) -> Sequence[KeptJob]:
         """Return the first jobs of a place; see :meth:`Inspectable.jobs`."""
-        return await self._look(look.jobs, Place(place), count)
+        return await self._look(look.jobs, Place(place), count, skip)
 
-    async def retry_dead(self, ids: Collection[str] | None = None) -> int:
+    async def find_dead(self, id: str) -> KeptJob | None:
+        """Return the dead job with this id; see :meth:`Inspectable.find_dead`."""
+        return await self._look(look.find_dead, id)
+
+    async def retry_dead(
+        self, ids: Collection[str] | None = None, *, until: float | None = None
+    ) -> int:
         """Let dead jobs wait again; see :meth:`Inspectable.retry_dead`."""
-        return await self._ask(lambda connection: look.retry_dead(connection, ids))
+        return await self._ask(lambda given: look.retry_dead(given, ids, until))
 
-    async def drop_dead(self, ids: Collection[str] | None = None) -> int:
+    async def drop_dead(
+        self, ids: Collection[str] | None = None, *, until: float | None = None
+    ) -> int:
         """Forget dead jobs; see :meth:`Inspectable.drop_dead`."""
-        return await self._ask(lambda connection: look.drop_dead(connection, ids))
+        return await self._ask(lambda given: look.drop_dead(given, ids, until))
 
     async def _look(self, function: Callable[..., T], *args: Any) -> T:
         """Read in a thread and by a connection of its own: it holds nobody up."""
