@@ -74,15 +74,16 @@
 # Durable jobs, which survive the process, also of the standard library, and imported only
 # by those who use them:
 #
-#   durable/envelope.py   what is kept of a job
-#   durable/store.py      what keeps them has to promise this
-#   durable/kept.py       what can be seen of them
-#   durable/arguments.py  what a task may be given
-#   durable/task.py       @durable, and the options of one call
-#   durable/attempt.py    one attempt, and how it is settled
-#   durable/upkeep.py     to open a store, and to say once that it is down or back
-#   durable/worker.py     fetches jobs, and lets the scheduler run them
-#   durable/periodic.py   puts jobs at the ticks of their schedules
+#   durable/envelope.py    what is kept of a job
+#   durable/store.py       what keeps them has to promise this
+#   durable/kept.py        what can be seen of them
+#   durable/inspection.py  what people and metrics ask a store
+#   durable/arguments.py   what a task may be given
+#   durable/task.py        @durable, and the options of one call
+#   durable/attempt.py     one attempt, and how it is settled
+#   durable/upkeep.py      to open a store, and to say once that it is down or back
+#   durable/worker.py      fetches jobs, and lets the scheduler run them
+#   durable/periodic.py    puts jobs at the ticks of their schedules
 #
 # One store, which is one SQLite file:
 #

@@ -23,6 +23,7 @@ pytest_plugins = ("pytester",)
 CORE = {
     "test_cancellation",
     "test_closing",
+    "test_durable_inspection",
     "test_factories",
     "test_job",
     "test_keys",

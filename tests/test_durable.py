@@ -31,7 +31,7 @@ from aiohttp_jobs.durable import (
 )
 from aiohttp_jobs.durable import periodic as periodic_module
 from tests.clients import Failures, resource, serving, turns
-from tests.envelopes import MemoryStore, look, started
+from tests.envelopes import MemoryStore, look, opened, started
 from tests.processes import needs_signals, running
 
 # Seconds after which what never comes is a failure; none of the tests waits for it.
@@ -311,6 +311,8 @@ async def test_job_that_succeeds_at_last_is_done(path: Path) -> None:
         await is_empty(path)
     assert [attempt for _, attempt in app[LOG]] == [1, 2, 3]
     assert app[DURABLE].attempts == {"retried": 2, "succeeded": 1}
+    assert app[DURABLE].attempts_of["fail"] == app[DURABLE].attempts
+    assert app[DURABLE].attempts_of["note"] == {}
     assert look(path, "SELECT * FROM aiohttp_jobs") == []
 
 
@@ -801,3 +803,31 @@ def test_worker_without_a_server_runs_jobs_until_it_is_told_to_end(
     assert command.lines == ["it begins", "shutting down", "it ends", "cleaned up"]
     assert (status, errors) == (0, "")
     assert look(path, "SELECT * FROM aiohttp_jobs") == []
+
+
+async def test_how_long_it_takes_to_keep_a_job_is_told(path: Path) -> None:
+    """Of those that are kept when the call returns; one who is told and raises does no
+    harm."""
+    told = list[float]()
+
+    def broken(seconds: float) -> None:
+        raise ValueError("no")
+
+    store = MemoryStore()
+    app = make(store, worker=False)
+    app[DURABLE].when_kept += [broken, told.append]
+    async with run(app):
+        await spawn_durable(app, note, 1)
+        store.fault = StoreUnavailable("lost")
+        with pytest.raises(StoreUnavailable):
+            await spawn_durable(app, note, 2)
+    [seconds] = told
+    assert 0 <= seconds < PATIENCE
+    app = make(path, worker=False)
+    app[DURABLE].when_kept.append(told.append)
+    async with run(app):
+        with opened(path) as connection:
+            connection.execute("BEGIN")
+            await spawn_durable(app, note.options(connection=connection), 1)
+            connection.execute("COMMIT")
+    assert told == [seconds]

@@ -125,6 +125,7 @@ DURABLE = (
     "durable.envelope",
     "durable.store",
     "durable.kept",
+    "durable.inspection",
     "durable.arguments",
     "durable.task",
     "durable.attempt",

@@ -19,7 +19,14 @@ from .envelope import Envelope
 from .store import Delivery, Store
 from .task import GiveUp, Task
 
-__all__ = ("Attempt", "CurrentDurable", "Outcome", "current", "current_durable")
+__all__ = (
+    "OUTCOMES",
+    "Attempt",
+    "CurrentDurable",
+    "Outcome",
+    "current",
+    "current_durable",
+)
 
 # Letters that are kept of the traceback of a job that is buried: its end tells most.
 MOST_OF_REASON: Final = 16_000
@@ -30,6 +37,7 @@ SUCCEEDED: Final = "succeeded"
 RETRIED: Final = "retried"
 BURIED: Final = "buried"
 GIVEN_BACK: Final = "given_back"
+OUTCOMES: Final = (SUCCEEDED, RETRIED, BURIED, GIVEN_BACK)
 
 
 current: Final = ContextVar[CurrentDurable | None]("aiohttp_jobs.durable", default=None)

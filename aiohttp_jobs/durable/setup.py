@@ -7,7 +7,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from time import time
+from time import monotonic, time
 from typing import Any, Final, ParamSpec
 
 from aiohttp import web
@@ -16,12 +16,14 @@ from aiohttp.web import Request  # bound now, before a tool puts another class t
 from aiohttp_jobs.core.checks import check_count
 from aiohttp_jobs.core.enqueued import current_traceparent
 from aiohttp_jobs.core.errors import StoreUnavailable
+from aiohttp_jobs.core.guests import call_guest
 from aiohttp_jobs.core.scheduler import Scheduler
 from aiohttp_jobs.schedule import Schedule
 from aiohttp_jobs.web.request import SCHEDULER, origin_of
 
 from .attempt import Attempt
 from .envelope import Envelope, new_id
+from .inspection import Inspection
 from .periodic import Periodic
 from .sqlite import SQLiteStore
 from .store import Store
@@ -48,7 +50,8 @@ class Durable:
         periodic: Mapping[Task[[], Any], Schedule],
         catch_up: bool,
     ) -> None:
-        self._scheduler = scheduler
+        #: What runs the jobs.
+        self.scheduler = scheduler
         #: What keeps the jobs.
         self.store = store
         #: The tasks of the application, by name.
@@ -63,14 +66,24 @@ class Durable:
         self._opening: asyncio.Task[None] | None = None
         self._is_below = False
         self._is_stopped = False
-        #: How many attempts of this process have ended so far, by how: succeeded,
-        #: retried, buried or given_back.
-        self.attempts = Counter[str]()
+        #: How many attempts of this process have ended so far, of each task, by how:
+        #: succeeded, retried, buried or given_back.
+        self.attempts_of: Mapping[str, Counter[str]] = {name: Counter() for name in tasks}
+        #: Each is called with the seconds that a call of spawn_durable() has waited until
+        #: its job was kept; not of those in a transaction of the application's own.
+        self.when_kept: list[Callable[[float], object]] = []
+        #: What the store is asked by people and by metrics.
+        self.inspection = Inspection(store, self._upkeep.check)
 
     @property
     def fault(self) -> StoreUnavailable | None:
         """Why nothing can be kept just now; None if it can, as far as is known."""
         return self._upkeep.fault
+
+    @property
+    def attempts(self) -> Counter[str]:
+        """How many attempts of this process have ended so far, by how; of all tasks."""
+        return sum(self.attempts_of.values(), Counter[str]())
 
     @property
     def running_count(self) -> int:
@@ -110,6 +123,7 @@ class Durable:
             traceparent=current_traceparent(),
         )
         self._upkeep.check()
+        begun = monotonic()
         try:
             number = await self.store.put(envelope, connection=order.connection)
         except StoreUnavailable as error:
@@ -117,18 +131,21 @@ class Durable:
             raise
         if self._upkeep.fault is not None:
             self._upkeep.found()
+        if order.connection is None:
+            for tell in self.when_kept:
+                call_guest(tell, monotonic() - begun)
         return number
 
     def _ended(self, attempt: Attempt) -> None:
         if attempt.outcome is not None:
-            self.attempts[attempt.outcome] += 1
+            self.attempts_of[attempt.task.name][attempt.outcome] += 1
 
     # -- in the life of the application --------------------------------------------------
 
     async def context(self, app: web.Application) -> AsyncIterator[None]:
         """Open the store before what may put jobs, and close it after all of that."""
         self._is_below = app.pre_frozen
-        self._scheduler.check_loop()
+        self.scheduler.check_loop()
         self._opening = await self._upkeep.open_in_time()
         yield
         await self._stop()  # long ago, but for a start-up that failed
@@ -148,12 +165,12 @@ class Durable:
         if self._worker is None:
             return
         await self._worker.stop_fetching()
-        if self._is_below and not await self._worker.drain(self._scheduler.wait_timeout):
-            await self._scheduler.close()
+        if self._is_below and not await self._worker.drain(self.scheduler.wait_timeout):
+            await self.scheduler.close()
 
     async def clean_up(self, app: web.Application) -> None:
         """When the jobs have ended, and before what they use does, close the store."""
-        await self._scheduler.wait_and_close()  # done by now, if nobody has come between
+        await self.scheduler.wait_and_close()  # done by now, if nobody has come between
         await self._stop()
 
     async def _stop(self) -> None:
@@ -166,6 +183,7 @@ class Durable:
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
+        await self.inspection.stop()
         await self.store.stop()
 
 

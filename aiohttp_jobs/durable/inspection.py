@@ -1,0 +1,177 @@
+"""Inspection: a store is asked what it keeps, for people and for metrics.
+
+However many of them ask, and however often: each question is put once a second at the
+most, one at a time, and nobody waits long for the answer. A store that hangs holds up
+neither pages nor scrapes, and takes one thread, not all that there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from aiohttp_jobs.core.errors import StoreUnavailable
+from aiohttp_jobs.core.failures import line_of
+
+from .kept import DurableStatistics, Inspectable, KeptJob, Place
+from .store import Store
+
+__all__ = ("Inspection",)
+
+T = TypeVar("T")
+
+# Seconds for which an answer is given again.
+PERIOD: Final = 1.0
+# Seconds that an answer is waited for, and the end of what changes something.
+PATIENCE: Final = 1.0
+PATIENCE_FOR_CHANGES: Final = 10.0
+# Answers that are remembered.
+MOST: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    at: float
+    result: Any
+    error: StoreUnavailable | None
+
+
+class Inspection:
+    """Asks one store.
+
+    Every method raises :exc:`~aiohttp_jobs.StoreUnavailable` if the store cannot answer,
+    or not in time, whatever the reason is; and nothing else.
+
+    Args:
+        store: the store.
+        check: raises :exc:`~aiohttp_jobs.StoreUnavailable` as long as nothing may be
+            asked.
+    """
+
+    def __init__(self, store: Store, check: Callable[[], None]) -> None:
+        self._store = store
+        self._check = check
+        self._turn = asyncio.Lock()
+        self._answers: dict[Hashable, _Answer] = {}
+        # What is asked just now, and since when.
+        self._asked: dict[Hashable, tuple[asyncio.Task[None], float]] = {}
+
+    @property
+    def is_possible(self) -> bool:
+        """Can the store be looked into? One that is a broker cannot."""
+        return isinstance(self._store, Inspectable)
+
+    async def statistics(self) -> DurableStatistics:
+        """Return how many jobs are where."""
+        return await self._ask("statistics", lambda store: store.statistics())
+
+    async def jobs(self, place: Place, count: int, skip: int) -> Sequence[KeptJob]:
+        """Return jobs of a place; see :meth:`Inspectable.jobs`."""
+        key = place, count, skip
+        return await self._ask(key, lambda store: store.jobs(place, count, skip))
+
+    async def find_dead(self, id: str) -> KeptJob | None:
+        """Return the dead job with this id."""
+        return await self._ask(("dead", id), lambda store: store.find_dead(id))
+
+    async def retry_dead(
+        self, ids: Collection[str] | None = None, *, until: float | None = None
+    ) -> int:
+        """Let dead jobs wait again; see :meth:`Inspectable.retry_dead`.
+
+        Cancellation:
+            It may be done, or not; so, too, if it is not done in time.
+        """
+        return await self._change(lambda store: store.retry_dead(ids, until=until))
+
+    async def drop_dead(
+        self, ids: Collection[str] | None = None, *, until: float | None = None
+    ) -> int:
+        """Forget dead jobs, as `retry_dead` takes them."""
+        return await self._change(lambda store: store.drop_dead(ids, until=until))
+
+    async def stop(self) -> None:
+        """Wait for no more answers."""
+        tasks = [task for task, _ in self._asked.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _change(self, change: Callable[[Inspectable], Awaitable[int]]) -> int:
+        try:
+            async with asyncio.timeout(PATIENCE_FOR_CHANGES):
+                return await change(self._checked())
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"their store has not answered within {PATIENCE_FOR_CHANGES:.0f} s, look "
+                "later what has become of it"
+            ) from None
+        except Exception as error:
+            raise _fault(error) from error
+        finally:
+            self._answers.clear()
+
+    async def _ask(
+        self, key: Hashable, question: Callable[[Inspectable], Awaitable[T]]
+    ) -> T:
+        loop = asyncio.get_running_loop()
+        answer = self._answers.get(key)
+        if answer is None or loop.time() - answer.at >= PERIOD:
+            if key not in self._asked:
+                # In nobody's context: the answer is for all who ask.
+                task = contextvars.Context().run(
+                    asyncio.create_task,
+                    self._put(key, question),
+                    name="durable jobs: look",
+                )
+                if not task.done():
+                    self._asked[key] = task, loop.time()
+            if key in self._asked:
+                task, since = self._asked[key]
+                # Who comes later waits no longer, and not at all for one that hangs.
+                await asyncio.wait([task], timeout=since + PATIENCE - loop.time())
+            answer = self._answers.get(key)
+        if answer is None or key in self._asked:
+            raise StoreUnavailable(
+                f"their store has not answered within {PATIENCE:.0f} s, try again later"
+            )
+        if answer.error is not None:
+            raise StoreUnavailable(*answer.error.args) from answer.error
+        result: T = answer.result
+        return result
+
+    async def _put(
+        self, key: Hashable, question: Callable[[Inspectable], Awaitable[Any]]
+    ) -> None:
+        result, fault = None, None
+        try:
+            async with self._turn:
+                result = await question(self._checked())
+        except Exception as error:
+            fault = _fault(error)
+        finally:
+            self._asked.pop(key, None)
+        self._answers.pop(key, None)
+        self._answers[key] = _Answer(asyncio.get_running_loop().time(), result, fault)
+        while len(self._answers) > MOST:
+            del self._answers[next(iter(self._answers))]
+
+    def _checked(self) -> Inspectable:
+        if not isinstance(self._store, Inspectable):
+            raise StoreUnavailable(
+                f"{type(self._store).__name__} does not tell what it keeps: look at its "
+                "broker by the tools that this has"
+            )
+        self._check()
+        return self._store
+
+
+def _fault(error: Exception) -> StoreUnavailable:
+    """What a store should have raised."""
+    if isinstance(error, StoreUnavailable):
+        return error
+    return StoreUnavailable(line_of(error))

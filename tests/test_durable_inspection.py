@@ -1,0 +1,222 @@
+"""What people and metrics ask a store: seldom, one at a time, and nobody waits long."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Collection, Sequence
+
+import pytest
+
+from aiohttp_jobs.durable import (
+    DurableStatistics,
+    Inspectable,
+    KeptJob,
+    Place,
+    StoreUnavailable,
+)
+from aiohttp_jobs.durable import inspection as inspection_module
+from aiohttp_jobs.durable.inspection import Inspection
+from tests.envelopes import MemoryStore
+
+NOTHING = DurableStatistics(0, 0, 0, 0, 0.0)
+VARIABLE = contextvars.ContextVar[str]("VARIABLE", default="nobody's")
+
+
+class Glass(MemoryStore):
+    """A store that can be looked into, and hangs at will."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = list[str]()
+        self.at_once = self.most_at_once = 0
+        self.seen = set[str]()
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def _answer(self, question: str) -> None:
+        self.asked.append(question)
+        self.seen.add(VARIABLE.get())
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await asyncio.sleep(0)
+            await self.go.wait()
+            self.check()
+        finally:
+            self.at_once -= 1
+
+    async def statistics(self) -> DurableStatistics:
+        await self._answer("statistics")
+        return NOTHING
+
+    async def jobs(
+        self, place: Place, count: int = 100, skip: int = 0
+    ) -> Sequence[KeptJob]:
+        await self._answer(f"{place} {count} {skip}")
+        return []
+
+    async def find_dead(self, id: str) -> KeptJob | None:
+        await self._answer(id)
+        return None
+
+    async def retry_dead(
+        self, ids: Collection[str] | None = None, *, until: float | None = None
+    ) -> int:
+        await self._answer(f"retry {ids} {until}")
+        return 2
+
+    async def drop_dead(
+        self, ids: Collection[str] | None = None, *, until: float | None = None
+    ) -> int:
+        await self._answer(f"drop {ids} {until}")
+        return 3
+
+
+@pytest.fixture
+def store() -> Glass:
+    return Glass()
+
+
+@pytest.fixture
+def inspection(store: Glass) -> Inspection:
+    assert isinstance(store, Inspectable)
+    return Inspection(store, lambda: None)
+
+
+async def test_question_is_put_once_a_second(
+    store: Glass, inspection: Inspection
+) -> None:
+    """Whoever asks meanwhile is given the same answer."""
+    VARIABLE.set("somebody's")
+    for _ in range(3):
+        answers = await asyncio.gather(*(inspection.statistics() for _ in range(20)))
+        assert set(answers) == {NOTHING}
+    assert store.asked == ["statistics"]
+    await asyncio.sleep(inspection_module.PERIOD)
+    await inspection.statistics()
+    assert store.asked == ["statistics"] * 2
+    assert store.seen == {"nobody's"}
+
+
+async def test_one_question_is_put_at_a_time(
+    store: Glass, inspection: Inspection
+) -> None:
+    """So a store that hangs takes one thread."""
+    await asyncio.gather(
+        inspection.statistics(),
+        *(inspection.jobs(place, 25, 50) for place in Place),
+        inspection.find_dead("7f"),
+    )
+    assert sorted(store.asked) == sorted(
+        [
+            *("statistics", "waiting 25 50", "delayed 25 50", "running 25 50"),
+            *("dead 25 50", "7f"),
+        ]
+    )
+    assert store.most_at_once == 1
+
+
+async def test_store_that_hangs_is_not_waited_for(
+    store: Glass, inspection: Inspection
+) -> None:
+    """Once for a second; then not at all, until it has answered."""
+    loop, begin = asyncio.get_running_loop(), 0.0
+    store.go.clear()
+    for waits in (inspection_module.PATIENCE, 0, 0):
+        begin = loop.time()
+        with pytest.raises(StoreUnavailable, match="not answered within 1 s"):
+            await inspection.statistics()
+        assert loop.time() - begin == pytest.approx(waits, abs=0.01)
+        await asyncio.sleep(10)
+    assert store.asked == ["statistics"]
+    store.go.set()
+    await asyncio.sleep(1)
+    assert await inspection.statistics() == NOTHING
+
+
+async def test_store_that_hangs_gives_no_old_answer(
+    store: Glass, inspection: Inspection
+) -> None:
+    """What was true once may be wrong by now."""
+    assert await inspection.statistics() == NOTHING
+    store.go.clear()
+    await asyncio.sleep(5)
+    with pytest.raises(StoreUnavailable, match="not answered"):
+        await inspection.statistics()
+    await inspection.stop()
+    assert store.at_once == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (StoreUnavailable("the file x is full"), "the file x is full"),
+        (ZeroDivisionError("no"), "ZeroDivisionError: no"),
+    ],
+)
+async def test_whatever_the_store_raises_it_is_unavailable(
+    store: Glass, inspection: Inspection, fault: Exception, says: str
+) -> None:
+    """It is asked again after a second."""
+    store.fault = fault
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable) as caught:
+            await inspection.statistics()
+        assert caught.value.args == (says,)
+    assert store.asked == ["statistics"]
+    with pytest.raises(StoreUnavailable):
+        await inspection.drop_dead()
+    store.fault = None
+    await asyncio.sleep(1)
+    assert await inspection.statistics() == NOTHING
+
+
+async def test_store_that_is_not_open_is_not_asked(store: Glass) -> None:
+    """It may not be."""
+
+    def check() -> None:
+        raise StoreUnavailable("not yet")
+
+    inspection = Inspection(store, check)
+    with pytest.raises(StoreUnavailable, match="not yet"):
+        await inspection.statistics()
+    with pytest.raises(StoreUnavailable, match="not yet"):
+        await inspection.retry_dead()
+    assert store.asked == []
+
+
+async def test_store_that_cannot_be_looked_into_says_so() -> None:
+    """As that of a broker."""
+    inspection = Inspection(MemoryStore(), lambda: None)
+    assert not inspection.is_possible
+    with pytest.raises(StoreUnavailable, match="MemoryStore does not tell"):
+        await inspection.statistics()
+
+
+async def test_change_is_seen_at_once(store: Glass, inspection: Inspection) -> None:
+    """Nobody is shown the job that they have just dropped."""
+    await inspection.statistics()
+    assert await inspection.retry_dead(["7f"]) == 2
+    assert await inspection.drop_dead(until=5.0) == 3
+    await inspection.statistics()
+    assert store.asked == [
+        *("statistics", "retry ['7f'] None", "drop None 5.0", "statistics"),
+    ]
+
+
+async def test_change_that_hangs_is_said_to(store: Glass, inspection: Inspection) -> None:
+    """It may be done or not."""
+    store.go.clear()
+    with pytest.raises(StoreUnavailable, match="10 s, look later what has become of it"):
+        await inspection.drop_dead()
+
+
+async def test_answers_do_not_pile_up(
+    inspection: Inspection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many pages somebody turns."""
+    for number in range(200):
+        await inspection.find_dead(str(number))
+    assert len(inspection._answers) == inspection_module.MOST
+    assert inspection._asked == {}
