@@ -104,9 +104,15 @@
 #   durable/setup.py     setup_durable, spawn_durable, run_worker
 #   durable/__main__.py  the command that shows a file, and deals with its dead
 #
+# For those on top, who need no durable jobs:
+#
+#   _durable_of.py  the durable jobs of an application, if it has any
+#
 # On top, each with an extra of its name, and imported only by those who use it:
 #
 #   prometheus_workers.py  the metrics of all workers in one scrape
+#   prometheus_times.py    a histogram of seconds
+#   prometheus_durable.py  the metrics of durable jobs
 #   prometheus.py          what schedulers do, as metrics
 #   opentelemetry.py       a span for each job
 #   sentry.py              a scope and a transaction for each job, failures, monitors

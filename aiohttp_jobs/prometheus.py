@@ -6,11 +6,10 @@ told apart by the label ``scheduler``.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from bisect import bisect_left
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
-from itertools import accumulate
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -25,9 +24,12 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
+from ._durable_of import durable_of
 from .core.job import Job
 from .core.scheduler import Scheduler
 from .core.states import SUCCEEDED, JobState
+from .prometheus_durable import DurableFamilies, DurableWatch
+from .prometheus_times import Times
 from .prometheus_workers import AllWorkers, share_of_environment
 from .web.request import SCHEDULER
 
@@ -38,7 +40,6 @@ BUCKETS: Final = (
     *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0),
 )
-_LE: Final = (*map(str, BUCKETS), "+Inf")
 _OUTCOMES: Final = tuple(state for state in JobState if state >= SUCCEEDED)
 
 
@@ -53,7 +54,8 @@ def setup_metrics(
     """Count the jobs of an application, and serve the metrics of the registry.
 
     Call it after :func:`aiohttp_jobs.setup`, once. Jobs are counted from then on; their
-    scheduler is in the registry from the start of the application to its end.
+    scheduler is in the registry from the start of the application to its end. So are the
+    durable jobs of the application, if it has any.
 
     Args:
         app: the application, or sub-application, with a scheduler of its own.
@@ -100,16 +102,19 @@ def setup_metrics(
         share = share_of_environment()
     workers = None
     if share is not None and path is not None:
-        workers = AllWorkers(share, registry)
+        workers = AllWorkers(share, registry, collector.ask)
 
     async def show(app: web.Application) -> AsyncIterator[None]:
         # Not before the start: an application that never runs must not stay in there.
         collector._show(watch)
+        durable = durable_of(app)
+        if durable is not None:
+            watch.durable = DurableWatch(durable, name)
         yield
         collector.remove(scheduler)
 
     if path is not None:
-        app.router.add_get(path, _make_handler(registry, workers))
+        app.router.add_get(path, _make_handler(registry, collector, workers))
     app[_WATCH] = watch
     app.cleanup_ctx.append(show)
     if workers is not None:
@@ -166,6 +171,18 @@ class JobsCollector:
             if watch.scheduler is scheduler:
                 del self._watches[name]
                 scheduler.remove_observer(watch)
+                if watch.durable is not None:
+                    watch.durable.stop()
+                    watch.durable = None
+
+    async def ask(self) -> None:
+        """Ask the stores of durable jobs for their figures, to be collected right after.
+
+        It takes some tenths of a second at the most. Only those are asked that belong to
+        applications in this event loop.
+        """
+        asked = [watch.durable for watch in self._watches.values()]
+        await asyncio.gather(*(durable.ask() for durable in asked if durable is not None))
 
     def _show(self, watch: _Watch) -> None:
         for name, other in self._watches.items():
@@ -251,10 +268,12 @@ class _Families:
             labels=["scheduler", "job"],
             unit="seconds",
         )
+        self.durable = DurableFamilies()
 
     def __iter__(self) -> Iterator[Metric]:
         yield from (self.active, self.pending, self.taken, self.callers, self.limit)
         yield from (self.held, self.joined, self.ended, self.waited, self.ran)
+        yield from self.durable
 
 
 class _Watch:
@@ -269,6 +288,8 @@ class _Watch:
             raise TypeError(f"name takes a str, not {name!r}")
         self.scheduler = scheduler
         self.name = name
+        #: While the application runs, its durable jobs, if it has any.
+        self.durable: DurableWatch | None = None
         self._counts: dict[str, _Counts] = {}
 
     def job_started(self, job: Job[Any]) -> None:
@@ -309,6 +330,8 @@ class _Watch:
                 )
             counts.waited.show(families.waited, [name, job])
             counts.ran.show(families.ran, [name, job])
+        if self.durable is not None:
+            self.durable.show(families.durable)
 
 
 class _Counts:
@@ -319,29 +342,8 @@ class _Counts:
     def __init__(self) -> None:
         # All outcomes from the first on: rate() does not see a series begin.
         self.ended: dict[JobState, int] = dict.fromkeys(_OUTCOMES, 0)
-        self.waited = _Times()
-        self.ran = _Times()
-
-
-class _Times:
-    """A histogram of seconds.
-
-    The library's own has a lock and looks through all buckets: it costs a job more.
-    """
-
-    __slots__ = ("_counts", "_sum")
-
-    def __init__(self) -> None:
-        self._counts = [0] * len(_LE)
-        self._sum = 0.0
-
-    def add(self, seconds: float) -> None:
-        self._counts[bisect_left(BUCKETS, seconds)] += 1
-        self._sum += seconds
-
-    def show(self, family: HistogramMetricFamily, labels: list[str]) -> None:
-        buckets = list(zip(_LE, accumulate(self._counts), strict=True))
-        family.add_metric(labels, buckets, self._sum)
+        self.waited = Times(BUCKETS)
+        self.ran = Times(BUCKETS)
 
 
 def _registry(registry: CollectorRegistry | None) -> CollectorRegistry:
@@ -358,7 +360,9 @@ def _registry(registry: CollectorRegistry | None) -> CollectorRegistry:
 _WATCH: Final = web.AppKey("_WATCH", _Watch)
 
 
-def _make_handler(registry: CollectorRegistry, workers: AllWorkers | None) -> Handler:
+def _make_handler(
+    registry: CollectorRegistry, collector: JobsCollector, workers: AllWorkers | None
+) -> Handler:
     async def metrics(request: web.Request) -> web.Response:
         accept = ",".join(request.headers.getall(hdrs.ACCEPT, []))
         try:
@@ -366,7 +370,11 @@ def _make_handler(registry: CollectorRegistry, workers: AllWorkers | None) -> Ha
         except Exception:  # the library trips over versions that are no numbers
             encode, content_type = choose_encoder("")
         # An encoder wants what a registry has, collect().
-        shown: Any = registry if workers is None else await workers.collect()
+        shown: Any = registry
+        if workers is None:
+            await collector.ask()
+        else:
+            shown = await workers.collect()
         response = web.Response(
             body=encode(shown), headers={hdrs.CONTENT_TYPE: content_type}
         )

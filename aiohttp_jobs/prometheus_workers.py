@@ -8,7 +8,7 @@ does, which knows when a counter began anew.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -119,16 +119,21 @@ class AllWorkers:
     Args:
         share: the directory of the workers.
         registry: what this worker shows.
+        ask: awaited before the registry is collected.
 
     Raises:
         TypeError, ValueError, RuntimeError: as of :class:`.share.worker.Worker`.
     """
 
     def __init__(
-        self, share: str | os.PathLike[str], registry: CollectorRegistry
+        self,
+        share: str | os.PathLike[str],
+        registry: CollectorRegistry,
+        ask: Callable[[], Awaitable[None]],
     ) -> None:
         self._share = check_share(share)
         self._registry = registry
+        self._ask = ask
         self._worker = Worker(share, {_PATH: self._show})
         self._others = Others(self._worker, _PATH)
 
@@ -153,6 +158,7 @@ class AllWorkers:
         """Return the metrics of all workers that answer, this one's among them."""
         families = Families()
         number = self._worker.number
+        await self._ask()
         families.add(number, _dump(self._registry))
         families.tell(number, True)
         told = {number}
@@ -173,4 +179,5 @@ class AllWorkers:
         return families
 
     async def _show(self, request: web.Request) -> web.Response:
+        await self._ask()
         return web.json_response(_dump(self._registry))

@@ -86,6 +86,8 @@ SHARE = (
 # On top, imported by nothing else: each needs the package of its extra.
 EXTRAS = {
     "prometheus_workers": "prometheus_client",
+    "prometheus_times": "prometheus_client",
+    "prometheus_durable": "prometheus_client",
     "prometheus": "prometheus_client",
     "opentelemetry": "opentelemetry",
     "sentry": "sentry_sdk",
@@ -148,6 +150,8 @@ DURABLE = (
     "durable.__main__",
     "durable",
 )
+# Where those on top find what an application has of these.
+DURABLE_OF = ("_durable_of",)
 LAYERS = (
     *("core", *CORE),
     *("web", *AIOHTTP_LAYER),
@@ -157,6 +161,7 @@ LAYERS = (
     *ABOVE,
     *SHARE,
     *DURABLE,
+    *DURABLE_OF,
     *EXTRAS,
     *DASHBOARD,
     "",
@@ -245,7 +250,7 @@ def test_map_of_the_package_names_the_modules_in_this_order() -> None:
     durable = [name for name in DURABLE if path_of(name).stem != "__init__"]
     order = (
         *(*CORE, *AIOHTTP_LAYER, *FROM_AIOJOBS, *BESIDE, *SCHEDULE, *ABOVE),
-        *(*SHARE[:-1], *durable, *EXTRAS),
+        *(*SHARE[:-1], *durable, *DURABLE_OF, *EXTRAS),
     )
     assert named == [name.replace(".", "/") for name in order]
 
@@ -314,7 +319,9 @@ def test_core_imports_the_standard_library_and_itself(module: str) -> None:
     )
 
 
-@pytest.mark.parametrize("module", [*AIOHTTP_LAYER, *FROM_AIOJOBS, *ABOVE, *DURABLE])
+@pytest.mark.parametrize(
+    "module", [*AIOHTTP_LAYER, *FROM_AIOJOBS, *ABOVE, *DURABLE, *DURABLE_OF]
+)
 def test_aiohttp_layer_imports_aiohttp_and_the_standard_library(module: str) -> None:
     """The package needs aiohttp and nothing else."""
     outside = {each.module for each in imports(module) if each.module[0] != "."}
