@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
-
-from aiohttp import web
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .durable import Durable
@@ -13,11 +12,16 @@ if TYPE_CHECKING:
 __all__ = ("durable_of",)
 
 
-def durable_of(app: web.Application) -> Durable | None:
-    """Return what setup_durable() has made for it; None without that."""
+def durable_of(app: Mapping[Any, Any]) -> Durable | None:
+    """Return what setup_durable() has made for an application; None without that.
+
+    Args:
+        app: the application, or the ``config_dict`` of a request.
+    """
     # An application that has some has imported them. Others need no SQLite.
     if "aiohttp_jobs.durable" not in sys.modules:
         return None
     from .durable import DURABLE
 
-    return app.get(DURABLE)
+    found: Durable | None = app.get(DURABLE)
+    return found

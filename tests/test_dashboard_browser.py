@@ -18,7 +18,16 @@ from playwright.async_api import Browser, ConsoleMessage, Page, expect
 from aiohttp_jobs import SCHEDULER, JobState, Scheduler, setup
 from aiohttp_jobs.dashboard import Access, setup_dashboard, stream
 from aiohttp_jobs.dashboard.process import process_name
+from aiohttp_jobs.durable import (
+    DURABLE,
+    SQLiteStore,
+    durable,
+    setup_durable,
+    spawn_durable,
+)
 
+from .envelopes import look
+from .processes import until
 from .test_demo_browser import TIMEOUT, browser, expect_to_fit
 from .work import Reports, fail, hang_up, nothing, wait_for
 
@@ -65,10 +74,18 @@ async def log_in(request: web.Request) -> web.Response:
     return web.Response(text="Who are you?", content_type="text/html")
 
 
+@durable("mail.welcome", max_attempts=1)
+async def mail(app: web.Application, fails: bool) -> None:
+    if fails:
+        raise ValueError("no such host " * 20)
+    await asyncio.Event().wait()
+
+
 @pytest_asyncio.fixture(loop_scope="module")
-async def server() -> AsyncIterator[TestServer]:
+async def server(tmp_path: Path) -> AsyncIterator[TestServer]:
     app = web.Application()
     scheduler = setup(app, limit=2, exception_handler=Reports())
+    setup_durable(app, tmp_path / "jobs.sqlite", tasks=[mail], limit=1)
     for access in Access:
         setup_dashboard(app, f"/{access.name.lower()}", authorize=by_path)
     app.router.add_post("/logged-out/cancel", lead_to_log_in)
@@ -379,6 +396,45 @@ async def test_hidden_tab_closes_its_stream(
     await opened.acquire()
 
 
+async def bury(server: TestServer) -> str:
+    """Let a durable job be dead; return its id."""
+    assert server.app is not None
+    store = server.app[DURABLE].store
+    assert isinstance(store, SQLiteStore)
+    path = Path(store.path)
+    dead = await spawn_durable(server.app, mail, True)
+    await until(lambda: look(path, "SELECT id FROM aiohttp_jobs WHERE state = 3"))
+    return dead
+
+
+async def test_dead_job_is_dropped_in_two_steps(visit: Visit, server: TestServer) -> None:
+    """From the first page to the list, which is live, and back to it."""
+    page = await visit("/manage/")
+    await expect_live(page)
+    await expect(page.locator("p.durable")).to_contain_text("0 dead")
+    dead = await bury(server)
+    await expect(page.locator("p.durable")).to_contain_text("1 dead")
+    await page.get_by_role("link", name="Durable jobs").click()
+    await expect_live(page)
+    row = table(page, "Dead").get_by_role("row", name=dead)
+    await expect(row).to_contain_text("ValueError: no such host")
+    await row.get_by_role("link", name="mail.welcome").click()
+    trace = page.get_by_role("region", name="Traceback")
+    await expect(trace).to_contain_text('raise ValueError("no such host " * 20)')
+    await page.get_by_role("link", name="Durable jobs").click()
+    await page.get_by_role("button", name=f"Drop job {dead}, mail.welcome").click()
+    await expect(page.get_by_role("heading")).to_have_text(
+        "Drop the dead job mail.welcome?"
+    )
+    await page.get_by_role("button", name="Drop the job").click()
+    await expect(
+        page.get_by_text(f"Durable job {dead} (mail.welcome) was")
+    ).to_be_visible()
+    await page.get_by_role("link", name="Go back to the durable jobs").click()
+    await expect_live(page)
+    await expect(page.get_by_text("Nothing is dead.")).to_be_visible()
+
+
 def axe() -> str:
     path = Path(os.environ.get("AXE", AXE))
     if not path.exists():
@@ -392,7 +448,7 @@ def axe() -> str:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 async def test_pages_are_accessible_and_fit(
-    visit: Visit, scheduler: Scheduler, scheme: str, width: int
+    visit: Visit, scheduler: Scheduler, server: TestServer, scheme: str, width: int
 ) -> None:
     """axe finds nothing in all that a page can show, and no page is wider than its
     window."""
@@ -408,14 +464,25 @@ async def test_pages_are_accessible_and_fit(
     await scheduler.spawn(wait_for(asyncio.Event()), "x" * 150)
     scheduler.hold()
     await scheduler.spawn(nothing(), "pending", origin="GET /")
+    dead = await bury(server)
+    assert server.app is not None
+    for key in (None, "k" * 100):
+        await spawn_durable(server.app, mail.options(key=key), False)
+    await spawn_durable(server.app, mail.options(delay=60), False)
     viewport = {"width": width, "height": 900}
     page = await visit("/manage/", color_scheme=scheme, viewport=viewport)
     jobs = [f"job/{process_name()}-{job.id}" for job in (active, broken)]
-    for path in ("", "?search=nowhere", *jobs):
+    for path in ("", "?search=nowhere", *jobs, "durable"):
         await page.goto(f"/manage/{path}")
         await expect_live(page)
         # What axe measures must not be replaced by a snapshot meanwhile.
         await page.get_by_role("button", name="Pause").click()
+        await page.evaluate(code)
+        found = await page.evaluate("axe.run()")
+        assert found["violations"] == [], path
+        await expect_to_fit(page)
+    for path in (f"dead/{dead}", f"dead/{dead}/retry", f"dead/{dead}/drop", "drop"):
+        await page.goto(f"/manage/durable/{path}")
         await page.evaluate(code)
         found = await page.evaluate("axe.run()")
         assert found["violations"] == [], path

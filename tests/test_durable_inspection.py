@@ -15,6 +15,7 @@ from aiohttp_jobs.durable import inspection as inspection_module
 from aiohttp_jobs.durable.inspection import Inspection
 from tests.envelopes import MemoryStore
 from tests.glass import NOTHING, VARIABLE, Glass
+from tests.loops import later
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ async def test_question_is_put_once_a_second(
         answers = await asyncio.gather(*(inspection.statistics() for _ in range(20)))
         assert set(answers) == {NOTHING}
     assert store.asked == ["statistics"]
-    await asyncio.sleep(inspection_module.PERIOD)
+    await later(inspection_module.PERIOD)
     await inspection.statistics()
     assert store.asked == ["statistics"] * 2
     assert store.seen == {"nobody's"}
@@ -72,10 +73,10 @@ async def test_store_that_hangs_is_not_waited_for(
         with pytest.raises(StoreUnavailable, match="not answered within 1 s"):
             await inspection.statistics()
         assert loop.time() - begin == pytest.approx(waits, abs=0.01)
-        await asyncio.sleep(10)
+        await later(10)
     assert store.asked == ["statistics"]
     store.go.set()
-    await asyncio.sleep(1)
+    await later(1)
     assert await inspection.statistics() == NOTHING
 
 
@@ -85,7 +86,7 @@ async def test_store_that_hangs_gives_no_old_answer(
     """What was true once may be wrong by now."""
     assert await inspection.statistics() == NOTHING
     store.go.clear()
-    await asyncio.sleep(5)
+    await later(5)
     with pytest.raises(StoreUnavailable, match="not answered"):
         await inspection.statistics()
     await inspection.stop()
@@ -112,7 +113,7 @@ async def test_whatever_the_store_raises_it_is_unavailable(
     with pytest.raises(StoreUnavailable):
         await inspection.drop_dead()
     store.fault = None
-    await asyncio.sleep(1)
+    await later(1)
     assert await inspection.statistics() == NOTHING
 
 

@@ -110,6 +110,8 @@ DASHBOARD = (
     "dashboard.details",
     "dashboard.steering",
     "dashboard.source",
+    "dashboard.durable_data",
+    "dashboard.durable_source",
     "dashboard.charts",
     "dashboard.pages",
     "dashboard.stream",
@@ -117,6 +119,8 @@ DASHBOARD = (
     "dashboard.views",
     "dashboard.actions",
     "dashboard.api",
+    "dashboard.durable_views",
+    "dashboard.durable_actions",
     "dashboard.app",
     "dashboard",
 )

@@ -24,6 +24,11 @@ Needs the extra: ``pip install aiohttp-jobs[dashboard]``.
 #   steering.py  what may be done to jobs and the queue, and the log of it
 #   source.py    whom the pages ask: this process, and one day others
 #
+# Durable jobs, which are the store's and not a process's:
+#
+#   durable_data.py     what their pages show, as plain values
+#   durable_source.py   asks the store, and does something to the dead
+#
 # What becomes of it:
 #
 #   charts.py    the figures as bars and lines of an SVG
@@ -33,6 +38,8 @@ Needs the extra: ``pip install aiohttp-jobs[dashboard]``.
 #   views.py     the handlers of what is looked at
 #   actions.py   the handlers of what is done
 #   api.py       the same as JSON
+#   durable_views.py    the same handlers for durable jobs: what is looked at, and JSON
+#   durable_actions.py  and what is done
 #   app.py       setup_dashboard: puts the above into an application
 
 from .access import Access

@@ -14,7 +14,7 @@ from .query import Query
 from .source import NoSuchJob, Source
 from .views import JOB
 
-__all__ = ("Actions",)
+__all__ = ("Actions", "fields_of", "wants_json")
 
 
 class Actions:
@@ -56,7 +56,7 @@ class Actions:
             outcome = await self._source.cancel(address, request[VISITOR])
         except NoSuchJob as error:
             return self._tell(request, links, {"done": False, "says": str(error)}, 404)
-        if _wants_json(request):
+        if wants_json(request):
             return web.json_response(outcome)
         # Its page says what has become of it, and may be loaded again.
         raise web.HTTPSeeOther(f"{links.to_job(address)}?told=cancel")
@@ -75,7 +75,7 @@ class Actions:
 
     async def cancel_all(self, request: web.Request) -> web.Response:
         links = self._pages.links("cancel-all")
-        fields = await _fields(request)
+        fields = await fields_of(request)
         query = Query.of(fields)
         if not query.filters_jobs:
             return self._tell(request, links, {"done": False, "says": _NO_FILTER}, 400)
@@ -109,7 +109,7 @@ class Actions:
 
     async def steer_queue(self, request: web.Request) -> web.Response:
         links = self._pages.links("queue")
-        fields = await _fields(request)
+        fields = await fields_of(request)
         process, visitor = fields.get("process", ""), request[VISITOR]
         action = fields.get("action")
         try:
@@ -135,7 +135,7 @@ class Actions:
         outcome: data.Outcome,
         status: int = 200,
     ) -> web.Response:
-        if _wants_json(request):
+        if wants_json(request):
             return web.json_response(outcome, status=status)
         return self._pages.message(request, links, outcome["says"] + ".", status)
 
@@ -146,12 +146,13 @@ _NO_FILTER = (
 )
 
 
-def _wants_json(request: web.Request) -> bool:
+def wants_json(request: web.Request) -> bool:
+    """Is it a script that asks, ours or somebody else's?"""
     return "application/json" in request.headers.get("Accept", "")
 
 
-async def _fields(request: web.Request) -> Mapping[str, str]:
-    """The fields of the form; what is no text of a form of ours is left out."""
+async def fields_of(request: web.Request) -> Mapping[str, str]:
+    """Return the fields of the form; what is no text of a form of ours is left out."""
     if request.content_type != "application/x-www-form-urlencoded":
         raise web.HTTPUnsupportedMediaType(text="415: A form of the dashboard is needed")
     form = await request.post()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,9 @@ from aiohttp_jobs.web.request import SCHEDULER
 from .access import Authorize, check_authorize, make_guard
 from .actions import Actions
 from .api import Api
+from .durable_actions import DurableActions
+from .durable_source import summary
+from .durable_views import DurableViews
 from .history import PERIOD, History
 from .pages import Pages
 from .record import cut
@@ -122,9 +126,13 @@ def _make(
     history = History(scheduler)
     source = ThisProcess(scheduler, history)
     streams = Streams()
-    Views(source, pages, streams, authorize).add_routes(dashboard)
+    durable = partial(summary, scheduler=scheduler)
+    views = Views(source, pages, streams, authorize, durable)
+    views.add_routes(dashboard)
     Actions(source, pages).add_routes(dashboard)
     Api(source).add_routes(dashboard)
+    DurableViews(scheduler, pages, views.follow).add_routes(dashboard)
+    DurableActions(scheduler, pages).add_routes(dashboard)
     dashboard.router.add_static("/static", _HERE / "static", name="static")
     dashboard.on_response_prepare.append(add_security_headers)
     life = _Life(scheduler, history, streams)

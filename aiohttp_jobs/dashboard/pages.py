@@ -140,7 +140,13 @@ class Pages:
         return self.html("snapshot.html", visitor, links, {**context, "live": template})
 
     def message(
-        self, request: web.Request, links: Links, says: str, status: int = 200
+        self,
+        request: web.Request,
+        links: Links,
+        says: str,
+        status: int = 200,
+        back: str = "overview",
     ) -> web.Response:
-        """Answer with a page that says a sentence, and leads back."""
-        return self.page("message.html", request, links, {"says": says}, status)
+        """Answer with a page that says a sentence, and leads back to this route."""
+        context = {"says": says, "back": back}
+        return self.page("message.html", request, links, context, status)

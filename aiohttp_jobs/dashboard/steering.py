@@ -28,6 +28,7 @@ __all__ = (
     "every_job",
     "hold",
     "in_turns",
+    "log",
     "release",
 )
 
@@ -70,7 +71,7 @@ def cancel(
         else:
             says = f"{name} is being cancelled{'' if done else ' already'}"
         fields = job_fields(job)
-    _log("cancel", visitor, says, done, **fields)
+    log("cancel", visitor, says, done, **fields)
     return {"done": done, "says": says}
 
 
@@ -101,9 +102,7 @@ async def cancel_all(
             if number
             else ("No job was cancelled: all that were meant have ended")
         )
-        _log(
-            "cancel_all", visitor, f"{says}; {what}", bool(number), dashboard_jobs=number
-        )
+        log("cancel_all", visitor, f"{says}; {what}", bool(number), dashboard_jobs=number)
     return {"done": bool(number), "says": says}
 
 
@@ -117,7 +116,7 @@ def hold(scheduler: Scheduler, visitor: Visitor) -> data.Outcome:
         if done
         else "The queue was held already"
     )
-    _log("hold", visitor, says, done)
+    log("hold", visitor, says, done)
     return {"done": done, "says": says}
 
 
@@ -126,7 +125,7 @@ def release(scheduler: Scheduler, visitor: Visitor) -> data.Outcome:
     done = scheduler.held
     scheduler.release()
     says = "The queue is released" if done else "The queue was not held"
-    _log("release", visitor, says, done)
+    log("release", visitor, says, done)
     return {"done": done, "says": says}
 
 
@@ -150,7 +149,7 @@ def change_limit(
             f"The limit was not changed to {limit_word(limit)}: somebody has changed it "
             f"from {limit_word(before)} to {limit_word(now)} meanwhile"
         )
-    _log("limit", visitor, says, done)
+    log("limit", visitor, says, done)
     return {"done": done, "says": says}
 
 
@@ -159,7 +158,8 @@ def limit_word(limit: int | None) -> str:
     return "none" if limit is None else f"{limit:,}"
 
 
-def _log(action: str, visitor: Visitor, says: str, done: bool, **fields: Any) -> None:
+def log(action: str, visitor: Visitor, says: str, done: bool, **fields: Any) -> None:
+    """Log what a visitor has done, or has found done already."""
     say(
         logging.WARNING,
         "%s (asked for on the dashboard by %s)",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Final
 
 from aiohttp import web
 
 from . import data
 from .access import VISITOR, Authorize, ask
+from .durable_data import DurableSummary
 from .overview import LOOKED_AT
 from .pages import Links, Pages
 from .query import Query
@@ -28,15 +30,22 @@ class Views:
 
     Args:
         authorize: asked again by live pages, while they are open.
+        durable: tells of the durable jobs, if there are any.
     """
 
     def __init__(
-        self, source: Source, pages: Pages, streams: Streams, authorize: Authorize
+        self,
+        source: Source,
+        pages: Pages,
+        streams: Streams,
+        authorize: Authorize,
+        durable: Callable[[web.Request], Awaitable[DurableSummary | None]],
     ) -> None:
         self._source = source
         self._pages = pages
         self._streams = streams
         self._authorize = authorize
+        self._durable = durable
 
     def add_routes(self, app: web.Application) -> None:
         """Put the handlers into the dashboard's application."""
@@ -69,6 +78,7 @@ class Views:
             "names": _names(overview, query),
             "stream": links.to("live") + str(query),
             "found": await self._found(overview, query),
+            "durable": await self._durable(request),
         }
         return self._pages.page("overview.html", request, links, context)
 
@@ -84,10 +94,14 @@ class Views:
         query, visitor = Query.of(request.query), request[VISITOR]
 
         async def render() -> str:
-            context = {**await self._source.overview(query), "query": query}
+            context = {
+                **await self._source.overview(query),
+                "query": query,
+                "durable": await self._durable(request),
+            }
             return self._pages.snapshot("overview_live.html", visitor, links, context)
 
-        return await self._follow(request, (query, visitor.access), render)
+        return await self.follow(request, (query, visitor.access), render)
 
     async def show_job(self, request: web.Request) -> web.Response:
         links, address = self._job(request)
@@ -118,7 +132,7 @@ class Views:
                 context = {"id": address.partition("-")[2]}
             return self._pages.snapshot("job_live.html", visitor, links, context)
 
-        return await self._follow(request, (address, visitor.access), render)
+        return await self.follow(request, (address, visitor.access), render)
 
     async def show_text(self, request: web.Request) -> web.Response:
         """The stack or the traceback, to be copied into a mail."""
@@ -129,9 +143,11 @@ class Views:
             raise web.HTTPNotFound(text=f"404: {error}") from None
         return web.Response(body=encode(text), content_type="text/plain", charset="utf-8")
 
-    async def _follow(
-        self, request: web.Request, key: Any, render: Any
+    async def follow(
+        self, request: web.Request, key: Hashable, render: Callable[[], Awaitable[str]]
     ) -> web.StreamResponse:
+        """Serve a live page: snapshots of what `render` makes, until the visitor has gone
+        or may not see it any more."""
         visitor = request[VISITOR]
 
         async def may_go_on() -> bool:
