@@ -44,6 +44,24 @@ async def test_question_is_put_once_a_second(
     assert store.seen == {"nobody's"}
 
 
+@pytest.mark.parametrize(("takes", "rests"), [(0.01, 1), (0.3, 6), (0.9, 10)])
+async def test_store_that_takes_long_is_asked_less_often(
+    store: Glass, inspection: Inspection, takes: float, rests: float
+) -> None:
+    """So it is idle most of the time; but nobody sees figures that are minutes old."""
+    store.go.clear()
+    asking = asyncio.ensure_future(inspection.statistics())
+    await later(takes)
+    store.go.set()
+    await asking
+    await later(rests - 0.1)
+    await inspection.statistics()
+    assert len(store.asked) == 1
+    await later(0.2)
+    await inspection.statistics()
+    assert len(store.asked) == 2
+
+
 async def test_one_question_is_put_at_a_time(
     store: Glass, inspection: Inspection
 ) -> None:

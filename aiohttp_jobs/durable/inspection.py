@@ -23,8 +23,11 @@ __all__ = ("Inspection",)
 
 T = TypeVar("T")
 
-# Seconds for which an answer is given again.
+# Seconds for which an answer is given again; or so many times as long as it took, up to
+# some seconds: to count millions of jobs each second would keep a processor busy.
 PERIOD: Final = 1.0
+REST: Final = 20.0
+LONGEST_PERIOD: Final = 10.0
 # Seconds that an answer is waited for, and the end of what changes something.
 PATIENCE: Final = 1.0
 PATIENCE_FOR_CHANGES: Final = 10.0
@@ -34,7 +37,7 @@ MOST: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    at: float
+    until: float
     result: Any
     error: StoreUnavailable | None
 
@@ -120,7 +123,7 @@ class Inspection:
     ) -> T:
         loop = asyncio.get_running_loop()
         answer = self._answers.get(key)
-        if answer is None or loop.time() - answer.at >= PERIOD:
+        if answer is None or loop.time() >= answer.until:
             if key not in self._asked:
                 # In nobody's context: the answer is for all who ask.
                 task = contextvars.Context().run(
@@ -147,16 +150,19 @@ class Inspection:
     async def _put(
         self, key: Hashable, question: Callable[[Inspectable], Awaitable[Any]]
     ) -> None:
-        result, fault = None, None
+        result, fault, period, loop = None, None, PERIOD, asyncio.get_running_loop()
         try:
             async with self._turn:
+                begun = loop.time()
                 result = await question(self._checked())
+                took = loop.time() - begun
+                period = min(max(PERIOD, took * REST), LONGEST_PERIOD)
         except Exception as error:
             fault = _fault(error)
         finally:
             self._asked.pop(key, None)
         self._answers.pop(key, None)
-        self._answers[key] = _Answer(asyncio.get_running_loop().time(), result, fault)
+        self._answers[key] = _Answer(loop.time() + period, result, fault)
         while len(self._answers) > MOST:
             del self._answers[next(iter(self._answers))]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from heapq import merge
 from itertools import islice
@@ -124,7 +124,7 @@ def _kept(row: tuple[Any, ...], place: Place) -> KeptJob:
 
 
 @contextmanager
-def _reading(path: str) -> Iterator[sqlite3.Connection]:
+def _reading(path: str) -> Generator[sqlite3.Connection, None, None]:
     """A connection that sees one moment of the file."""
     with closing(connect(path)) as connection:
         connection.execute("BEGIN")
