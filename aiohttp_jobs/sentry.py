@@ -26,6 +26,7 @@ from sentry_sdk.scope import (
 )
 from sentry_sdk.utils import event_from_exception
 
+from .core.enqueued import attempt_of
 from .core.guests import LEAVES, call_guest
 from .core.job import Job
 from .core.states import CANCELLED, FAILED, HUNG_UP, LET_GO, SUCCEEDED, JobState
@@ -83,7 +84,9 @@ class JobSentry:
         if not sentry_sdk.is_initialized():
             return
         run = self._running[job] = _Run()
-        if not job.takes_slot:  # as an atomic handler; in its first step no job waits
+        # In its first step no job waits: one without a slot is an atomic handler, or of
+        # those that are durable.
+        if not job.takes_slot and attempt_of(job.coro) is None:
             return
         repeated = repeat_of(job)
         run.begin(job, _Origin() if origin is None else origin, repeated)

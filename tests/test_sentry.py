@@ -139,6 +139,18 @@ def test_failure_that_a_handler_lets_through_is_captured_once(
     assert names == ["fail", "waiting_handler"]
 
 
+def test_attempt_of_a_durable_job_has_a_scope_and_a_transaction(
+    found: dict[str, Any],
+) -> None:
+    """Though it takes no slot, it is no part of a request, as an atomic handler is."""
+    failures = only(found["durable_jobs"], "failure")
+    assert brief(failures, "error", "name", "tags") == [
+        (["Boom"], "mail.welcome", {f"of_job_{number}": "yes"}) for number in range(2)
+    ]
+    transactions = only(found["durable_jobs"], "transaction")
+    assert [each["name"] for each in transactions] == ["mail.welcome"] * 2
+
+
 # -- monitors ----------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import contextvars
 import json
 import logging
 import sys
+import tempfile
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -21,7 +22,9 @@ from sentry_sdk.integrations.asyncio import AsyncioIntegration
 from sentry_sdk.transport import Transport
 
 from aiohttp_jobs import Repeat, Scheduler, atomic, every, repeat, setup, spawn
+from aiohttp_jobs.durable import durable, setup_durable, spawn_durable
 from aiohttp_jobs.sentry import JobSentry
+from tests.processes import until
 from tests.work import Boom, fail, give, hang_up, nothing, stubborn, wait_for
 
 SENT: list[dict[str, Any]] = []
@@ -207,6 +210,24 @@ async def requests() -> dict[str, Any]:
     return found
 
 
+@durable("mail.welcome", max_attempts=1)
+async def mail(app: web.Application, number: int) -> None:
+    sentry_sdk.set_tag(f"of_job_{number}", "yes")
+    raise Boom("boom")
+
+
+async def durable_jobs() -> list[Any]:
+    app = web.Application()
+    setup(app, observers=[JobSentry()], exception_handler=ignore)
+    with tempfile.TemporaryDirectory() as folder:
+        made = setup_durable(app, f"{folder}/jobs.sqlite", tasks=[mail])
+        async with TestServer(app):
+            for number in range(2):
+                await spawn_durable(app, mail, number)
+            await until(lambda: made.attempts["buried"] == 2)
+    return sent()
+
+
 async def one_job(scheduler: Scheduler, again: Repeat) -> None:
     """Let the first job come and go."""
     while again.job is None:  # noqa: ASYNC110 (it tells nobody)
@@ -265,6 +286,7 @@ async def main() -> None:
         one_context,
         spans,
         requests,
+        durable_jobs,
         monitors,
     ):
         found[function.__name__] = await function()
