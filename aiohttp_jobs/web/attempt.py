@@ -44,6 +44,8 @@ class Attempt:
     request: web.Request | None = None
     #: Does the coroutine of that job run, or will it?
     runs = False
+    #: The cancellation, of something that it had waited for, which has ended that job.
+    cancelled: asyncio.CancelledError | None = None
     #: The shielded awaitables that are not done. None: nothing was shielded.
     shields: set[asyncio.Future[Any]] | None = None
     #: The task that it was left in: most often the one that aiohttp made for the request,
@@ -116,11 +118,15 @@ def within() -> Iterator[Attempt]:
 
 def is_atomic(request: web.Request) -> bool:
     """Is the running code part of a job that answers the request?"""
-    # A request and its clones share their routing.
-    return any(
-        attempt.request is not None and attempt.request.match_info is request.match_info
-        for attempt in within()
-    )
+    # Each atomic request asks twice, so this is no generator.
+    attempt = answering.get()
+    while attempt is not None:
+        # A request and its clones share their routing.
+        answered = attempt.request
+        if answered is not None and answered.match_info is request.match_info:
+            return True
+        attempt = attempt.parent
+    return False
 
 
 def is_served(request: web.Request) -> bool:
