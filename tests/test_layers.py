@@ -46,6 +46,7 @@ CORE = (
     "core.keys",
     "core.shield",
     "core.ending",
+    "core.parts",
     "core.scheduler",
 )
 AIOHTTP_LAYER = (

@@ -401,9 +401,9 @@ async def test_what_was_let_go_may_be_shielded_again_and_fails_to_that_caller() 
         await settle()
         await scheduler.close()
         await later(1)
-        assert inner not in scheduler._shields
+        assert inner not in scheduler._parts.shields
         outer = scheduler.shield(inner)
-        assert inner in scheduler._shields
+        assert inner in scheduler._parts.shields
         go.set()
         with pytest.raises(Boom):
             await outer
@@ -411,7 +411,7 @@ async def test_what_was_let_go_may_be_shielded_again_and_fails_to_that_caller() 
     scheduler = Scheduler(close_timeout=1, exception_handler=reports)
     await (await scheduler.spawn(closes()))
     assert reports.messages == ["Shielded awaitable closing timed out"]
-    assert len(scheduler._shields) == 0
+    assert len(scheduler._parts.shields) == 0
     await scheduler.close()
 
 
@@ -482,7 +482,7 @@ async def test_shielded_awaitable_leaves_nothing_behind() -> None:
         await settle()
         gc.collect()
         assert ref() is None
-        assert len(scheduler._shields) == 0
+        assert len(scheduler._parts.shields) == 0
 
 
 async def test_keyboard_interrupt_out_of_a_shield_is_not_reported_besides() -> None:

@@ -107,7 +107,7 @@ async def test_work_given_by_a_handler_runs_in_its_applications_scheduler(
         way = asyncio.ensure_future(way_in(request, gate.pass_through()))
         await turns()
         scheduler = request.app[SCHEDULER]
-        seen.append(len(scheduler) + len(scheduler._shields))
+        seen.append(len(scheduler) + len(scheduler._parts.shields))
         gate.open()
         await way
         return web.Response()
@@ -155,7 +155,7 @@ async def test_nearest_scheduler_is_given_the_work_of_a_subapp(way_in: WayIn) ->
     ran_in: list[bool] = []
 
     async def job() -> None:
-        ran_in.append(len(scheduler) + len(scheduler._shields) == 1)
+        ran_in.append(len(scheduler) + len(scheduler._parts.shields) == 1)
 
     outer = web.Application()
     setup(outer)
