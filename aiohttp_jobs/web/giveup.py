@@ -42,7 +42,7 @@ async def leave(attempt: Attempt, request: web.Request, response: object) -> Non
         request: what it answers.
         response: what it has returned; None if it has raised.
     """
-    if not attempt.leave():
+    if not attempt.leave(request):
         return
     attempt.given_up = request.writer
     _end_reading(request)
