@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aiohttp_jobs import Scheduler, SchedulerClosed
+from aiohttp_jobs import JobCancelled, JobState, Scheduler, SchedulerClosed
 from tests.loops import later, make_loop, settle
 from tests.work import Boom, Reports, fail, give, nothing, stubborn, wait_for
 
@@ -281,6 +281,55 @@ async def test_shielded_awaitable_that_is_cancelled_cancels_its_caller() -> None
         inner.cancel()
         with pytest.raises(asyncio.CancelledError):
             await outer
+
+
+async def test_what_is_shielded_waits_for_a_job_that_is_closed_its_callers_hear() -> None:
+    """R7: nobody has cancelled the callers, nor what they shield."""
+    go, reports, told = asyncio.Event(), Reports(), list[BaseException]()
+
+    async def work() -> None:
+        await job
+
+    async def call() -> None:
+        try:
+            await scheduler.shield(inner)
+        except asyncio.CancelledError as error:
+            told.append(error)
+            raise
+
+    async with Scheduler(exception_handler=reports) as scheduler:
+        job = await scheduler.spawn(wait_for(go), "export")
+        inner = asyncio.create_task(work())
+        first = await scheduler.spawn(call())
+        second = await scheduler.spawn(call())
+        await settle()
+        await job.close()
+    assert [str(error) for error in told] == ["Job export was cancelled"] * 2
+    assert first.state is second.state is JobState.FAILED
+    assert [context["exception"] for context in reports.contexts] == told
+
+
+async def test_what_is_shielded_is_cancelled_with_the_job_that_it_waits_for() -> None:
+    """R7: then it was cancelled itself, and so are its callers."""
+    go = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await job
+        finally:
+            await job.close()
+            await job
+
+    async with Scheduler() as scheduler:
+        job = await scheduler.spawn(wait_for(go))
+        inner = asyncio.create_task(work())
+        outer = scheduler.shield(inner)
+        await settle()
+        inner.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await outer
+    assert not isinstance(caught.value, JobCancelled)
+    assert outer.cancelled()
 
 
 async def test_what_is_done_already_is_given_back() -> None:

@@ -528,6 +528,44 @@ async def test_response_is_being_sent_job_waits_until_it_is_sent_in_full(
         assert (await client.receive()).text == "in full"
 
 
+async def in_a_task(answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+    """As asyncio.wait_for() does on Python 3.11."""
+    return await asyncio.ensure_future(answer)
+
+
+async def in_two_tasks(answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+    (done,) = await asyncio.gather(in_a_task(answer))
+    return done
+
+
+@kinds_of_handlers
+@pytest.mark.parametrize("pass_on", [asyncio.shield, in_a_task, in_two_tasks])
+async def test_middleware_outside_makes_a_task_job_waits_until_the_response_is_sent(
+    pass_on: Callable[[Awaitable[web.StreamResponse]], Awaitable[web.StreamResponse]],
+    atomic_handler: bool,
+) -> None:
+    """W8: in whatever task the handler runs."""
+
+    @web.middleware
+    async def outside(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await pass_on(handler(request))
+
+    late = Late(atomic_handler=atomic_handler)
+    late.app.middlewares.insert(0, outside)
+    async with serving(late.app) as server:
+        client = await server.connect()
+        for count in (1, 2):
+            await client.send("GET", "/")
+            await late.gate.reached.wait()
+            await turns()
+            assert late.jobs[-1].pending
+            late.gate.open()
+            assert (await client.receive()).text == "in full"
+            await late.jobs[-1]
+            assert late.log == ["sent", "job"] * count
+            late.gate = Gate()
+
+
 @kinds_of_handlers
 async def test_last_chunk_of_a_stream_is_delayed_job_waits_for_it(
     atomic_handler: bool,
