@@ -16,7 +16,7 @@ PINS :=
 # Two installations into one environment at a time would break it.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test axe test-oldest test-loops peer fuzz interrupts storm crash soak
+.PHONY: help demo test axe test-oldest install-oldest test-loops peer fuzz interrupts storm crash soak
 .PHONY: lint format docs bench dist clean
 
 help:  ## This list.
@@ -36,6 +36,10 @@ axe:  ## Fetch axe-core by npm; without it the tests do not check accessibility.
 test-oldest: PYTHON = python3.11
 test-oldest:  ## Run it with the oldest aiohttp that is supported.
 	$(MAKE) test PYTHON='$(PYTHON)' VENV='$(VENV)-oldest' PINS='$(OLDEST)'
+
+install-oldest:
+	$(MAKE) '$(VENV)-oldest/.installed-test' PYTHON='$(PYTHON)' VENV='$(VENV)-oldest' \
+	    PINS='$(OLDEST)'
 
 test-loops: $(VENV)/.installed-test  ## Run the core's tests on loops of every kind.
 	$(BIN)/python -m pytest --loops all $(ARGS)

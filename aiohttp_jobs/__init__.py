@@ -27,7 +27,8 @@
 #   core/keys.py        jobs of which there is one at a time
 #   core/shield.py      the awaitables that a scheduler shields
 #   core/ending.py      draining and closing, and the record of it
-#   core/scheduler.py   Scheduler: the public face, which composes these
+#   core/parts.py       what a scheduler is made of, and how it is put together
+#   core/scheduler.py   Scheduler: the public face of the core
 #
 # The aiohttp layer, thin: it finds the scheduler and delegates.
 #

@@ -21,7 +21,8 @@ from .core.failures import Failure
 from .core.guests import LEAVES
 from .core.job import Job, stop
 from .core.names import listed
-from .core.scheduler import WHEN_MADE, Scheduler
+from .core.parts import WHEN_MADE
+from .core.scheduler import Scheduler
 from .core.states import FAILED, LET_GO
 from .web.setup import schedulers_of
 

@@ -10,6 +10,7 @@
     dashboard.py     the same when somebody looks at them
     many.py          the same with up to a million jobs pending
     memory.py        bytes per job
+    durable.py       durable jobs in a file, beside Huey's
     server.py        the applications that are compared, in a process of their own
     client.py        the requests to them, and the server's CPU time for each
     report.py        tables, as text and as RST

@@ -7,7 +7,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import client, dashboard, instructions, jobs, many, memory, observers
+from . import (
+    client,
+    dashboard,
+    durable,
+    instructions,
+    jobs,
+    many,
+    memory,
+    observers,
+)
 from .measure import make_runner
 from .report import Table, as_rst, as_text, environment, summary
 
@@ -35,6 +44,15 @@ def main() -> None:
                 runner, (1_000, 10_000) if quick else (1_000, 10_000, 100_000, 1_000_000)
             ),
             "memory": lambda: memory.bytes_per_job(runner, 1_000 if quick else 10_000),
+            "enqueued": lambda: durable.enqueued(
+                runner, 200 if quick else 1_000, min(rounds, 7)
+            ),
+            "worked off": lambda: durable.worked_off(
+                runner, 1_000 if quick else 20_000, min(rounds, 7)
+            ),
+            "many kept": lambda: durable.many_kept(
+                runner, 10_000 if quick else 1_000_000
+            ),
             "server": lambda: client.per_request(
                 options.uvloop, 200 if quick else 2_000, rounds
             ),
@@ -53,7 +71,18 @@ def main() -> None:
         options.rst.write_text(as_rst(tables, about), encoding="utf-8")
 
 
-TABLES = ("instructions", "jobs", "observers", "dashboard", "many", "memory", "server")
+TABLES = (
+    "instructions",
+    "jobs",
+    "observers",
+    "dashboard",
+    "many",
+    "memory",
+    "enqueued",
+    "worked off",
+    "many kept",
+    "server",
+)
 
 
 def parse() -> argparse.Namespace:

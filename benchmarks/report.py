@@ -40,7 +40,16 @@ class Table:
 
     def target_bytes(self, what: str, most: int, size: float) -> None:
         """Note a size that should be `most` or less."""
-        self._note(what, f"{most} bytes", f"{size:.0f} bytes", size <= most)
+        self._note(what, f"{most:,} bytes", f"{size:,.0f} bytes", size <= most)
+
+    def target_microseconds(self, what: str, most: float, value: float) -> None:
+        """Note a time that should be `most` or less, both in microseconds."""
+        self._note(what, f"{most:,.0f} µs", f"{value:,.0f} µs", value <= most)
+
+    def target_at_least(self, what: str, least: float, ratio: Spread) -> None:
+        """Note a ratio that should be `least` or more."""
+        met = "met" if ratio.median >= least else "missed"
+        self.targets.append((what, f"at least {least:g}", spread(ratio), met))
 
     def _note(self, what: str, most: str, measured: str, met: bool) -> None:
         self.targets.append(

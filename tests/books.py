@@ -116,13 +116,13 @@ class Books:
                 Meddler(partial(self._do_foolishly, meddler), meddles_at)
             )
         # Nobody is told of this.
-        can_start_now = self.scheduler._gate.can_start_now
+        can_start_now = self.scheduler._parts.gate.can_start_now
 
         def note_and_go_on(job: Job[Any]) -> None:
             self._note_that_it_can_start(self._work_of(job))
             can_start_now(job)
 
-        self.scheduler._gate.can_start_now = note_and_go_on  # type: ignore[method-assign]
+        self.scheduler._parts.gate.can_start_now = note_and_go_on  # type: ignore[method-assign]
         loop.set_exception_handler(lambda _, context: self.loop_errors.append(context))
 
         self.works: list[Work] = []
@@ -265,7 +265,7 @@ class Books:
             self._violations.append(f"{work} starts, and the scheduler holds it")
         if work.is_held_back:
             self._violations.append(f"{work} starts, and is held back")
-        lender = self.scheduler._slots.below.get(job)
+        lender = self.scheduler._parts.slots.below.get(job)
         wrong = self.ledger.start(
             work,
             None if lender is None else self._work_of(lender),
@@ -417,7 +417,7 @@ class Books:
     def _check_drainers(self, drainers: list[Call]) -> None:
         """E3, E4: whoever waits for the end does not do so for others that do."""
         listed = [work for work in self.works if self._is_listed(work)]
-        shielded = [w for w in self.shielded if w.task in self.scheduler._shields]
+        shielded = [w for w in self.shielded if w.task in self.scheduler._parts.shields]
         shields = self.scheduler.statistics().shielded - len(shielded)
         # What is shielded has no child tasks that are known to be part of it.
         wait = {

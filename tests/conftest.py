@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from aiohttp_jobs.core.scheduler import WHEN_MADE
+from aiohttp_jobs.core.parts import WHEN_MADE
 from tests.loops import ALWAYS, IN_TURN, KINDS, is_missing, make_loop, run
 
 pytest_plugins = ("pytester",)

@@ -10,7 +10,7 @@ from aiohttp_jobs import Scheduler
 __all__ = ("kept_by",)
 
 # The parts of a scheduler, and of what they keep that which does not grow.
-PARTS = ("_gate", "_keys", "_slots", "_pending", "_shields", "_reports", "_ending")
+PARTS = ("gate", "keys", "slots", "pending", "shields", "reports", "ending")
 CONSTANT = {"ended"}
 
 
@@ -19,7 +19,7 @@ def kept_by(scheduler: Scheduler) -> dict[str, int]:
     return {
         f"{part}.{name}": len(value)
         for part in PARTS
-        for name, value in _containers(getattr(scheduler, part))
+        for name, value in _containers(getattr(scheduler._parts, part))
         if len(value) and name not in CONSTANT
     }
 

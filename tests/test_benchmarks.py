@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,24 @@ def test_instructions_are_counted_for_jobs_and_requests() -> None:
               for row in rows]  # fmt: skip
     assert all(10_000 < count < 10_000_000 for count in counts)
     assert sum(row[-1] == "1.000" for row in rows) == 2 + 6
+
+
+@pytest.mark.heavy
+def test_what_durable_jobs_cost_is_measured() -> None:
+    """Beside Huey's and a plain loop; a hundred callers share one wait for the disk."""
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "1", "--only"]
+    ran = subprocess.run(
+        [*command, "enqueued", "worked off"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    for row in ("Huey's SqliteHuey", "aiohttp_jobs, 100 callers", "limit=10 "):
+        assert f"\n{row}" in ran.stdout
+    shared = "Jobs that share one wait for the disk, 100 callers"
+    assert re.search(rf"{shared} .* met\n", ran.stdout)
 
 
 def test_valgrind_is_missing_the_table_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

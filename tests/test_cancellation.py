@@ -19,9 +19,9 @@ from tests.work import Boom, Reports, fail, give, nothing, stubborn, wait_for
 def assert_idle(scheduler: Scheduler, limit: int) -> None:
     """Nothing is left in its books."""
     assert (scheduler.active_count, scheduler.pending_count) == (0, 0)
-    assert scheduler._slots.free == limit
-    assert len(scheduler._shields) == 0
-    assert kept_by(scheduler).keys() <= {"_gate.strays"}
+    assert scheduler._parts.slots.free == limit
+    assert len(scheduler._parts.shields) == 0
+    assert kept_by(scheduler).keys() <= {"gate.strays"}
 
 
 async def turns(count: int) -> None:

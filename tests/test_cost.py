@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Any
 
@@ -105,6 +106,63 @@ async def callers_that_wait_for_room(count: int) -> None:
         await asyncio.gather(*(scheduler.spawn(nothing()) for _ in range(count)))
 
 
+async def handlers_that_wait_for_pending_jobs(count: int) -> None:
+    async with Scheduler(limit=1) as scheduler:
+
+        async def handler() -> None:
+            await (await scheduler.spawn(nothing()))
+
+        async def parent() -> None:
+            handlers = [scheduler.spawn_at_once(handler()) for _ in range(count)]
+            await asyncio.gather(*(job.wait() for job in handlers))
+
+        await (await scheduler.spawn(parent()))
+
+
+@asynccontextmanager
+async def jobs_wait(
+    count: int, *, more_slots: int = 0, pending_limit: int = 0
+) -> AsyncIterator[Scheduler]:
+    """For one that takes no slot."""
+    go, limit = asyncio.Event(), count + more_slots
+    async with Scheduler(limit=limit, pending_limit=pending_limit) as scheduler:
+        one = scheduler.spawn_at_once(wait_for(go))
+
+        async def work() -> None:
+            await one
+
+        for _ in range(count):
+            await scheduler.spawn(work())
+        await asyncio.sleep(0)
+        yield scheduler
+        go.set()
+
+
+async def pending_jobs_while_all_who_have_a_slot_wait(count: int) -> None:
+    async with jobs_wait(count) as scheduler:
+        for _ in range(count):
+            await scheduler.spawn(nothing())
+            await asyncio.sleep(0)
+
+
+async def callers_that_wait_for_room_while_jobs_wait(count: int) -> None:
+    async with jobs_wait(4 * count, more_slots=1, pending_limit=1) as scheduler:
+        await asyncio.gather(*(scheduler.spawn(asyncio.sleep(0)) for _ in range(count)))
+
+
+async def jobs_held_back_while_jobs_wait(count: int) -> None:
+    async with jobs_wait(count, more_slots=1) as scheduler:
+        go, loop = asyncio.Event(), asyncio.get_running_loop()
+        await scheduler.spawn(wait_for(go))
+        futures = [loop.create_future() for _ in range(count)]
+        for future in futures:
+            scheduler.spawn_after(future, nothing())
+        for future in futures:
+            future.set_result(None)
+            await asyncio.sleep(0)
+        go.set()
+
+
 @pytest.mark.parametrize(
     "scenario",
     [
@@ -114,6 +172,10 @@ async def callers_that_wait_for_room(count: int) -> None:
         children_in_the_slot_of_their_parent,
         pending_jobs_that_are_closed,
         callers_that_wait_for_room,
+        handlers_that_wait_for_pending_jobs,
+        pending_jobs_while_all_who_have_a_slot_wait,
+        callers_that_wait_for_room_while_jobs_wait,
+        jobs_held_back_while_jobs_wait,
     ],
     ids=lambda scenario: scenario.__name__,
 )

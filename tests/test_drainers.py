@@ -257,14 +257,14 @@ async def test_drain_of_very_many_jobs_costs_each_the_same() -> None:
     looks = 0
     go = asyncio.Event()
     scheduler = Scheduler(limit=None)
-    check = scheduler._ending.check
+    check = scheduler._parts.ending.check
 
     def count() -> None:
         nonlocal looks
         looks += 1
         check()
 
-    scheduler._gate.when_few = count
+    scheduler._parts.gate.when_few = count
     for _ in range(2000):
         await scheduler.spawn(wait_for(go))
     drain = asyncio.create_task(scheduler.wait_and_close())

@@ -523,6 +523,24 @@ async def test_factory_names_the_task_after_the_users_function() -> None:
         go.set()
 
 
+@pytest.mark.parametrize("asked", ["repr", "coroutine", "both"])
+async def test_a_task_shows_the_users_coroutine_to_whoever_looks(asked: str) -> None:
+    """A9: in its repr(), as in debug mode and in warnings, and by get_coro()."""
+    go = asyncio.Event()
+    async with Scheduler() as scheduler:
+        with tasks_made_by(None):
+            job = await scheduler.spawn(wait_for(go))
+        task: Any = job.task
+        if asked != "coroutine":
+            assert "coro=<wait_for() running at" in repr(task)
+        if asked != "repr":
+            coro = task.get_coro()
+            assert (coro.__name__, coro.__qualname__) == ("wait_for", "wait_for")
+        go.set()
+        await job
+        assert "coro=<wait_for()" in repr(task)
+
+
 # -- one context for several jobs --------------------------------------------------------
 
 

@@ -714,6 +714,36 @@ async def test_file_is_being_sent_the_connection_breaks_off_and_the_job_ends(
     assert late.failures == []
 
 
+@pytest.mark.parametrize("shape", ["atomic", "shield"])
+async def test_client_does_not_read_the_response_what_writes_it_ends(shape: str) -> None:
+    """W4, L4: else it would wait for as long as that client likes."""
+    deadline = Deadline()
+
+    async def write_much(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        # More than any buffer on the way: this waits for the client to read.
+        await response.write(b"much" * 2**24)
+        await response.write(b"more")
+        raise AssertionError("it was sent in full")
+
+    late = Late(write_much, shape)
+    late.gate.open()
+    app = one_route(late.handler)
+    app.middlewares.append(deadline.middleware)
+    late.set_up(app)
+    async with serving(app) as server:
+        await server.send("GET", "/")
+        await late.gate.reached.wait()
+        await turns()
+        deadline.pass_by()
+        await late.ended.wait()
+        assert isinstance(late.error, ConnectionError)
+        await turns()
+        assert len(late.scheduler) == 0
+    assert late.failures == []
+
+
 async def test_web_socket_is_open_it_is_broken_off() -> None:
     """W4: a web socket whose request was given up is written to no more."""
     late, deadline = Late(), Deadline()

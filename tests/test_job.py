@@ -435,7 +435,7 @@ def test_keyboard_interrupt_leaves_through_the_loop(
     loop.close()
     assert len(ran) == (1 if eager else 2)
     assert len(scheduler) == 0
-    assert scheduler._slots.free == 1
+    assert scheduler._parts.slots.free == 1
     assert reports.contexts == []
 
 
@@ -482,12 +482,12 @@ def test_exception_handler_that_exits_does_not_lose_a_job_that_is_let_go() -> No
         task = loop.create_task(main())
         with pytest.raises(SystemExit):
             loop.run_until_complete(task)
-        assert len(scheduler._gate.strays) == 1
+        assert len(scheduler._parts.gate.strays) == 1
         loop.run_until_complete(task)
         go.set()
         loop.run_until_complete(settle())
     assert messages == ["Job closing timed out"]
-    assert scheduler._gate.strays == set()
+    assert scheduler._parts.gate.strays == set()
 
 
 @pytest.mark.eager
@@ -574,7 +574,7 @@ async def test_job_that_is_cancelled_before_its_first_step() -> None:
         job = await scheduler.spawn(wait_for(asyncio.Event()))
         await job.close()
         assert job.closed
-        assert scheduler._slots.free == 1
+        assert scheduler._parts.slots.free == 1
 
 
 async def test_task_of_a_job_that_somebody_cancels() -> None:
@@ -671,7 +671,7 @@ async def test_close_is_a_hard_deadline(reports: Reports) -> None:
         assert len(cancelled) == 1  # E1: its clean-up goes on undisturbed
         go.set()
         await settle()
-        assert scheduler._gate.strays == set()
+        assert scheduler._parts.gate.strays == set()
 
 
 async def test_default_close_timeout_is_the_schedulers() -> None:

@@ -337,7 +337,7 @@ async def test_caller_that_gives_up_leaves_the_key_to_the_next() -> None:
         assert first.cancelled()
         full.go.set()
         assert await (await second) == "second"
-        assert kept_by(full.scheduler).keys() <= {"_keys._jobs"}
+        assert kept_by(full.scheduler).keys() <= {"keys._jobs"}
 
 
 async def test_caller_that_gives_up_with_its_place_leaves_the_key_to_the_next() -> None:

@@ -47,6 +47,7 @@ CORE = (
     "core.keys",
     "core.shield",
     "core.ending",
+    "core.parts",
     "core.scheduler",
 )
 AIOHTTP_LAYER = (

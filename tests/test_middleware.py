@@ -338,6 +338,10 @@ async def with_wait_for(request: web.Request, job: Job[Any]) -> None:
     await asyncio.wait_for(job.wait(), 3600)
 
 
+async def shielded(request: web.Request, job: Job[Any]) -> None:
+    await shield(request, job)
+
+
 class Export:
     """A handler that waits for a job of its own, and lets through what comes of it."""
 
@@ -361,7 +365,7 @@ class Export:
 @kinds_of_handlers
 @pytest.mark.parametrize(
     "wait",
-    [waiting_for_a_job, in_a_task, through_gather, in_time, with_wait_for],
+    [waiting_for_a_job, in_a_task, through_gather, in_time, with_wait_for, shielded],
 )
 async def test_job_is_closed_that_the_handler_waits_for_client_gets_503(
     kind: str, wait: Any

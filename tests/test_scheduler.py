@@ -567,7 +567,7 @@ async def test_spawn_at_once_takes_no_slot() -> None:
         go.set()
         await job
         await waiting
-        assert scheduler._slots.free == 1
+        assert scheduler._parts.slots.free == 1
 
 
 async def test_spawn_at_once_job_may_wait_for_children() -> None:
@@ -578,7 +578,7 @@ async def test_spawn_at_once_job_may_wait_for_children() -> None:
 
     async with Scheduler(limit=1) as scheduler:
         await scheduler.spawn_at_once(parent())
-        assert scheduler._slots.free == 1
+        assert scheduler._parts.slots.free == 1
 
 
 async def test_spawn_after_holds_the_job_back() -> None:

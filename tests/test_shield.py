@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aiohttp_jobs import Scheduler, SchedulerClosed
+from aiohttp_jobs import JobCancelled, JobState, Scheduler, SchedulerClosed
 from tests.loops import later, make_loop, settle
 from tests.work import Boom, Reports, fail, give, nothing, stubborn, wait_for
 
@@ -283,6 +283,55 @@ async def test_shielded_awaitable_that_is_cancelled_cancels_its_caller() -> None
             await outer
 
 
+async def test_what_is_shielded_waits_for_a_job_that_is_closed_its_callers_hear() -> None:
+    """R7: nobody has cancelled the callers, nor what they shield."""
+    go, reports, told = asyncio.Event(), Reports(), list[BaseException]()
+
+    async def work() -> None:
+        await job
+
+    async def call() -> None:
+        try:
+            await scheduler.shield(inner)
+        except asyncio.CancelledError as error:
+            told.append(error)
+            raise
+
+    async with Scheduler(exception_handler=reports) as scheduler:
+        job = await scheduler.spawn(wait_for(go), "export")
+        inner = asyncio.create_task(work())
+        first = await scheduler.spawn(call())
+        second = await scheduler.spawn(call())
+        await settle()
+        await job.close()
+    assert [str(error) for error in told] == ["Job export was cancelled"] * 2
+    assert first.state is second.state is JobState.FAILED
+    assert [context["exception"] for context in reports.contexts] == told
+
+
+async def test_what_is_shielded_is_cancelled_with_the_job_that_it_waits_for() -> None:
+    """R7: then it was cancelled itself, and so are its callers."""
+    go = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await job
+        finally:
+            await job.close()
+            await job
+
+    async with Scheduler() as scheduler:
+        job = await scheduler.spawn(wait_for(go))
+        inner = asyncio.create_task(work())
+        outer = scheduler.shield(inner)
+        await settle()
+        inner.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await outer
+    assert not isinstance(caught.value, JobCancelled)
+    assert outer.cancelled()
+
+
 async def test_what_is_done_already_is_given_back() -> None:
     """Compatibility: a done future needs no shield."""
     inner = asyncio.get_running_loop().create_future()
@@ -401,9 +450,9 @@ async def test_what_was_let_go_may_be_shielded_again_and_fails_to_that_caller() 
         await settle()
         await scheduler.close()
         await later(1)
-        assert inner not in scheduler._shields
+        assert inner not in scheduler._parts.shields
         outer = scheduler.shield(inner)
-        assert inner in scheduler._shields
+        assert inner in scheduler._parts.shields
         go.set()
         with pytest.raises(Boom):
             await outer
@@ -411,7 +460,7 @@ async def test_what_was_let_go_may_be_shielded_again_and_fails_to_that_caller() 
     scheduler = Scheduler(close_timeout=1, exception_handler=reports)
     await (await scheduler.spawn(closes()))
     assert reports.messages == ["Shielded awaitable closing timed out"]
-    assert len(scheduler._shields) == 0
+    assert len(scheduler._parts.shields) == 0
     await scheduler.close()
 
 
@@ -482,7 +531,7 @@ async def test_shielded_awaitable_leaves_nothing_behind() -> None:
         await settle()
         gc.collect()
         assert ref() is None
-        assert len(scheduler._shields) == 0
+        assert len(scheduler._parts.shields) == 0
 
 
 async def test_keyboard_interrupt_out_of_a_shield_is_not_reported_besides() -> None:

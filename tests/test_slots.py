@@ -112,7 +112,7 @@ async def test_parent_waits_for_its_children_with_one_slot(wait: Waits) -> None:
         job = await scheduler.spawn(parent(1))
         async with asyncio.timeout(10):
             assert await job == 1
-        assert scheduler._slots.free == 1
+        assert scheduler._parts.slots.free == 1
 
 
 async def test_nested_parents_with_one_slot() -> None:
@@ -127,7 +127,7 @@ async def test_nested_parents_with_one_slot() -> None:
     async with Scheduler(limit=1) as scheduler:
         job = await scheduler.spawn(parent(50))
         assert await job == 50
-        assert scheduler._slots.free == 1
+        assert scheduler._parts.slots.free == 1
 
 
 async def test_job_that_waits_for_room_lends_its_slot() -> None:
@@ -164,7 +164,7 @@ async def test_room_that_was_made_by_a_loan_is_used_before_the_loan_ends() -> No
         future.cancel()
         go.set()
     assert log == ["child"]
-    assert scheduler._slots.free == 1
+    assert scheduler._parts.slots.free == 1
 
 
 async def test_waiter_that_gives_up_goes_on_as_one_too_many() -> None:
@@ -212,7 +212,7 @@ async def test_cancelled_wait_takes_the_slot_back() -> None:
         await settle()
         assert last.pending
         go.set()
-    assert scheduler._slots.free == 1
+    assert scheduler._parts.slots.free == 1
 
 
 async def test_job_spawned_while_all_slots_drain_gets_one_of_them() -> None:
@@ -360,7 +360,7 @@ async def test_dropped_jobs_do_not_stay_in_the_queue() -> None:
         for _ in range(1000):
             job = await scheduler.spawn(wait_for(go))
             await job.close()
-        assert len(scheduler._pending.queue) <= 4
+        assert len(scheduler._parts.pending.queue) <= 4
         assert scheduler.pending_count == 1
         go.set()
 

@@ -107,7 +107,7 @@ async def test_work_given_by_a_handler_runs_in_its_applications_scheduler(
         way = asyncio.ensure_future(way_in(request, gate.pass_through()))
         await turns()
         scheduler = request.app[SCHEDULER]
-        seen.append(len(scheduler) + len(scheduler._shields))
+        seen.append(len(scheduler) + len(scheduler._parts.shields))
         gate.open()
         await way
         return web.Response()
@@ -155,7 +155,7 @@ async def test_nearest_scheduler_is_given_the_work_of_a_subapp(way_in: WayIn) ->
     ran_in: list[bool] = []
 
     async def job() -> None:
-        ran_in.append(len(scheduler) + len(scheduler._shields) == 1)
+        ran_in.append(len(scheduler) + len(scheduler._parts.shields) == 1)
 
     outer = web.Application()
     setup(outer)
@@ -526,6 +526,44 @@ async def test_response_is_being_sent_job_waits_until_it_is_sent_in_full(
         # The connection is still alive: it is the response that counts.
         await client.send("GET", "/")
         assert (await client.receive()).text == "in full"
+
+
+async def in_a_task(answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+    """As asyncio.wait_for() does on Python 3.11."""
+    return await asyncio.ensure_future(answer)
+
+
+async def in_two_tasks(answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+    (done,) = await asyncio.gather(in_a_task(answer))
+    return done
+
+
+@kinds_of_handlers
+@pytest.mark.parametrize("pass_on", [asyncio.shield, in_a_task, in_two_tasks])
+async def test_middleware_outside_makes_a_task_job_waits_until_the_response_is_sent(
+    pass_on: Callable[[Awaitable[web.StreamResponse]], Awaitable[web.StreamResponse]],
+    atomic_handler: bool,
+) -> None:
+    """W8: in whatever task the handler runs."""
+
+    @web.middleware
+    async def outside(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await pass_on(handler(request))
+
+    late = Late(atomic_handler=atomic_handler)
+    late.app.middlewares.insert(0, outside)
+    async with serving(late.app) as server:
+        client = await server.connect()
+        for count in (1, 2):
+            await client.send("GET", "/")
+            await late.gate.reached.wait()
+            await turns()
+            assert late.jobs[-1].pending
+            late.gate.open()
+            assert (await client.receive()).text == "in full"
+            await late.jobs[-1]
+            assert late.log == ["sent", "job"] * count
+            late.gate = Gate()
 
 
 @kinds_of_handlers

@@ -289,6 +289,7 @@ class Gate:
     def can_start_now(self, job: Job[Any]) -> None:
         """A job that was held back is so no more: somebody may wait for it already."""
         slots = self.slots
+        slots.note_start()
         if slots.free <= 0 and not self.is_held:
             waiter = slots.waiter_for(job) or slots.waiter_for(None)
             if waiter is not None:
@@ -405,6 +406,7 @@ class Gate:
             finish(job, CANCELLED)
             self.ended[CANCELLED] += 1
             self.pending.leave(job)
+        self.slots.note_end(job)
         job.keeper = None
         while self.pending.callers and not self.pending.is_full():
             self._admit()

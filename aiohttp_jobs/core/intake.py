@@ -203,13 +203,13 @@ def make_job(
 
     (An __init__ would cost each job some 4 % more.)
     """
-    # The first test is the quick one, for nearly all.
+    # What nearly all are passes the quick test.
     if (
         type(coro) is not CoroutineType
-        or name is not None
+        or not (name is None or type(name) is str)
         or timeout is not None
         or context is not None
-        or origin is not None
+        or not (origin is None or type(origin) is str)
     ):
         _check(coro, name, timeout, context, origin)  # pyright: ignore[reportUnknownArgumentType]
     job: Job[T] = Job()

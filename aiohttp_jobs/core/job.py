@@ -347,7 +347,7 @@ def note_spawned(job: Job[Any]) -> None:
 
 def begin(job: Job[Any], loop: asyncio.AbstractEventLoop, is_new: bool) -> None:
     """Note that it is active from now on. Its time runs."""
-    if ACTIVE not in NEXT[job.state]:
+    if job.state is not PENDING:
         _refuse_move(job, ACTIVE)
     job.state = ACTIVE
     job.started_at = monotonic()
@@ -361,7 +361,7 @@ def finish(job: Job[Any], state: JobState, result: Any = None) -> JobState:
     """Note that it is over; return how, which its timeout may have decided before."""
     if job.failure is not None and (state is SUCCEEDED or state is CANCELLED):
         state = FAILED
-    if state not in NEXT[job.state]:
+    if job.state is not ACTIVE and state not in NEXT[job.state]:
         _refuse_move(job, state)
     job.closed_at = monotonic()
     if state is SUCCEEDED:

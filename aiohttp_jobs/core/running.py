@@ -45,9 +45,23 @@ class JobTask(asyncio.Task[None]):
 
     job: Job[Any]
 
+    def __repr__(self) -> str:
+        self.get_coro()
+        return super().__repr__()
+
+    def get_coro(self) -> Any:
+        """Return what it runs, which shows itself as the coroutine of its job.
+
+        It is named when somebody looks, which few do: at each start it costs 3 %.
+        """
+        runner: Any = super().get_coro()
+        if getattr(runner, "__name__", None) == _run.__name__:
+            _name(runner, self.job)
+        return runner
+
     def cancel(self, msg: Any = None) -> bool:
         """Cancel it. One that has not begun ends without running what knows its end."""
-        coro: Any = self.get_coro()
+        coro: Any = super().get_coro()
         if not has_begun(coro) and (keeper := self.job.keeper) is not None:
             watch(keeper, self.job)
         return super().cancel(msg)
@@ -85,13 +99,7 @@ class Launcher:
         if self._is_plain is None:
             self._is_plain = _makes_plain_tasks(loop)
         if self._is_plain and loop.get_task_factory() is None:
-            coro: Any = job.coro
-            runner: Any = _run(keeper, job, True)
-            try:
-                runner.__name__ = coro.__name__
-                runner.__qualname__ = coro.__qualname__
-            except Exception:  # an object that is no coroutine of Python's own
-                runner.__name__ = runner.__qualname__ = job.coro_name
+            runner = _run(keeper, job, True)
             if job.name is None:
                 task = JobTask(runner, loop=loop, context=job.context)
             else:
@@ -209,14 +217,18 @@ def _can_enter(job: Job[Any]) -> bool:
 
 def _make_runner(keeper: Keeper, job: Job[Any], is_plain: bool) -> Any:
     """Make what the task runs; it shows itself as the job's coroutine."""
-    coro: Any = job.coro
     runner: Any = _run(keeper, job, is_plain)
+    _name(runner, job)
+    return runner
+
+
+def _name(runner: Any, job: Job[Any]) -> None:
+    coro: Any = job.coro
     try:
         runner.__name__ = coro.__name__
         runner.__qualname__ = coro.__qualname__
     except Exception:  # an object that is no coroutine of Python's own
         runner.__name__ = runner.__qualname__ = job.coro_name
-    return runner
 
 
 def _make_task(

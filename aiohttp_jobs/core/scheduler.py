@@ -1,49 +1,28 @@
-"""Scheduler: the public face of the core, which composes what is below.
+"""Scheduler: the public face of the core.
 
-Five parts, in this order: looking at it, steering it, taking jobs in, shielding, and
-ending.
+In this order: looking at it, steering it, taking jobs in, shielding, ending.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import warnings
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Collection, Coroutine, Iterable, Iterator
 from functools import partial
 from itertools import islice
-from time import monotonic
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from .binding import Binding
-from .checks import check_count, check_future, check_handler, check_seconds
-from .ending import Ending
-from .errors import SchedulerClosed
-from .gate import Gate
-from .guests import close_coroutine
-from .intake import Intake, make_job
+from .checks import check_count, check_handler, check_seconds
+from .intake import make_job
 from .job import Job
-from .keys import Keys
-from .pending import PendingJobs
-from .reports import ExceptionHandler, Reports
-from .shield import Shields
-from .slots import Slots
-from .states import (
-    CLOSED,
-    DRAINING,
-    OPEN,
-    SchedulerState,
-)
+from .parts import WHEN_MADE, Parts
+from .reports import ExceptionHandler
+from .states import DRAINING, OPEN, SchedulerState
 from .statistics import Statistics
-from .telling import Telling
 
-__all__ = ("WHEN_MADE", "ExceptionHandler", "Scheduler", "SchedulerState")
+__all__ = ("ExceptionHandler", "Scheduler", "SchedulerState")
 
 T = TypeVar("T")
-
-#: Called with each scheduler that is made. For test tools, which look at all of them.
-WHEN_MADE: Final[list[Callable[[Scheduler], object]]] = []
 
 
 class Scheduler(Collection[Job[Any]]):
@@ -87,22 +66,7 @@ class Scheduler(Collection[Job[Any]]):
         check_handler(exception_handler)
         self._close_timeout = close_timeout
         self._wait_timeout = wait_timeout
-        self._binding = Binding(self.__repr__)
-        self._slots = Slots(limit)
-        self._pending = PendingJobs(pending_limit)
-        self._reports = Reports(
-            exception_handler, self, lambda told: self.call_exception_handler(told)
-        )
-        self._telling = Telling(self._binding, self._reports)
-        self._gate = Gate(
-            self._binding, self._slots, self._pending, self._telling, close_timeout
-        )
-        self._intake = Intake(self._binding, self._gate)
-        self._keys = Keys(self._binding, self._gate, self._intake)
-        self._shields = Shields(self._reports)
-        self._ending = Ending(
-            self._binding, self._gate, self._shields, self._reports, close_timeout
-        )
+        self._parts = Parts(self, limit, pending_limit, close_timeout, exception_handler)
         for observer in observers:
             self.add_observer(observer)
         for tell in WHEN_MADE:
@@ -115,18 +79,13 @@ class Scheduler(Collection[Job[Any]]):
 
     def __iter__(self) -> Iterator[Job[Any]]:
         """Go over a snapshot: the active jobs, then the pending ones, in their order."""
-        return iter([*self._gate.active.values(), *self._pending])
+        return iter(self._parts.jobs())
 
     def __len__(self) -> int:
-        return len(self._gate.active) + len(self._pending)
+        return len(self._parts.gate.active) + len(self._parts.pending)
 
     def __contains__(self, job: object) -> bool:
-        # One that waits for room is not accepted yet.
-        return (
-            isinstance(job, Job)
-            and job.keeper is self._gate
-            and job.spawned_at is not None
-        )
+        return self._parts.has(job)
 
     @property
     def close_timeout(self) -> float | None:
@@ -141,135 +100,108 @@ class Scheduler(Collection[Job[Any]]):
     @property
     def exception_handler(self) -> ExceptionHandler | None:
         """What is called for a failure that nobody waits for; None for the loop's own."""
-        return self._reports.handler
+        return self._parts.reports.handler
 
     @property
     def active_count(self) -> int:
         """How many jobs are running."""
-        return len(self._gate.active)
+        return len(self._parts.gate.active)
 
     @property
     def pending_count(self) -> int:
         """How many jobs are accepted and not yet started."""
-        return len(self._pending)
+        return len(self._parts.pending)
 
     @property
     def slots_taken(self) -> int:
         """How many slots are taken, by the active jobs that have one."""
-        return self._slots.taken
+        return self._parts.slots.taken
 
     @property
     def callers_waiting(self) -> int:
         """How many callers of :meth:`spawn` wait for room among the pending jobs."""
-        return len(self._pending.callers)
+        return len(self._parts.pending.callers)
 
     @property
     def joined_count(self) -> int:
         """How many times spawning returned a job that was already there, by its key."""
-        return self._keys.joined
+        return self._parts.keys.joined
 
     def active_jobs(self, count: int | None = None) -> list[Job[Any]]:
         """Return the jobs that are running: the first `count` to start, or all."""
-        return list(islice(self._gate.active.values(), count))
+        return list(islice(self._parts.gate.active.values(), count))
 
     def pending_jobs(self, count: int | None = None) -> list[Job[Any]]:
         """Return the first `count` pending jobs in order, or all of them."""
-        return list(islice(self._pending, count))
+        return list(islice(self._parts.pending, count))
 
     @property
     def closed(self) -> bool:
         """Does it refuse new jobs, because it is closing or closed?"""
-        return self._gate.state is not OPEN
+        return self._parts.gate.state is not OPEN
 
     @property
     def state(self) -> SchedulerState:
         """Open, draining, closing or closed."""
-        state = self._gate.state
-        return DRAINING if state is OPEN and self._ending.is_draining else state
+        state = self._parts.gate.state
+        return DRAINING if state is OPEN and self._parts.ending.is_draining else state
 
     def statistics(self) -> Statistics:
         """Return the current figures. The cost does not depend on the number of jobs."""
-        now, pending, ended = monotonic(), self._pending, self._gate.ended
-        oldest = next(iter(self._gate.active.values()), None)
-        waiting = [
-            job
-            for job in (pending.first(), *(job for job, _ in pending.held.values()))
-            if job
-        ]
-        return Statistics(
-            active=len(self._gate.active),
-            pending=len(pending),
-            slots_taken=self._slots.taken,
-            callers_waiting=len(pending.callers),
-            shielded=len(self._shields),
-            limit=self._slots.limit,
-            pending_limit=pending.limit,
-            succeeded=self._gate.succeeded,
-            **{state.name.lower(): count for state, count in ended.items()},
-            joined=self._keys.joined,
-            held=self._gate.is_held,
-            longest_waiting=max(
-                (now - (job.spawned_at or now) for job in waiting), default=0.0
-            ),
-            longest_running=now - (oldest.started_at or now) if oldest else 0.0,
-        )
+        return self._parts.statistics()
 
     def add_observer(self, observer: object) -> None:
         """Call an object's methods when something happens to a job.
 
         It may have any of ``job_spawned(job)``, ``job_started(job)``,
-        ``job_running(job)`` and ``job_closed(job)``. For every job they are called in
-        this order; for one that never starts, without the two in the middle. The third
-        is called in the job's own task and context, right before the coroutine's first
-        step: a context variable that it sets is set in the job. It is not called for a
-        job that is cancelled between its start and that step.
+        ``job_running(job)`` and ``job_closed(job)``, which are called in this order; for
+        a job that never starts, without the two in the middle. The third is called in
+        the job's own task and context, right before the coroutine's first step, so a
+        context variable that it sets is set in the job; it is not called for a job that
+        is cancelled before that step.
 
-        They are plain functions, called in the middle of the scheduler's work, so they
-        have to be quick. If one raises, that is logged and the observer is disabled.
-        Adding it twice has no further effect.
+        They are plain functions, called in the middle of the scheduler's work, and have
+        to be quick. One that raises is logged and its observer disabled. Adding an
+        observer twice has no further effect.
 
         Raises:
             TypeError: it has none of the methods, or one is a coroutine function.
         """
-        self._telling.add(observer)
+        self._parts.telling.add(observer)
 
     def remove_observer(self, observer: object) -> None:
         """Stop calling this observer; one that was not added is ignored."""
-        self._telling.remove(observer)
+        self._parts.telling.remove(observer)
 
     # -- steering it --------------------------------------------------------------------
 
     @property
     def limit(self) -> int | None:
-        """How many jobs run at once; None for no limit.
+        """How many jobs run at once; None for no limit. It may be set.
 
-        It may be set. Raising it starts pending jobs at once; lowering it stops none.
+        Raising it starts pending jobs at once; lowering it stops none.
         """
-        return self._slots.limit
+        return self._parts.slots.limit
 
     @limit.setter
     def limit(self, limit: int | None) -> None:
         check_count("limit", limit, least=1)
-        self._binding.check_if_bound()
-        self._slots.limit = limit
-        self._gate.pump_now()
+        self._parts.set_limits(limit, self.pending_limit)
 
     @property
     def pending_limit(self) -> int | None:
         """How many jobs may be pending; 0 or None for no limit. It may be set, too."""
-        return self._pending.limit
+        return self._parts.pending.limit
 
     @pending_limit.setter
     def pending_limit(self, limit: int | None) -> None:
         check_count("pending_limit", limit, least=0)
-        self._binding.check_if_bound()
-        self._pending.limit = limit
-        self._gate.pump_now()
+        self._parts.set_limits(self.limit, limit)
 
     @property
     def held(self) -> bool:
         """Does it start no pending jobs, because of :meth:`hold`?"""
-        return self._gate.is_held
+        return self._parts.gate.is_held
 
     def hold(self) -> None:
         """Start no job that is pending or will be, until :meth:`release`.
@@ -277,13 +209,13 @@ class Scheduler(Collection[Job[Any]]):
         Jobs are accepted as always, and wait; those that take no slot, such as atomic
         handlers, start. A drain logs that they are held.
         """
-        self._binding.check_if_bound()
-        self._gate.is_held = True
+        self._parts.binding.check_if_bound()
+        self._parts.gate.is_held = True
 
     def release(self) -> None:
         """Start pending jobs again, after :meth:`hold`."""
-        self._binding.check_if_bound()
-        self._gate.release_all()
+        self._parts.binding.check_if_bound()
+        self._parts.gate.release_all()
 
     async def spawn(
         self,
@@ -326,11 +258,11 @@ class Scheduler(Collection[Job[Any]]):
             If the caller is cancelled while it waits for room, the coroutine is closed
             without having run.
         """
-        job = make_job(coro, self._gate, name, timeout, context, origin)
+        job = make_job(coro, self._parts.gate, name, timeout, context, origin)
         if key is not None:
-            return await self._keys.spawn(job, key)
-        if not self._intake.accept(job):
-            await self._intake.wait_for_room(job)
+            return await self._parts.keys.spawn(job, key)
+        if not self._parts.intake.accept(job):
+            await self._parts.intake.wait_for_room(job)
         return job
 
     def spawn_nowait(
@@ -351,10 +283,10 @@ class Scheduler(Collection[Job[Any]]):
             SchedulerFull: `pending_limit` is reached, or callers of :meth:`spawn` wait
                 for room.
         """
-        job = make_job(coro, self._gate, name, timeout, context, origin)
+        job = make_job(coro, self._parts.gate, name, timeout, context, origin)
         if key is not None:
-            return self._keys.enter(job, key, self._intake.accept_or_refuse)
-        self._intake.accept_or_refuse(job)
+            return self._parts.keys.enter(job, key, self._parts.intake.accept_or_refuse)
+        self._parts.intake.accept_or_refuse(job)
         return job
 
     def spawn_at_once(
@@ -371,8 +303,8 @@ class Scheduler(Collection[Job[Any]]):
 
         The arguments and errors are those of :meth:`spawn`.
         """
-        job = make_job(coro, self._gate, name, None, None, origin)
-        self._intake.start_at_once(job)
+        job = make_job(coro, self._parts.gate, name, None, None, origin)
+        self._parts.intake.start_at_once(job)
         return job
 
     def spawn_after(
@@ -388,8 +320,8 @@ class Scheduler(Collection[Job[Any]]):
     ) -> Job[T]:
         """Accept a job that is held back until `future` is done, whatever its outcome.
 
-        Until then the job is pending; then it takes its place at the end of the queue.
-        It does not wait for room, which the jobs held back may themselves take up.
+        Until then it is pending, then it takes its place at the end of the queue. It
+        does not wait for room, which the jobs held back may themselves take up.
 
         Args:
             future: what to hold the job back for, for example a task.
@@ -398,11 +330,11 @@ class Scheduler(Collection[Job[Any]]):
         Raises:
             SchedulerFull: `pending_limit` is reached.
         """
-        job = make_job(coro, self._gate, name, timeout, context, origin)
+        job = make_job(coro, self._parts.gate, name, timeout, context, origin)
         if key is not None:
-            hold_back = partial(self._intake.hold_back, future=future)
-            return self._keys.enter(job, key, hold_back)
-        self._intake.hold_back(job, future)
+            hold_back = partial(self._parts.intake.hold_back, future=future)
+            return self._parts.keys.enter(job, key, hold_back)
+        self._parts.intake.hold_back(job, future)
         return job
 
     # -- shielding ----------------------------------------------------------------------
@@ -427,26 +359,9 @@ class Scheduler(Collection[Job[Any]]):
                 future belongs to another one.
 
         Cancellation:
-            Cancelling the caller leaves the awaitable running. Closing the scheduler
-            cancels it.
+            The awaitable goes on. Closing the scheduler cancels it.
         """
-        try:
-            loop = self._binding.check()
-            if asyncio.isfuture(arg):
-                check_future("arg", arg, loop)
-            if self._gate.state is CLOSED:
-                raise SchedulerClosed("a new shield")
-            inner = asyncio.ensure_future(arg)
-        except BaseException:
-            if asyncio.iscoroutine(arg):
-                close_coroutine(arg)
-            raise
-        if inner.done():
-            self._shields.asked_for(inner)
-            return inner
-        outer = self._shields.add(inner)
-        self._ending.bound(inner)
-        return outer
+        return self._parts.shield(arg)
 
     # -- ending -------------------------------------------------------------------------
 
@@ -473,7 +388,7 @@ class Scheduler(Collection[Job[Any]]):
             The jobs are left alone.
         """
         check_seconds("timeout", timeout)
-        return await self._ending.drain(
+        return await self._parts.ending.drain(
             self._wait_timeout if timeout is None else timeout, background=background
         )
 
@@ -484,8 +399,7 @@ class Scheduler(Collection[Job[Any]]):
         does not wait for that job. It logs like :meth:`drain`.
 
         Args:
-            timeout: seconds to let the jobs end; None for the scheduler's
-                ``wait_timeout``.
+            timeout: seconds to let jobs end; None for the scheduler's ``wait_timeout``.
 
         Raises:
             RuntimeError: the running event loop is not the scheduler's.
@@ -495,7 +409,7 @@ class Scheduler(Collection[Job[Any]]):
             left running. A second cancellation gets through while it closes.
         """
         check_seconds("timeout", timeout)
-        self._binding.check()
+        self._parts.binding.check()
         try:
             await self.drain(timeout, background=False)
         finally:
@@ -506,9 +420,8 @@ class Scheduler(Collection[Job[Any]]):
 
         Jobs that have been started take their first step first. Pending jobs never start.
         Every job has ``close_timeout`` to end; one that takes longer is reported and let
-        go. What was cancelled or never started is logged in one record (WARNING).
-        Closing again does nothing but wait. Called from inside a job it spares
-        that job and does not wait for it.
+        go. What was cancelled or never started is logged in one record (WARNING). Closing
+        again does nothing but wait. Called from inside a job it spares that job.
 
         Raises:
             RuntimeError: the running event loop is not the scheduler's.
@@ -516,45 +429,27 @@ class Scheduler(Collection[Job[Any]]):
         Cancellation:
             The caller's cancellation gets through; closing goes on without it.
         """
-        await self._ending.close()
+        await self._parts.ending.close()
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Hand a failure to the exception handler, or to the event loop's without one.
 
         If that raises, both exceptions go to the event loop's handler. Every failure
-        passes through here, with the `context` that
-        :meth:`asyncio.loop.call_exception_handler` takes.
+        passes here, with a context as :meth:`asyncio.loop.call_exception_handler` takes.
         """
-        self._reports.call(context)
+        self._parts.reports.call(context)
 
     def check_loop(self) -> None:
         """Belong to the running loop from now on; RuntimeError if to another one."""
-        self._binding.check()
+        self._parts.binding.check()
 
     async def __aenter__(self) -> Self:
-        self._binding.check()
+        self._parts.binding.check()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *raised: object) -> None:
         await self.wait_and_close()
 
     def __del__(self) -> None:
-        if "_ending" not in vars(self):
-            return  # an argument was refused
-        # Active jobs keep their scheduler: these never started, or their loop is gone.
-        if jobs := list(self):
-            warnings.warn(
-                f"{self!r} was never closed: use it by 'async with', or call "
-                "wait_and_close()",
-                ResourceWarning,
-                source=self,
-                stacklevel=2,
-            )
-            for job in jobs:
-                if job.pending:
-                    close_coroutine(job.coro)
+        if "_parts" in vars(self):  # else an argument was refused
+            self._parts.abandon(self)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
+from .errors import JobCancelled
 from .failures import Failure
 from .guests import LEAVES, call_guest
 from .reports import Reports
@@ -50,8 +51,9 @@ class _Shielded:
             return
         outers = [outer for outer in self.waiting if not outer.done()]
         if inner.cancelled():
+            cause = _not_its_own(inner) if outers else None
             for outer in outers:
-                outer.cancel()
+                outer.end_cancelled(cause)
         elif (error := inner.exception()) is None:
             for outer in outers:
                 outer.set_result(inner.result())
@@ -74,6 +76,21 @@ class _Shielded:
             self._owed -= 1
             if not self._owed:
                 self._report(error)
+
+
+def _not_its_own(inner: asyncio.Future[Any]) -> JobCancelled | None:
+    """Return what it was cancelled by, if nobody has cancelled it but a job for which it
+    waited: that is what its callers are told."""
+    cancelling: Any = getattr(inner, "cancelling", None)
+    if cancelling is None or cancelling():
+        return None
+    try:
+        inner.result()
+    except JobCancelled as error:
+        return error
+    except asyncio.CancelledError:
+        pass
+    return None
 
 
 class Shields:
@@ -206,6 +223,14 @@ class _Outer(asyncio.Future[T]):
         is_cancelled = super().cancel(msg)
         self._shielded.waiting.pop(self, None)
         return is_cancelled
+
+    def end_cancelled(self, error: JobCancelled | None) -> None:
+        """Be cancelled as the inner one was: by this error, or else by itself."""
+        if error is None:
+            self.cancel()
+        else:
+            self.set_exception(error)
+            self.exception()  # nobody has to retrieve it: it is no failure
 
     def __await__(self) -> Generator[Any, None, T]:
         self._awaited += 1

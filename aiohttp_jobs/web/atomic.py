@@ -81,9 +81,10 @@ def atomic(handler: Any) -> Any:
             )
         if is_atomic(request):
             return await function(*args, **kwargs)
-        return await _answer(request, functools.partial(function, *args, **kwargs))
+        return await _answer(request, lambda _: function(*args, **kwargs))
 
-    setattr(run, _MARK, True)
+    # Whatever wraps it in turn has the same mark, by functools.wraps.
+    setattr(run, _MARK, (run, function))
     return run
 
 
@@ -99,14 +100,16 @@ def is_marked(request: web.Request, handler: object) -> bool:
     return type(handler) is not FunctionType and hasattr(_handler_of(request), _MARK)
 
 
-async def _answer(request: web.Request, call: Callable[[], Awaitable[R]]) -> R:
+async def _answer(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[R]]
+) -> R:
     """Make a job of a handler that no middleware has made one of."""
     attempt = Attempt()
     attempt.parent = answering.get()
     token = answering.set(attempt)
     response: Any = None
     try:
-        response = await run_atomic(get_scheduler(request), request, call, attempt)
+        response = await run_atomic(get_scheduler(request), request, handler, attempt)
     finally:
         answering.reset(token)
         attempt.is_over = True
@@ -118,7 +121,7 @@ async def _answer(request: web.Request, call: Callable[[], Awaitable[R]]) -> R:
 async def run_atomic(
     scheduler: Scheduler,
     request: web.Request,
-    call: Callable[[], Awaitable[R]],
+    handler: Callable[[web.Request], Awaitable[R]],
     attempt: Attempt,
 ) -> R:
     """Run what answers the request as a job of its own, and wait for it.
@@ -126,38 +129,22 @@ async def run_atomic(
     Args:
         scheduler: that of the job.
         request: what is answered.
-        call: what answers it.
+        handler: what answers it.
         attempt: what the running code is part of, and the job too.
 
     Cancellation:
         The job goes on.
     """
-
-    cancelled: asyncio.CancelledError | None = None
-
-    async def answer() -> _Answer[R]:
-        nonlocal cancelled
-        attempt.runs = True
-        try:
-            return None, await call()
-        except HTTPException as error:
-            # An answer like others, and no failure of the job if the client has gone.
-            return error, None
-        except SIGNS as error:
-            if is_hang_up(request, error):
-                raise HungUp(error) from None
-            raise
-        except asyncio.CancelledError as error:
-            if not is_being_cancelled():
-                cancelled = error  # of something that the handler has waited for
-            raise
-        finally:
-            attempt.runs = False
-
-    coro: Any = answer()
+    shown: Any = handler
+    if type(handler) is not FunctionType:  # a View, or there are middlewares below
+        shown = _handler_of(request)
+    else:
+        run, function = getattr(handler, _MARK, (None, handler))
+        if run is handler:
+            handler = function  # which it would call, but asks first where it is
+    coro: Any = _respond(request, handler, attempt)
     # The job is called as the handler, also where its coroutine is shown.
-    handler = _handler_of(request)
-    coro.__qualname__ = getattr(handler, "__qualname__", coro.__qualname__)
+    coro.__qualname__ = getattr(shown, "__qualname__", run_atomic.__qualname__)
     attempt.request = request
     job = scheduler.spawn_at_once(coro, origin=origin_of(request))
     error = None
@@ -170,20 +157,46 @@ async def run_atomic(
         # One that was closed before it began never will. One that was let go runs.
         if attempt.runs or not job.closed:
             attempt.runs = attempt.is_noted = True
-        if isinstance(raised, JobCancelled) and cancelled is not None:
-            raise cancelled from None
+        if isinstance(raised, JobCancelled) and attempt.cancelled is not None:
+            raise attempt.cancelled from None
         raise
     finally:
         if not attempt.runs:
             attempt.request = None
         # Their tracebacks show this frame: break the cycles.
         del error, job
-        cancelled = None
+        attempt.cancelled = None
+
+
+async def _respond(
+    request: web.Request,
+    handler: Callable[[web.Request], Awaitable[R]],
+    attempt: Attempt,
+) -> _Answer[R]:
+    """Answer the request, inside of the job: what is no failure is returned."""
+    attempt.runs = True
+    try:
+        return None, await handler(request)
+    except HTTPException as error:
+        # An answer like others, and no failure of the job if the client has gone.
+        return error, None
+    except SIGNS as error:
+        if is_hang_up(request, error):
+            raise HungUp(error) from None
+        raise
+    except asyncio.CancelledError as error:
+        if not is_being_cancelled():
+            attempt.cancelled = error  # of something that the handler has waited for
+        raise
+    finally:
+        attempt.runs = False
 
 
 def _handler_of(request: web.Request) -> object:
     """The function that the request was routed to."""
     handler: object = request.match_info.handler
+    if type(handler) is FunctionType:
+        return handler  # as nearly all are
     if isinstance(handler, type):
         return getattr(handler, request.method.lower(), None)  # a View
     while isinstance(handler, functools.partial):
@@ -197,6 +210,8 @@ def _http_methods(view: type[web.View]) -> list[str]:
 
 
 def _request_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> web.Request | None:
+    if args and isinstance(args[-1], Request):
+        return args[-1]  # as nearly always
     for candidate in (*reversed(args), *kwargs.values()):
         if isinstance(candidate, Request):
             return candidate

@@ -44,10 +44,12 @@ class Attempt:
     request: web.Request | None = None
     #: Does the coroutine of that job run, or will it?
     runs = False
+    #: The cancellation, of something that it had waited for, which has ended that job.
+    cancelled: asyncio.CancelledError | None = None
     #: The shielded awaitables that are not done. None: nothing was shielded.
     shields: set[asyncio.Future[Any]] | None = None
-    #: The task that it was left in: most often the one that aiohttp made for the request,
-    #: which ends when the response has been sent in full.
+    #: The task that aiohttp made for the request, which ends when the response has been
+    #: sent in full.
     task: asyncio.Task[Any] | None = None
     #: Done with that task; only if it was asked for before there is one.
     end: asyncio.Future[None] | None = None
@@ -67,9 +69,9 @@ class Attempt:
         if self.shields is not None:
             self.shields.discard(inner)
 
-    def leave(self) -> bool:
-        """Note the running task as the one it was left in; does anything go on?"""
-        self.task = task = asyncio.current_task()
+    def leave(self, request: web.Request) -> bool:
+        """Note what answers the request; does anything go on?"""
+        self.task = task = _task_of(request)
         if self.end is not None and task is not None:
             task.add_done_callback(self._task_is_done)
         shields, self.shields = self.shields, None
@@ -116,11 +118,15 @@ def within() -> Iterator[Attempt]:
 
 def is_atomic(request: web.Request) -> bool:
     """Is the running code part of a job that answers the request?"""
-    # A request and its clones share their routing.
-    return any(
-        attempt.request is not None and attempt.request.match_info is request.match_info
-        for attempt in within()
-    )
+    # Each atomic request asks twice, so this is no generator.
+    attempt = answering.get()
+    while attempt is not None:
+        # A request and its clones share their routing.
+        answered = attempt.request
+        if answered is not None and answered.match_info is request.match_info:
+            return True
+        attempt = attempt.parent
+    return False
 
 
 def is_served(request: web.Request) -> bool:
@@ -131,6 +137,17 @@ def is_served(request: web.Request) -> bool:
     """
     task: Any = request.task
     return asyncio.isfuture(task)
+
+
+def _task_of(request: web.Request) -> asyncio.Task[Any] | None:
+    """Return the task in which the server answers a request that is being answered.
+
+    Mostly that is the running one. But a middleware outside may have made others, as
+    asyncio.wait_for() does on Python 3.11. Then the task of the connection waits for the
+    right one, and nobody but it knows for what it waits.
+    """
+    waits_for = getattr(request.task, "_fut_waiter", None)
+    return waits_for if isinstance(waits_for, asyncio.Task) else asyncio.current_task()
 
 
 def end_of_request() -> asyncio.Future[Any]:

@@ -42,7 +42,7 @@ async def leave(attempt: Attempt, request: web.Request, response: object) -> Non
         request: what it answers.
         response: what it has returned; None if it has raised.
     """
-    if not attempt.leave():
+    if not attempt.leave(request):
         return
     attempt.given_up = request.writer
     _end_reading(request)
@@ -51,7 +51,7 @@ async def leave(attempt: Attempt, request: web.Request, response: object) -> Non
         return
     is_answer = isinstance(response, web.StreamResponse) and response.prepared
     if (has_begun(request) and not is_answer) or not guard(request.writer):
-        await _break_off(transport)
+        await _break_off(request, transport)
 
 
 def _end_reading(request: web.Request) -> None:
@@ -65,7 +65,7 @@ def _end_reading(request: web.Request) -> None:
         content.feed_eof()
 
 
-async def _break_off(transport: asyncio.Transport) -> None:
+async def _break_off(request: web.Request, transport: asyncio.Transport) -> None:
     """End a connection in the midst of a response, which nobody can complete."""
     try:
         if _sends_file(transport):
@@ -77,7 +77,22 @@ async def _break_off(transport: asyncio.Transport) -> None:
     except OSError:
         pass  # it has ended already
     finally:
-        transport.close()
+        if _is_stuck(request, transport):
+            transport.abort()
+        else:
+            transport.close()
+
+
+def _is_stuck(request: web.Request, transport: asyncio.Transport) -> bool:
+    """Does who writes wait for the client to read?
+
+    To close the transport would leave it to the client when that ends.
+    """
+    is_paused = getattr(request.protocol, "writing_paused", None)
+    if is_paused is not None:
+        return bool(is_paused)
+    low, _ = transport.get_write_buffer_limits()  # an older aiohttp does not tell
+    return transport.get_write_buffer_size() > low
 
 
 def _sends_file(transport: asyncio.Transport) -> bool:

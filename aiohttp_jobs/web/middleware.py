@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import partial
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -54,8 +53,7 @@ def make_middleware(scheduler: Scheduler, atomic_methods: Collection[str]) -> Mi
                 (atomic_methods and request.method in atomic_methods)
                 or (is_marked(request, handler) and _nearest(request) is scheduler)
             ) and not is_atomic(request):
-                call = partial(handler, request)
-                response = await run_atomic(scheduler, request, call, attempt)
+                response = await run_atomic(scheduler, request, handler, attempt)
             else:
                 response = await handler(request)
         except _REFUSED as error:
@@ -83,6 +81,6 @@ def make_middleware(scheduler: Scheduler, atomic_methods: Collection[str]) -> Mi
 def _nearest(request: web.Request) -> Scheduler | None:
     """The scheduler nearest to the handler: here the middleware's own is not yet it."""
     for app in reversed(request.match_info.apps):
-        if SCHEDULER in app:
-            return app[SCHEDULER]
+        if (scheduler := app.get(SCHEDULER)) is not None:
+            return scheduler
     return None

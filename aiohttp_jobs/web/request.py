@@ -72,8 +72,8 @@ def origin_of(request: web.Request) -> str:
     The method may be any word, and is kept with the job: it is cut.
     """
     resource = request.match_info.route.resource
-    method = request.method[:MOST_OF_METHOD]
-    return f"{method} {'(no route)' if resource is None else resource.canonical}"
+    path = "(no route)" if resource is None else resource.canonical
+    return f"{request.method[:MOST_OF_METHOD]} {path}"
 
 
 async def spawn(
@@ -231,7 +231,8 @@ def _scheduler_for(request: web.Request, arg: object) -> Scheduler:
                 f"The first argument takes the request, not {request!r}: in a View that "
                 "is self.request, and without a request use the scheduler's own methods"
             )
-        return get_scheduler(request)
+        scheduler = request.app.get(SCHEDULER)  # most often the application's own
+        return get_scheduler(request) if scheduler is None else scheduler
     except BaseException:
         if isinstance(arg, Coroutine):
             arg.close()

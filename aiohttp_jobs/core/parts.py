@@ -1,0 +1,162 @@
+"""Parts: what a scheduler is made of, and how they are put together."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any, Final, TypeVar
+
+from .binding import Binding
+from .checks import check_future
+from .ending import Ending
+from .errors import SchedulerClosed
+from .gate import Gate
+from .guests import close_coroutine
+from .intake import Intake
+from .job import Job
+from .keys import Keys
+from .pending import PendingJobs
+from .reports import ExceptionHandler, Reports
+from .shield import Shields
+from .slots import Slots
+from .states import CLOSED
+from .statistics import Statistics
+from .telling import Telling
+
+__all__ = ("WHEN_MADE", "Parts")
+
+T = TypeVar("T")
+
+
+#: Called with each scheduler that is made. For test tools, which look at all of them.
+WHEN_MADE: Final[list[Callable[[Any], object]]] = []
+
+
+class Parts:
+    """The parts of one scheduler, and what several of them do together.
+
+    Args:
+        owner: the scheduler. Its repr() says in errors what is meant, and its
+            call_exception_handler(), which a subclass may have replaced, is called for
+            each failure that nobody waits for.
+        limit, pending_limit, close_timeout, exception_handler: the scheduler's.
+    """
+
+    __slots__ = (
+        "binding",
+        "ending",
+        "gate",
+        "intake",
+        "keys",
+        "pending",
+        "reports",
+        "shields",
+        "slots",
+        "telling",
+    )
+
+    def __init__(
+        self,
+        owner: Any,
+        limit: int | None,
+        pending_limit: int | None,
+        close_timeout: float | None,
+        exception_handler: ExceptionHandler | None,
+    ) -> None:
+        self.binding = binding = Binding(lambda: repr(owner))
+        self.slots = Slots(limit)
+        self.pending = PendingJobs(pending_limit)
+        self.reports = Reports(
+            exception_handler, owner, lambda told: owner.call_exception_handler(told)
+        )
+        self.telling = Telling(binding, self.reports)
+        self.gate = gate = Gate(
+            binding, self.slots, self.pending, self.telling, close_timeout
+        )
+        self.intake = Intake(binding, gate)
+        self.keys = Keys(binding, gate, self.intake)
+        self.shields = Shields(self.reports)
+        self.ending = Ending(binding, gate, self.shields, self.reports, close_timeout)
+
+    def jobs(self) -> list[Job[Any]]:
+        """The active jobs, then the pending ones, in their order."""
+        return [*self.gate.active.values(), *self.pending]
+
+    def has(self, job: object) -> bool:
+        """Is it one of them? One that waits for room is not accepted yet."""
+        return (
+            isinstance(job, Job)
+            and job.keeper is self.gate
+            and job.spawned_at is not None
+        )
+
+    def set_limits(self, limit: int | None, pending_limit: int | None) -> None:
+        """Change them, and start what may start by that."""
+        self.binding.check_if_bound()
+        self.slots.limit = limit
+        self.pending.limit = pending_limit
+        self.gate.pump_now()
+
+    def shield(self, arg: Awaitable[T]) -> asyncio.Future[T]:
+        """Shield an awaitable; see :meth:`Scheduler.shield`."""
+        try:
+            loop = self.binding.check()
+            if asyncio.isfuture(arg):
+                check_future("arg", arg, loop)
+            if self.gate.state is CLOSED:
+                raise SchedulerClosed("a new shield")
+            inner = asyncio.ensure_future(arg)
+        except BaseException:
+            if asyncio.iscoroutine(arg):
+                close_coroutine(arg)
+            raise
+        if inner.done():
+            self.shields.asked_for(inner)
+            return inner
+        outer = self.shields.add(inner)
+        self.ending.bound(inner)
+        return outer
+
+    def statistics(self) -> Statistics:
+        """Return the figures; see :meth:`Scheduler.statistics`."""
+        now, pending, ended = monotonic(), self.pending, self.gate.ended
+        oldest = next(iter(self.gate.active.values()), None)
+        waiting = [
+            job
+            for job in (pending.first(), *(job for job, _ in pending.held.values()))
+            if job
+        ]
+        return Statistics(
+            active=len(self.gate.active),
+            pending=len(pending),
+            slots_taken=self.slots.taken,
+            callers_waiting=len(pending.callers),
+            shielded=len(self.shields),
+            limit=self.slots.limit,
+            pending_limit=pending.limit,
+            succeeded=self.gate.succeeded,
+            **{state.name.lower(): count for state, count in ended.items()},
+            joined=self.keys.joined,
+            held=self.gate.is_held,
+            longest_waiting=max(
+                (now - (job.spawned_at or now) for job in waiting), default=0.0
+            ),
+            longest_running=now - (oldest.started_at or now) if oldest else 0.0,
+        )
+
+    def abandon(self, owner: object) -> None:
+        """Warn of a scheduler that is thrown away with jobs in it, and close them."""
+        # Active jobs keep their scheduler: these never started, or their loop is gone.
+        if jobs := self.jobs():
+            warnings.warn(
+                f"{owner!r} was never closed: use it by 'async with', or call "
+                "wait_and_close()",
+                ResourceWarning,
+                source=owner,
+                stacklevel=3,
+            )
+            for job in jobs:
+                if job.pending:
+                    close_coroutine(job.coro)
