@@ -146,8 +146,9 @@ def _task_of(request: web.Request) -> asyncio.Task[Any] | None:
     asyncio.wait_for() does on Python 3.11. Then the task of the connection waits for the
     right one, and nobody but it knows for what it waits.
     """
-    waits_for = getattr(request.task, "_fut_waiter", None)
-    return waits_for if isinstance(waits_for, asyncio.Task) else asyncio.current_task()
+    waits_for: Any = getattr(request.task, "_fut_waiter", None)
+    is_one: bool = isinstance(waits_for, asyncio.Task)
+    return waits_for if is_one else asyncio.current_task()
 
 
 def end_of_request() -> asyncio.Future[Any]:
