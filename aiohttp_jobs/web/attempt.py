@@ -144,8 +144,12 @@ def _task_of(request: web.Request) -> asyncio.Task[Any] | None:
     return waits_for if isinstance(waits_for, asyncio.Task) else asyncio.current_task()
 
 
-def end_of_request() -> asyncio.Future[Any]:
-    """Return what is done when the request has ended that the running code answers."""
+def end_of_request(request: web.Request) -> asyncio.Future[Any]:
+    """Return what is done when the request has ended that the running code answers.
+
+    Args:
+        request: that request.
+    """
     outermost: Attempt | None = None
     for attempt in within():
         if outermost is None or not attempt.is_over:
@@ -153,7 +157,7 @@ def end_of_request() -> asyncio.Future[Any]:
     if outermost is not None:
         return outermost.when_over()
     # Code outside of the middleware.
-    task = asyncio.current_task()
+    task = _task_of(request)
     assert task is not None
     return task
 

@@ -123,7 +123,7 @@ async def spawn(
     origin = origin_of(request)
     if after_response and is_served(request):
         return scheduler.spawn_after(
-            end_of_request(),
+            end_of_request(request),
             coro,
             name,
             timeout=timeout,
@@ -158,7 +158,7 @@ def spawn_nowait(
     origin = origin_of(request)
     if after_response and is_served(request):
         return scheduler.spawn_after(
-            end_of_request(),
+            end_of_request(request),
             coro,
             name,
             timeout=timeout,
