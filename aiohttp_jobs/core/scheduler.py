@@ -186,11 +186,8 @@ class Scheduler(Collection[Job[Any]]):
         """Return the current figures. The cost does not depend on the number of jobs."""
         now, pending, ended = monotonic(), self._pending, self._gate.ended
         oldest = next(iter(self._gate.active.values()), None)
-        waiting = [
-            job
-            for job in (pending.first(), *(job for job, _ in pending.held.values()))
-            if job
-        ]
+        first_held = next(iter(pending.held.values()), (None,))[0]
+        waiting = [job for job in (pending.first(), first_held) if job]
         return Statistics(
             active=len(self._gate.active),
             pending=len(pending),
