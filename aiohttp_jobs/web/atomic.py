@@ -158,7 +158,7 @@ async def run_atomic(
     # The job is called as the handler, also where its coroutine is shown.
     handler = _handler_of(request)
     coro.__qualname__ = getattr(handler, "__qualname__", coro.__qualname__)
-    attempt.request = request
+    attempt.request, attempt.transport = request, request.transport
     job = scheduler.spawn_at_once(coro, origin=origin_of(request))
     error = None
     try:
@@ -176,6 +176,8 @@ async def run_atomic(
     finally:
         if not attempt.runs:
             attempt.request = None
+            if not attempt.is_noted:
+                attempt.transport = None
         # Their tracebacks show this frame: break the cycles.
         del error, job
         cancelled = None

@@ -42,6 +42,9 @@ class Attempt:
     is_noted = False
     #: The request, while a job answers it.
     request: web.Request | None = None
+    #: The connection, from when there was something that may be given up: the server
+    #: forgets it when it closes it.
+    transport: asyncio.Transport | None = None
     #: Does the coroutine of that job run, or will it?
     runs = False
     #: The shielded awaitables that are not done. None: nothing was shielded.
@@ -54,9 +57,10 @@ class Attempt:
     #: What it was writing to when it was given up.
     given_up: AbstractStreamWriter | None = None
 
-    def add_shield(self, inner: asyncio.Future[Any]) -> None:
+    def add_shield(self, request: web.Request, inner: asyncio.Future[Any]) -> None:
         """Note an awaitable that is shielded for the request."""
         self.is_noted = True
+        self.transport = request.transport or self.transport
         if self.shields is None:
             self.shields = set()
         if inner not in self.shields:
