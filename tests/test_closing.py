@@ -154,6 +154,26 @@ async def test_close_from_a_shielded_task_spares_it() -> None:
     assert job.closed
 
 
+async def test_close_that_a_job_shields_spares_that_job() -> None:
+    """E3: what a job shields is called from inside of that job."""
+    go = asyncio.Event()
+    scheduler = Scheduler()
+
+    async def closer() -> str:
+        await asyncio.sleep(0)
+        await scheduler.close()
+        return "closed"
+
+    async def work() -> str:
+        return f"{await scheduler.shield(closer())}, went on"
+
+    other = await scheduler.spawn(wait_for(go))
+    job = await scheduler.spawn(work())
+    assert await job == "closed, went on"
+    assert other.closed
+    assert scheduler.state is SchedulerState.CLOSED
+
+
 async def test_two_jobs_that_close_do_not_wait_for_each_other() -> None:
     """E3, E7: each spares itself; the first one's close reaches the second."""
     scheduler = Scheduler()

@@ -163,6 +163,15 @@ async def jobs_held_back_while_jobs_wait(count: int) -> None:
         go.set()
 
 
+async def statistics_of_jobs_that_are_held_back(count: int) -> None:
+    async with Scheduler() as scheduler:
+        future = asyncio.get_running_loop().create_future()
+        for _ in range(count):
+            scheduler.spawn_after(future, nothing())
+            scheduler.statistics()
+        future.set_result(None)
+
+
 @pytest.mark.parametrize(
     "scenario",
     [
@@ -176,6 +185,7 @@ async def jobs_held_back_while_jobs_wait(count: int) -> None:
         pending_jobs_while_all_who_have_a_slot_wait,
         callers_that_wait_for_room_while_jobs_wait,
         jobs_held_back_while_jobs_wait,
+        statistics_of_jobs_that_are_held_back,
     ],
     ids=lambda scenario: scenario.__name__,
 )

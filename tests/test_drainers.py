@@ -225,6 +225,34 @@ async def test_drain_from_inside_a_job_does_not_wait_for_it() -> None:
     assert scheduler.closed
 
 
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("takes_slot", [True, False])
+async def test_drain_that_a_job_shields_does_not_wait_for_that_job(
+    background: bool, takes_slot: bool
+) -> None:
+    """E4: what a job shields is called from inside of that job."""
+    go = asyncio.Event()
+    async with Scheduler(limit=1) as scheduler:
+
+        async def drain() -> bool:
+            await asyncio.sleep(0)
+            return await scheduler.drain(5, background=background)
+
+        async def work() -> bool:
+            return await scheduler.shield(drain())
+
+        if takes_slot:
+            job = await scheduler.spawn(work())
+        else:
+            job = scheduler.spawn_at_once(work())
+        other = await scheduler.spawn(wait_for(go))
+        await settle()
+        assert not job.closed
+        go.set()
+        assert await job
+        assert other.closed
+
+
 async def test_drains_from_inside_and_outside_end_together() -> None:
     """E7: they do not wait for each other; who is outside waits for the job as well."""
     log = list[str]()

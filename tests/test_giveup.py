@@ -714,8 +714,11 @@ async def test_file_is_being_sent_the_connection_breaks_off_and_the_job_ends(
     assert late.failures == []
 
 
+@pytest.mark.parametrize("shuts_down", [False, True], ids=["deadline", "shutdown"])
 @pytest.mark.parametrize("shape", ["atomic", "shield"])
-async def test_client_does_not_read_the_response_what_writes_it_ends(shape: str) -> None:
+async def test_client_does_not_read_the_response_what_writes_it_ends(
+    shape: str, shuts_down: bool
+) -> None:
     """W4, L4: else it would wait for as long as that client likes."""
     deadline = Deadline()
 
@@ -731,12 +734,15 @@ async def test_client_does_not_read_the_response_what_writes_it_ends(shape: str)
     late.gate.open()
     app = one_route(late.handler)
     app.middlewares.append(deadline.middleware)
-    late.set_up(app)
-    async with serving(app) as server:
+    late.set_up(app, wait_timeout=None)
+    async with serving(app, shutdown_timeout=0.01) as server:
         await server.send("GET", "/")
         await late.gate.reached.wait()
         await turns()
-        deadline.pass_by()
+        if shuts_down:
+            await server.close()
+        else:
+            deadline.pass_by()
         await late.ended.wait()
         assert isinstance(late.error, ConnectionError)
         await turns()

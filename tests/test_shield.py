@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import weakref
 from collections.abc import Awaitable, Callable, Generator
@@ -14,6 +15,8 @@ import pytest
 from aiohttp_jobs import JobCancelled, JobState, Scheduler, SchedulerClosed
 from tests.loops import later, make_loop, settle
 from tests.work import Boom, Reports, fail, give, nothing, stubborn, wait_for
+
+user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
 
 LOST = "Shielded awaitable failed after its caller had gone"
 
@@ -330,6 +333,39 @@ async def test_what_is_shielded_is_cancelled_with_the_job_that_it_waits_for() ->
             await outer
     assert not isinstance(caught.value, JobCancelled)
     assert outer.cancelled()
+
+
+async def test_what_is_shielded_is_told_of_in_its_callers_context() -> None:
+    """A6: also if somebody else closes, and a timer ends it; and what fails later."""
+    told, go = list[tuple[str, str]](), asyncio.Event()
+
+    def tell(scheduler: Scheduler, context: dict[str, Any]) -> None:
+        told.append((context["message"], user.get()))
+
+    async def work() -> None:
+        await stubborn(go)
+        raise Boom
+
+    async def call() -> None:
+        user.set("alice")
+        with contextlib.suppress(asyncio.CancelledError):
+            await scheduler.shield(work())
+
+    async def close() -> None:
+        user.set("bob")
+        await scheduler.close()
+
+    scheduler = Scheduler(exception_handler=tell)
+    caller = asyncio.create_task(call())
+    await settle()
+    caller.cancel()
+    await asyncio.create_task(close())
+    go.set()
+    await settle()
+    assert told == [
+        ("Shielded awaitable closing timed out", "alice"),
+        (LOST, "alice"),
+    ]
 
 
 async def test_what_is_done_already_is_given_back() -> None:

@@ -566,6 +566,31 @@ async def test_middleware_outside_makes_a_task_job_waits_until_the_response_is_s
             late.gate = Gate()
 
 
+async def test_middleware_outside_spawns_in_a_task_job_waits_for_the_response() -> None:
+    """W8: also where no middleware of ours is between it and the server."""
+    late = Late()
+
+    @web.middleware
+    async def outermost(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await in_a_task(handler(request))
+
+    @web.middleware
+    async def outside(request: web.Request, handler: Handler) -> web.StreamResponse:
+        await late.spawn(request)
+        return await late.answer(request)
+
+    late.app.middlewares.insert(0, outside)
+    late.app.middlewares.insert(0, outermost)
+    async with serving(late.app) as server:
+        await server.send("GET", "/")
+        await late.gate.reached.wait()
+        await turns()
+        assert late.job.pending
+        late.gate.open()
+        await late.job
+        assert late.log == ["sent", "job"]
+
+
 @kinds_of_handlers
 async def test_last_chunk_of_a_stream_is_delayed_job_waits_for_it(
     atomic_handler: bool,

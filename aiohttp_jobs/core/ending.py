@@ -75,10 +75,16 @@ class Ending:
         """Does somebody wait for the jobs to end by themselves?"""
         return self._gate.drains > 0
 
-    def _caller(self) -> object:
-        """The job or shielded task that the running code is part of, or None."""
-        task = asyncio.current_task()
-        return task if task in self._shields else self._gate.current_job()
+    def _callers(self) -> list[Victim]:
+        """The job that the running code is part of, and the shielded task, if any.
+
+        Both, where a job shields what drains or closes: neither ends before that.
+        """
+        task, job = asyncio.current_task(), self._gate.current_job()
+        callers: list[Victim] = [] if job is None else [job]
+        if task is not None and task in self._shields:
+            callers.append(task)
+        return callers
 
     def is_done(self, is_inside: bool = False, background: bool = False) -> bool:
         """Is nothing left to wait for?
@@ -144,11 +150,12 @@ class Ending:
         report_at = loop.time() + REPORT_EVERY
         told = False
         is_done = False
-        me = self._caller()
+        callers = self._callers()
+        is_inside = bool(callers)
         self._sweep()
-        with _Drain(self._gate, me):
+        with _Drain(self._gate, callers):
             # In turns: for the log, and because another job may have come meanwhile.
-            while not self.is_done(me is not None, background):
+            while not self.is_done(is_inside, background):
                 now = loop.time()
                 if now >= deadline:
                     return False
@@ -157,9 +164,9 @@ class Ending:
                     self._report(deadline - now, is_first=not told)
                     told = True
                 is_done = await self._wait(
-                    me is not None, background, min(report_at, deadline) - now
+                    is_inside, background, min(report_at, deadline) - now
                 )
-                if is_done and me is not None:
+                if is_done and is_inside:
                     break  # the others that were told so go on, and count as left again
         return True
 
@@ -219,7 +226,8 @@ class Ending:
         """Cancel all that is left, and wait for its end."""
         gate = self._gate
         loop = self._binding.check()
-        me = self._caller()
+        callers = self._callers()
+        is_inside = bool(callers)
         try:
             if gate.state is OPEN:
                 gate.state = CLOSING
@@ -230,7 +238,7 @@ class Ending:
         except BaseException:
             gate.mend()  # which refuses them too
             raise
-        victims = self._find_victims(me)
+        victims = self._find_victims(callers)
         if victims:
             closing = self._closing
             if closing is None:
@@ -249,27 +257,27 @@ class Ending:
         self.check()
         self._closes += 1
         try:
-            with _Drain(gate, me):
-                while not self.is_done(me is not None):
-                    if await self._wait(me is not None, False) and me is not None:
+            with _Drain(gate, callers):
+                while not self.is_done(is_inside):
+                    if await self._wait(is_inside, False) and is_inside:
                         break
         finally:
             self._closes -= 1
 
-    def _find_victims(self, me: object) -> list[Victim]:
-        """Return what is to be cancelled, but for the caller's own job or task."""
+    def _find_victims(self, callers: list[Victim]) -> list[Victim]:
+        """Return what is to be cancelled, but for the caller's own job and task."""
         gate, victims = self._gate, list[Victim]()
         if self._closing is not None or self._closes:
             # Who closes beside others finds all of it under way, but for those.
-            victims += [spared for spared in self._spared if spared is not me]
+            victims += [spared for spared in self._spared if spared not in callers]
             self._spared.difference_update(victims)
             return victims
         gate.pending.mend()
         self._sweep()
         # Also those that are cancelled already: they may have been given more time.
         everything: list[Victim] = [*gate.active.values(), *gate.pending, *self._shields]
-        victims += [each for each in everything if each is not me]
-        self._spared.update(each for each in everything if each is me)
+        victims += [each for each in everything if each not in callers]
+        self._spared.update(each for each in everything if each in callers)
         return victims
 
     def _closing_is_done(self) -> None:
@@ -294,31 +302,35 @@ class _Drain:
 
     Args:
         gate: where it is counted.
-        me: the job or shielded task that it is part of, or None.
+        callers: the job and the shielded task that it is part of.
     """
 
-    def __init__(self, gate: Gate, me: object) -> None:
+    def __init__(self, gate: Gate, callers: list[Victim]) -> None:
         self._gate = gate
-        self._me = me
         self._waiter: Job[Any] | None = None
-        self._table = gate.drainers_at_once if me in gate.slots.at_once else gate.drainers
+        at_once: set[Any] = gate.slots.at_once
+        self._counted = [
+            (each, gate.drainers_at_once if each in at_once else gate.drainers)
+            for each in callers
+        ]
 
     def __enter__(self) -> None:
         gate = self._gate
         gate.drains += 1
         gate.pump_soon(again=True)
-        if self._me is not None:
-            self._table[self._me] = self._table.get(self._me, 0) + 1
+        for caller, table in self._counted:
+            table[caller] = table.get(caller, 0) + 1
         self._waiter = gate.begin_wait_for_queue()
 
     def __exit__(self, *error: object) -> None:
         gate = self._gate
         gate.drains -= 1
         gate.end_wait(self._waiter, None)
-        if self._me in self._table:  # else its job has ended before
-            self._table[self._me] -= 1
-            if not self._table[self._me]:
-                del self._table[self._me]
+        for caller, table in self._counted:
+            if caller in table:  # else it has ended before
+                table[caller] -= 1
+                if not table[caller]:
+                    del table[caller]
 
 
 class _Closing:

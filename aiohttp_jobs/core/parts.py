@@ -123,11 +123,8 @@ class Parts:
         """Return the figures; see :meth:`Scheduler.statistics`."""
         now, pending, ended = monotonic(), self.pending, self.gate.ended
         oldest = next(iter(self.gate.active.values()), None)
-        waiting = [
-            job
-            for job in (pending.first(), *(job for job, _ in pending.held.values()))
-            if job
-        ]
+        first_held = next(iter(pending.held.values()), (None,))[0]
+        waiting = [job for job in (pending.first(), first_held) if job]
         return Statistics(
             active=len(self.gate.active),
             pending=len(pending),

@@ -29,7 +29,7 @@ class PendingJobs:
         self.queue: deque[Job[Any]] = deque()
         self._dropped = 0
         # Pending jobs outside the queue, by number, each with what it is held back for,
-        # which join the queue when that is done.
+        # which join the queue when that is done; in the order in which they came.
         self.held: dict[int, tuple[Job[Any], asyncio.Future[Any]]] = {}
         # The jobs of callers that wait for room, in their order. Empty unless full.
         self.callers: OrderedDict[Job[Any], asyncio.Future[None]] = OrderedDict()

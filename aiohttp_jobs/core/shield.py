@@ -29,10 +29,20 @@ class _Shielded:
         report: called with its exception if there is nobody to raise it to.
     """
 
-    __slots__ = ("_is_settled", "_owed", "_report", "cancelled", "timer", "waiting")
+    __slots__ = (
+        "_is_settled",
+        "_owed",
+        "_report",
+        "cancelled",
+        "context",
+        "timer",
+        "waiting",
+    )
 
     def __init__(self, report: Callable[[BaseException], None]) -> None:
         self._report = report
+        # What is told of it is told in this, whatever timer ends it.
+        self.context = contextvars.copy_context()
         # What its callers wait for, in their order; most often there is one.
         self.waiting: dict[_Outer[Any], None] = {}
         # After a failure: how many were told and have not come to collect it; 0 for good
@@ -137,7 +147,10 @@ class Shields:
         """Let `inner` go if it is not done in `grace` seconds."""
         shielded = self._shielded[inner]
         if grace is not None and shielded.timer is None:
-            shielded.timer = inner.get_loop().call_later(grace, self._let_go, inner)
+            let_go, context = self._let_go, shielded.context
+            shielded.timer = inner.get_loop().call_later(
+                grace, let_go, inner, context=context
+            )
 
     def stop(self, inner: asyncio.Future[Any], grace: float | None) -> bool:
         """Cancel `inner` if that has not been done; was it done now?"""

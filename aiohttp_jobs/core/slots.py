@@ -184,8 +184,9 @@ class Slots:
     def _forget_waiter(self, waiter: Job[Any], job: Job[Any] | None) -> None:
         waiters = self._waited_by.get(job)
         if waiters is not None and waiters.pop(waiter, self) is None and not waiters:
-            del self._waited_by[job]
+            # In this order: the second has to be there for each of the first.
             self._ended.discard(job)
+            del self._waited_by[job]
 
     def note_end(self, job: Job[Any]) -> None:
         """Note that a job is over, be it one that never started."""

@@ -145,7 +145,7 @@ async def run_atomic(
     coro: Any = _respond(request, handler, attempt)
     # The job is called as the handler, also where its coroutine is shown.
     coro.__qualname__ = getattr(shown, "__qualname__", run_atomic.__qualname__)
-    attempt.request = request
+    attempt.request, attempt.transport = request, request.transport
     job = scheduler.spawn_at_once(coro, origin=origin_of(request))
     error = None
     try:
@@ -163,6 +163,8 @@ async def run_atomic(
     finally:
         if not attempt.runs:
             attempt.request = None
+            if not attempt.is_noted:
+                attempt.transport = None
         # Their tracebacks show this frame: break the cycles.
         del error, job
         attempt.cancelled = None

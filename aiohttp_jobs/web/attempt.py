@@ -42,6 +42,9 @@ class Attempt:
     is_noted = False
     #: The request, while a job answers it.
     request: web.Request | None = None
+    #: The connection, from when there was something that may be given up: the server
+    #: forgets it when it closes it.
+    transport: asyncio.Transport | None = None
     #: Does the coroutine of that job run, or will it?
     runs = False
     #: The cancellation, of something that it had waited for, which has ended that job.
@@ -56,9 +59,10 @@ class Attempt:
     #: What it was writing to when it was given up.
     given_up: AbstractStreamWriter | None = None
 
-    def add_shield(self, inner: asyncio.Future[Any]) -> None:
+    def add_shield(self, request: web.Request, inner: asyncio.Future[Any]) -> None:
         """Note an awaitable that is shielded for the request."""
         self.is_noted = True
+        self.transport = request.transport or self.transport
         if self.shields is None:
             self.shields = set()
         if inner not in self.shields:
@@ -151,8 +155,12 @@ def _task_of(request: web.Request) -> asyncio.Task[Any] | None:
     return waits_for if is_one else asyncio.current_task()
 
 
-def end_of_request() -> asyncio.Future[Any]:
-    """Return what is done when the request has ended that the running code answers."""
+def end_of_request(request: web.Request) -> asyncio.Future[Any]:
+    """Return what is done when the request has ended that the running code answers.
+
+    Args:
+        request: that request.
+    """
     outermost: Attempt | None = None
     for attempt in within():
         if outermost is None or not attempt.is_over:
@@ -160,7 +168,7 @@ def end_of_request() -> asyncio.Future[Any]:
     if outermost is not None:
         return outermost.when_over()
     # Code outside of the middleware.
-    task = asyncio.current_task()
+    task = _task_of(request)
     assert task is not None
     return task
 

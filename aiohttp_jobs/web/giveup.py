@@ -42,12 +42,20 @@ async def leave(attempt: Attempt, request: web.Request, response: object) -> Non
         request: what it answers.
         response: what it has returned; None if it has raised.
     """
+    known, attempt.transport = attempt.transport, None  # the attempt may live long
     if not attempt.leave(request):
         return
     attempt.given_up = request.writer
     _end_reading(request)
     transport = request.transport
     if transport is None or transport.is_closing():
+        # As at shutdown. That waits for the client to read, and the writer waits for it.
+        if (
+            known is not None
+            and isinstance(request.protocol, web.RequestHandler)
+            and _is_stuck(request, known)
+        ):
+            known.abort()
         return
     is_answer = isinstance(response, web.StreamResponse) and response.prepared
     if (has_begun(request) and not is_answer) or not guard(request.writer):

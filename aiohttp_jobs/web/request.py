@@ -123,7 +123,7 @@ async def spawn(
     origin = origin_of(request)
     if after_response and is_served(request):
         return scheduler.spawn_after(
-            end_of_request(),
+            end_of_request(request),
             coro,
             name,
             timeout=timeout,
@@ -158,7 +158,7 @@ def spawn_nowait(
     origin = origin_of(request)
     if after_response and is_served(request):
         return scheduler.spawn_after(
-            end_of_request(),
+            end_of_request(request),
             coro,
             name,
             timeout=timeout,
@@ -199,7 +199,7 @@ def shield(request: web.Request, arg: Awaitable[T]) -> asyncio.Future[T]:
     if not inner.done():
         attempt = answering.get()
         if attempt is not None and not attempt.is_over:
-            attempt.add_shield(inner)
+            attempt.add_shield(request, inner)
         requests = _shielded_for.get(inner)
         if requests is None:
             requests = _shielded_for[inner] = WeakValueDictionary()
