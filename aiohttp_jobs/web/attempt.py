@@ -151,8 +151,9 @@ def _task_of(request: web.Request) -> asyncio.Task[Any] | None:
     right one, and nobody but it knows for what it waits.
     """
     waits_for: Any = getattr(request.task, "_fut_waiter", None)
-    is_one: bool = isinstance(waits_for, asyncio.Task)
-    return waits_for if is_one else asyncio.current_task()
+    if isinstance(waits_for, asyncio.Task):
+        return waits_for  # pyright: ignore[reportUnknownVariableType]
+    return asyncio.current_task()
 
 
 def end_of_request(request: web.Request) -> asyncio.Future[Any]:
