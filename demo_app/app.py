@@ -15,7 +15,8 @@ from aiohttp_jobs.dashboard import Access, setup_dashboard
 from aiohttp_jobs.prometheus import setup_metrics
 
 from .experiment import LABORATORY, Laboratory
-from .mail import mail_context
+from .mail import setup_mail
+from .outbox import outbox_context
 from .shop import shop_context
 from .views import add_routes, add_security_headers
 
@@ -27,20 +28,25 @@ _HERE: Final = Path(__file__).parent
 _THIS_MACHINE: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
-def make_app(database: Path, *, mail_takes: float = 1.0) -> web.Application:
+def make_app(
+    database: Path, *, mail_takes: float = 1.0, broker_url: str | None = None
+) -> web.Application:
     """Make the demo shop.
 
     Args:
         database: the SQLite file; it is made if need be.
         mail_takes: seconds that the SMTP server takes for each mail.
+        broker_url: the address of a RabbitMQ server that keeps the durable jobs, instead
+            of the SQLite file.
     """
     app = web.Application()
     # At shutdown the jobs end before the database and the SMTP server do, which they
     # need; the order of these lines does not matter.
     setup(app, limit=20, wait_timeout=30)
     setup_metrics(app)
+    setup_mail(app, database, broker_url)
     app.cleanup_ctx.append(shop_context(database))
-    app.cleanup_ctx.append(mail_context(mail_takes))
+    app.cleanup_ctx.append(outbox_context(database, mail_takes))
 
     app[LABORATORY] = laboratory = Laboratory()
     app.on_shutdown.append(laboratory.stop)
