@@ -47,7 +47,9 @@ async def serve(
         watch_supervisor()
     await check_database(database)
     broker_url = os.environ.get("BROKER_URL")
-    app = make_app(database, mail_takes=args.mail_takes, broker_url=broker_url)
+    app = make_app(
+        database, mail_takes=args.mail_takes, broker_url=broker_url, token=token
+    )
     async with serving(app, listener) as server:
         print(f"Process {os.getpid()} serves the shop at")
         address = URL.build(scheme="http", host=args.host, port=server.port, path="/")

@@ -7,6 +7,7 @@ import contextlib
 import email
 import email.message
 import email.policy
+import json
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -107,10 +108,10 @@ class Outbox:
             ids: of the jobs that send the mails.
             batch: what those are called who signed up together.
         """
-        values = [(job_id, batch) for job_id in ids]
-        # A cursor that is left to the garbage collector is closed in the wrong thread.
-        async with self._database.executemany(
-            "INSERT OR IGNORE INTO sign_ups VALUES (?, ?)", values
+        # One statement, and so all of them or none.
+        async with self._database.execute(
+            "INSERT OR IGNORE INTO sign_ups SELECT value, ? FROM json_each(?)",
+            [batch, json.dumps([*ids])],
         ):
             pass
 

@@ -21,10 +21,12 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from aiohttp_jobs import SCHEDULER
+from demo_app import counting as counting_module
 from demo_app import experiment as experiment_module
 from demo_app import shop as shop_module
 from demo_app.__main__ import verdict
 from demo_app.app import make_app
+from demo_app.counting import VIEWS
 from demo_app.experiment import LABORATORY, Experiment, State
 from demo_app.outbox import OUTBOX, Mail, Outbox
 from demo_app.serving import listen, serving
@@ -147,8 +149,8 @@ async def test_start_page_explains_and_offers_everything(client: Client) -> None
         'action="/signup"',
         'href="/orders"',
         'href="/outbox"',
-        "@atomic\nasync def order_atomic",
-        "await self._record(charge)",
+        '<span class="decorator">atomic</span>',
+        "self._record(charge)",
     ):
         assert part in page
 
@@ -227,7 +229,14 @@ async def test_hanging_up_on_the_atomic_handler_loses_nothing(
 ) -> None:
     """The remedy: the handler goes on when its client has gone."""
     await hang_up_when(bank.charged, client, "/orders/atomic")
-    assert "1 order is under way" in await get(client, "/orders")
+    page = await get(client, "/orders")
+    assert "1 order is under way" in page
+    # Which is not the same as half-done.
+    assert '<span class="badge neutral">under way</span>' in page
+    assert "Half-done, the latest" not in page
+    tally = (await app[SHOP].tally())[Route.ATOMIC]
+    assert tally == Tally(charged=1, recorded=0, under_way=1)
+    assert tally.half_done == 0
     bank.confirms.set()
     await app[SHOP].settled()
     tally = (await app[SHOP].tally())[Route.ATOMIC]
@@ -342,8 +351,26 @@ async def test_view_is_counted_after_the_response(
     await get(client, "/orders")
     async with client.get("/", headers={"Sec-Fetch-Dest": "empty"}) as response:
         await response.read()
-    await join_jobs(app)
-    assert await app[SHOP].views() == {"/": 1, "/orders": 1}
+    assert await app[VIEWS].read(app[SHOP]) == {"/": 1, "/orders": 1}
+
+
+async def test_views_do_not_crowd_the_dashboard(
+    app: web.Application, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many views make one job, and no view is forgotten at the end."""
+    async with TestClient(TestServer(app, host="127.0.0.1")) as client:
+        for _ in range(20):
+            await get(client, "/orders")
+        await join_jobs(app)
+        assert (await get(client, "/jobs/")).count(">page views<") == 1
+        monkeypatch.setattr(counting_module, "PAUSE", 0)
+        await get(client, "/orders")
+        await join_jobs(app)
+        assert await app[SHOP].views() == {"/orders": 21}
+        monkeypatch.undo()
+        await get(client, "/orders")
+    async with open_shop(database) as shop:
+        assert await shop.views() == {"/orders": 22}
 
 
 # -- the experiment ---------------------------------------------------------------------

@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.heavy, needs_signals]
 SIGN_UPS = 500
 # How many clients sign up at once.
 AT_ONCE = 20
+# Seconds after which a demo is ended, and its test fails; none waits for it.
+PATIENCE = 240.0
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +51,8 @@ class Demo:
 
 @contextlib.contextmanager
 def demo() -> Iterator[Demo]:
-    with running("demo_app", "--port", "0", "--mail-takes", "0.3") as command:
+    arguments = ("--port", "0", "--mail-takes", "0.3")
+    with running("demo_app", *arguments, patience=PATIENCE) as command:
         yield Demo(command)
 
 
