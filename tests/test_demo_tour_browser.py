@@ -111,10 +111,10 @@ async def test_tour_from_the_first_step_to_the_last(visit: Visit, shop: Demo) ->
 
     await kill_in_the_middle(page, shop)
 
-    await press(page, "Start a job that fails")
+    await press(page, "Start a failing job")
     await expect_in(page, "failing", "has failed: KeyError: 'clock'")
 
-    await press(page, "Start a job that hangs")
+    await press(page, "Start a hanging job")
     await expect_in(page, "hanging", r"waits in ask_warehouse, line \d+")
     assert page.url == shop.address
     assert await page.locator("#status").get_attribute("class") == "hidden"
@@ -141,10 +141,10 @@ async def test_tour_without_scripts(visit: Visit, shop: Demo) -> None:
     await kill_in_the_middle(page, shop)
     assert page.url.endswith("/tour/mail")
     await page.get_by_role("link", name="All steps of the tour").click()
-    await press(page, "Start a job that fails")
+    await press(page, "Start a failing job")
     await expect_in(page, "failing", "has failed: KeyError: 'clock'")
     await page.goto("/")
-    await press(page, "Start a job that hangs")
+    await press(page, "Start a hanging job")
     await press(page, "Cancel it")
     await expect_in(page, "hanging", "is over: cancelled")
 
@@ -172,8 +172,8 @@ async def test_tour_is_accessible_and_fits(visit: Visit, shop: Demo, scheme: str
             assert found["violations"] == [], (path, width)
 
     await look("/")
-    await press(page, "Start a job that fails")
-    await press(page, "Start a job that hangs")
+    await press(page, "Start a failing job")
+    await press(page, "Start a hanging job")
     await press(page, "Sign up 500 people")
     await expect_in(page, "failing", "has failed")
     await expect_in(page, "hanging", "waits in")
