@@ -20,7 +20,7 @@ from .test_demo import database, look_at, not_in_the_clone, order_request
 
 __all__ = ("database", "not_in_the_clone")  # fixtures
 
-pytestmark = needs_signals
+pytestmark = [pytest.mark.heavy, needs_signals]
 
 # Makes the terminal its own, and becomes the demo: as a shell starts a command.
 AS_A_SHELL = (
@@ -87,7 +87,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_server_once() -> None:
         found = terminal.read_until(r"http://127\.0\.0\.1:(\d+)/\r\n")
         port = int(found[1])
         with socket.create_connection(("127.0.0.1", port)) as customer:
-            customer.sendall(order_request("/orders/atomic"))
+            customer.sendall(order_request("/orders/atomic", slow_bank="yes"))
             look_at("/static/icon.svg", port)
         terminal.press_ctrl_c()
         terminal.read_rest()
