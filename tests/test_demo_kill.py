@@ -87,7 +87,8 @@ def recipients(database: Path) -> list[tuple[str, int]]:
 
 async def everybody_has_mail(database: Path, accepted: set[str]) -> set[int]:
     """Wait for that; nobody must have two. Return which processes have sent."""
-    await until(lambda: accepted <= {to for to, _ in recipients(database)})
+    async with asyncio.timeout(PATIENCE):
+        await until(lambda: accepted <= {to for to, _ in recipients(database)})
     found = recipients(database)
     assert len({to for to, _ in found}) == len(found)
     return {process for _, process in found}

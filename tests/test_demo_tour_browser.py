@@ -80,7 +80,8 @@ async def press(page: Page, name: str) -> None:
 
 
 async def expect_in(page: Page, name: str, words: str) -> None:
-    await expect(step(page, name)).to_contain_text(re.compile(words))
+    # Longer than elsewhere: hundreds of mails have to be sent meanwhile.
+    await expect(step(page, name)).to_contain_text(re.compile(words), timeout=120_000)
 
 
 async def kill_in_the_middle(page: Page, shop: Demo) -> None:
