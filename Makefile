@@ -85,7 +85,7 @@ dist: $(VENV)/.installed-test  ## Build wheel and sdist into dist/, and look int
 	DIST_DIR=dist $(BIN)/python -m pytest -m packaging
 
 clean:  ## Remove everything that was made here.
-	rm -rf .venv .venv-* .axe build dist docs/_build *.egg-info
+	rm -rf .venv .venv-* .axe .demo build dist docs/_build *.egg-info
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

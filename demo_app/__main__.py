@@ -6,26 +6,54 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from yarl import URL
 
+from .app import make_app
 from .experiment import Experiment
-from .serving import CannotServe, serving
+from .mail import jobs_file
+from .serving import CannotServe, check_database, listen, serving
 from .shop import Route, Tally, open_shop
+from .supervisor import CAN_SUPERVISE, join_supervisor, supervise, watch_supervisor
 
+# Where orders, mail and durable jobs are: they outlive the process. `make clean` removes
+# it.
+DATABASE = Path(__file__).parent.parent / ".demo" / "shop.sqlite3"
 # What a shell reports for a program that Ctrl-C has ended.
 INTERRUPTED = 130
 BAR_WIDTH = 30
 
 
-async def serve(host: str, port: int, database: Path) -> int:
-    """Serve the pages until Ctrl-C."""
-    async with serving(database, host, port) as server:
-        print(URL.build(scheme="http", host=host, port=server.port, path="/"), flush=True)
+async def serve(
+    args: argparse.Namespace, database: Path, listener: socket.socket, token: str | None
+) -> int:
+    """Serve the pages until Ctrl-C.
+
+    Args:
+        args: the command line.
+        database: the SQLite file.
+        listener: the socket that connections are accepted from.
+        token: what allows to kill this process, which is started again then; None if it
+            is not.
+    """
+    if token is not None:
+        watch_supervisor()
+    await check_database(database)
+    broker_url = os.environ.get("BROKER_URL")
+    app = make_app(
+        database, mail_takes=args.mail_takes, broker_url=broker_url, token=token
+    )
+    async with serving(app, listener) as server:
+        print(f"Process {os.getpid()} serves the shop at")
+        address = URL.build(scheme="http", host=args.host, port=server.port, path="/")
+        print(address, flush=True)
         await asyncio.Event().wait()
     async with open_shop(database) as shop:
         tallies = await shop.tally()
@@ -41,7 +69,8 @@ async def experiment(clients: int, seed: int | None, database: Path) -> int:
         f"(--seed {trial.seed}).",
         flush=True,
     )
-    async with serving(database, "127.0.0.1", 0) as server:
+    await check_database(database)
+    async with serving(make_app(database), listen("127.0.0.1", 0)) as server:
         await trial.run(server.host, server.port)
     # The server has ended, and with it every job: this is what is in the database.
     async with open_shop(database) as shop:
@@ -110,8 +139,18 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--database",
         type=Path,
         metavar="FILE",
-        help="the SQLite database; default: a temporary one, removed at the end",
+        help="the SQLite database; default: $DEMO_DATABASE, or .demo/shop.sqlite3 beside "
+        "the sources; for an experiment, a temporary one",
     )
+    parser.add_argument(
+        "--mail-takes",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="how long the SMTP server takes for each mail; default: %(default)s",
+    )
+    # The supervisor gives the server its socket.
+    parser.add_argument("--listener", type=int, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", title="instead of serving pages")
     command = commands.add_parser(
         "experiment", help="run the experiment here and print its table"
@@ -137,24 +176,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")
     # The scheduler tells on INFO how far a drain is that takes long.
     logging.getLogger("aiohttp_jobs").setLevel(logging.INFO)
+    try:
+        if args.command == "experiment":
+            return run_experiment(args)
+        if args.listener is not None:
+            listener, token = join_supervisor(args.listener)
+            return asyncio.run(serve(args, args.database, listener, token))
+        return start(args)
+    except CannotServe as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        # Before there was anything to be drained.
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run_experiment(args: argparse.Namespace) -> int:
+    """Run the experiment, with a database that nobody needs afterwards."""
     with contextlib.ExitStack() as stack:
         database: Path | None = args.database
         if database is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="demo_app-"))
             database = Path(folder) / "shop.sqlite3"
+        return asyncio.run(experiment(args.clients, args.seed, database))
+
+
+def start(args: argparse.Namespace) -> int:
+    """Serve, with a supervisor where that is possible, and say where everything is."""
+    database = args.database or Path(os.environ.get("DEMO_DATABASE") or DATABASE)
+    if database == DATABASE:
         try:
-            if args.command == "experiment":
-                return asyncio.run(experiment(args.clients, args.seed, database))
-            kept = args.database or "a temporary file, removed at the end"
-            print(f"The demo shop of aiohttp_jobs; Ctrl-C ends it.\nDatabase: {kept}")
-            return asyncio.run(serve(args.host, args.port, database))
-        except CannotServe as error:
-            print(error, file=sys.stderr)
-            return 1
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            # Before there was anything to be drained.
-            print("Interrupted.", file=sys.stderr)
-            return INTERRUPTED
+            database.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            why = f"{database.parent} cannot be made: {error.strerror}."
+            raise CannotServe(f"{why} Choose a file by DEMO_DATABASE=FILE.") from error
+    broker = URL(os.environ.get("BROKER_URL", ""))
+    if str(broker) and (broker.scheme not in ("amqp", "amqps") or not broker.host):
+        raise CannotServe(
+            "BROKER_URL takes an address such as amqp://guest:guest@localhost/."
+        )
+    jobs = broker.with_password(None) if str(broker) else jobs_file(database)
+    listener = listen(args.host, args.port)
+    print("The demo shop of aiohttp_jobs; Ctrl-C ends it.")
+    print(f"Database: {database} (DEMO_DATABASE=FILE chooses another one)")
+    print(f"Durable jobs: {jobs} (BROKER_URL=amqp://... gives them to RabbitMQ)")
+    sys.stdout.flush()  # the server is another process
+    if not CAN_SUPERVISE:
+        return asyncio.run(serve(args, database, listener, None))
+    with listener:
+        options = {
+            "--host": args.host,
+            "--database": str(database),
+            "--mail-takes": str(args.mail_takes),
+        }
+        return supervise([*chain.from_iterable(options.items())], listener)
 
 
 if __name__ == "__main__":

@@ -1,121 +1,81 @@
-"""Mail: sent over SMTP, to a server that the demo runs itself on loopback."""
+"""The welcome mail: a durable job, kept in a file or by RabbitMQ, sends it over SMTP."""
 
 from __future__ import annotations
 
-import asyncio
-import email
-import email.message
-import email.policy
-from collections import deque
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from email.headerregistry import Address
+from email.message import EmailMessage
+from pathlib import Path
 from typing import Final
-from weakref import WeakSet
 
-import aiosmtplib
 from aiohttp import web
-from aiosmtpd.smtp import SMTP, Envelope, Session
 
-__all__ = ("OUTBOX", "Mail", "Outbox", "mail_context")
+from aiohttp_jobs.durable import (
+    SQLiteStore,
+    Store,
+    current_durable,
+    durable,
+    setup_durable,
+)
 
-# How many mails the outbox shows; it forgets older ones.
-KEPT: Final = 50
+from .outbox import OUTBOX
+
+__all__ = ("AT_ONCE", "SENDER", "compose", "jobs_file", "send_welcome", "setup_mail")
+
 SENDER: Final = "shop@demo.example"
+# How many mails are sent at once.
+AT_ONCE: Final = 50
 
 
-@dataclass(frozen=True, slots=True)
-class Mail:
-    """A mail as the SMTP server received it."""
-
-    sender: str
-    recipients: tuple[str, ...]
-    subject: str
-    text: str
-    received_at: datetime
+@durable("mail.welcome", timeout=30)
+async def send_welcome(app: web.Application, name: str, address: str) -> None:
+    job = current_durable()
+    assert job is not None
+    # After a kill the job runs again, and has the same id: by that the mail is
+    # known to whoever receives it twice.
+    await app[OUTBOX].send(compose(job.id, name, address))
 
 
-class Outbox:
-    """Sends mail to its own SMTP server, which keeps what it receives.
-
-    Args:
-        takes: seconds that the server takes for each mail, as real ones do.
-    """
-
-    def __init__(self, takes: float) -> None:
-        self._takes = takes
-        self._port = 0
-        # Newest first.
-        self.mails: deque[Mail] = deque(maxlen=KEPT)
-
-    async def send_welcome(self, name: str, address: str) -> None:
-        """Send the mail that greets a new customer."""
-        message = email.message.EmailMessage()
-        message["From"] = Address("The demo shop", addr_spec=SENDER)
-        message["To"] = Address(addr_spec=address)
-        message["Subject"] = f"Welcome, {name}"
-        message.set_content(
-            f"Hello {name},\n\n"
-            "thank you for signing up. Your browser did not wait for this mail:\n"
-            "a background job has sent it.\n\n"
-            "The demo shop\n"
-        )
-        await aiosmtplib.send(
-            message, hostname="127.0.0.1", port=self._port, start_tls=False
-        )
-
-    async def handle_DATA(
-        self, server: SMTP, session: Session, envelope: Envelope
-    ) -> str:
-        """Take a mail in; aiosmtpd calls this."""
-        await asyncio.sleep(self._takes)
-        content = envelope.original_content or b""
-        message = email.message_from_bytes(content, policy=email.policy.default)
-        body = message.get_body(("plain",))
-        self.mails.appendleft(
-            Mail(
-                sender=envelope.mail_from or "",
-                recipients=tuple(envelope.rcpt_tos),
-                subject=str(message["Subject"] or ""),
-                text=str(body.get_content()) if body is not None else "",
-                received_at=datetime.now(UTC),
-            )
-        )
-        return "250 OK"
-
-    async def context(self, app: web.Application) -> AsyncIterator[None]:
-        """Run the SMTP server on a port of loopback that is free."""
-        sessions: WeakSet[SMTP] = WeakSet()
-
-        def make_session() -> SMTP:
-            session = SMTP(self, hostname="localhost", loop=loop)
-            sessions.add(session)
-            return session
-
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(make_session, "127.0.0.1", 0)
-        self._port = server.sockets[0].getsockname()[1]
-        app[OUTBOX] = self
-        try:
-            yield
-        finally:
-            server.close()
-            # Since Python 3.12 the server also waits for those who are still connected.
-            for session in sessions:
-                if session.transport is not None:
-                    session.transport.close()
-            await server.wait_closed()
-
-
-#: Where :func:`mail_context` puts the outbox: ``app[OUTBOX]``.
-OUTBOX: Final = web.AppKey("OUTBOX", Outbox)
-
-
-def mail_context(takes: float) -> Callable[[web.Application], AsyncIterator[None]]:
-    """Make the clean-up context that runs the SMTP server.
+def setup_mail(app: web.Application, database: Path, broker_url: str | None) -> None:
+    """Give the application durable jobs, and the task that sends the mail.
 
     Args:
-        takes: seconds that the server takes for each mail.
+        app: the application; it has a scheduler.
+        database: the SQLite file of the shop; beside it is the one that keeps the jobs.
+        broker_url: the address of a RabbitMQ server that keeps them instead; or None.
     """
-    return Outbox(takes).context
+    store = _rabbitmq(broker_url) if broker_url else _file(database)
+    setup_durable(app, store, tasks=[send_welcome], limit=AT_ONCE)
+
+
+def jobs_file(database: Path) -> Path:
+    """Return the SQLite file that keeps the durable jobs of the shop in this one."""
+    return database.with_suffix(".jobs.sqlite3")
+
+
+def compose(job_id: str, name: str, address: str) -> EmailMessage:
+    """Write the mail that greets a new customer."""
+    message = EmailMessage()
+    message["From"] = Address("The demo shop", addr_spec=SENDER)
+    message["To"] = Address(addr_spec=address)
+    message["Message-ID"] = f"<{job_id}@demo.example>"
+    message["Subject"] = f"Welcome, {name}"
+    message.set_content(
+        f"Hello {name},\n\n"
+        "thank you for signing up. Your browser did not wait for this mail:\n"
+        "a durable job has sent it.\n\n"
+        "The demo shop\n"
+    )
+    return message
+
+
+def _file(database: Path) -> Store:
+    # A job that runs in so many processes that die is taken for the cause. Here they die
+    # because visitors like to see it.
+    return SQLiteStore(jobs_file(database), max_crashes=100)
+
+
+def _rabbitmq(url: str) -> Store:
+    # Only now: it takes a while to import, and most never need it.
+    from .rabbitmq import rabbitmq_store
+
+    return rabbitmq_store(url, AT_ONCE)

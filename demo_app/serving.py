@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import signal
+import socket
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,9 +17,9 @@ from aiohttp import web
 
 from aiohttp_jobs import SCHEDULER
 
-from .app import make_app
+from .shop import open_shop
 
-__all__ = ("CannotServe", "Server", "serving")
+__all__ = ("CannotServe", "Server", "check_database", "listen", "serving")
 
 
 class CannotServe(Exception):
@@ -34,17 +35,52 @@ class Server:
     interrupted: bool = False
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens at the address; clients wait until it is served.
+
+    Raises:
+        CannotServe: the address cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OverflowError as error:
+        raise CannotServe(f"There is no port {port}: the last one is 65535.") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            why = (
+                f"Port {port} of {host} is taken: choose another one by --port, "
+                "or by 'make demo PORT=9000'."
+            )
+        else:
+            why = f"Port {port} of {host} cannot be used: {error.strerror or error}."
+        raise CannotServe(why) from error
+
+
+async def check_database(path: Path) -> None:
+    """Open the database once, and make it if need be.
+
+    Raises:
+        CannotServe: that fails.
+    """
+    try:
+        async with open_shop(path):
+            pass
+    except sqlite3.Error as error:
+        raise CannotServe(f"The database {path} cannot be used: {error}.") from error
+
+
 @contextlib.asynccontextmanager
-async def serving(database: Path, host: str, port: int) -> AsyncIterator[Server]:
+async def serving(app: web.Application, listener: socket.socket) -> AsyncIterator[Server]:
     """Run the application for as long as the ``async with`` block goes on.
 
     Ctrl-C or SIGTERM ends the block, and is no error after it. However it ends, the jobs
     that are left are drained then; or cancelled, by Ctrl-C again.
 
-    Raises:
-        CannotServe: the address or the database cannot be used.
+    Args:
+        app: the application.
+        listener: the socket that it accepts connections from; closed at the end.
     """
-    app = make_app(database)
     scheduler = app[SCHEDULER]
     # aiohttp lets a handler run on when its client has gone, unless it is told to stop
     # what works for nobody; then it stops an order in the middle, too. Some older
@@ -53,7 +89,7 @@ async def serving(database: Path, host: str, port: int) -> AsyncIterator[Server]
     # shutdown or a time-out cancels, only less often.
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=15)
 
-    server = Server(host, port)
+    server = Server(*listener.getsockname()[:2])
     ending = False
     task = asyncio.current_task()
     assert task is not None
@@ -70,10 +106,8 @@ async def serving(database: Path, host: str, port: int) -> AsyncIterator[Server]
 
     with _on_signals(interrupt):
         try:
-            with _explained(database, host, port):
-                await runner.setup()
-                await web.TCPSite(runner, host, port).start()
-            server.host, server.port = runner.addresses[0][:2]
+            await runner.setup()
+            await web.SockSite(runner, listener).start()
             try:
                 yield server
             except asyncio.CancelledError:
@@ -83,6 +117,7 @@ async def serving(database: Path, host: str, port: int) -> AsyncIterator[Server]
         finally:
             ending = True
             await runner.cleanup()
+            listener.close()
 
 
 def _last_words(left: int) -> str:
@@ -92,26 +127,6 @@ def _last_words(left: int) -> str:
         return f"{new_line}Stopping: no jobs are left."
     jobs = "1 job is" if left == 1 else f"{left} jobs are"
     return f"{new_line}Stopping: {jobs} left, and may end. Ctrl-C again cancels them."
-
-
-@contextlib.contextmanager
-def _explained(database: Path, host: str, port: int) -> Iterator[None]:
-    """Turn what keeps a server from starting into one sentence."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise CannotServe(f"The database {database} cannot be used: {error}.") from error
-    except OverflowError as error:
-        raise CannotServe(f"There is no port {port}: the last one is 65535.") from error
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            why = (
-                f"Port {port} of {host} is taken: choose another one by --port, "
-                "or by 'make demo PORT=9000'."
-            )
-        else:
-            why = f"Port {port} of {host} cannot be used: {error.strerror or error}."
-        raise CannotServe(why) from error
 
 
 @contextlib.contextmanager

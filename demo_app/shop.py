@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiosqlite
 from aiohttp import web
@@ -26,6 +26,7 @@ __all__ = (
     "Order",
     "Route",
     "Shop",
+    "State",
     "Tally",
     "open_shop",
     "shop_context",
@@ -100,9 +101,17 @@ class Order:
     slow_bank: bool = False
 
 
+class State(enum.StrEnum):
+    """What has become of an order that was charged."""
+
+    RECORDED = "recorded"
+    UNDER_WAY = "under way"
+    HALF_DONE = "half-done"
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A charge, and the order that was recorded for it, if one was."""
+    """A charge, and what has become of its order."""
 
     charge: int
     route: Route
@@ -111,20 +120,21 @@ class Entry:
     quantity: int
     cents: int
     charged_at: datetime
-    recorded: bool
+    state: State
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How many orders of one route were charged, and how many recorded."""
+    """How many orders of one route were charged, are recorded, and are under way."""
 
     charged: int = 0
     recorded: int = 0
+    under_way: int = 0
 
     @property
     def half_done(self) -> int:
         """How many customers paid for an order that does not exist."""
-        return self.charged - self.recorded
+        return self.charged - self.recorded - self.under_way
 
 
 class Shop:
@@ -136,10 +146,17 @@ class Shop:
 
     def __init__(self, database: aiosqlite.Connection) -> None:
         self._database = database
-        # Set unless an order is being taken: `under_way` is 0.
+        # The charge of each order that is being taken, by the task that does so; None
+        # before it is charged.
+        self._charges = dict[asyncio.Task[Any] | None, int | None]()
+        # Set unless an order is being taken: `_charges` is empty.
         self._settled = asyncio.Event()
         self._settled.set()
-        self.under_way = 0
+
+    @property
+    def under_way(self) -> int:
+        """How many orders are being taken."""
+        return len(self._charges)
 
     async def take_order(self, route: Route, order: Order) -> None:
         """Charge the customer, then record the order.
@@ -168,54 +185,40 @@ class Shop:
         """
         tallies = {route: Tally() for route in Route}
         async with self._database.execute(
-            "SELECT route, count(*), count(orders.id)"
+            "SELECT route, count(*), count(orders.id),"
+            f" count(*) FILTER (WHERE orders.id IS NULL AND {self._is_under_way()})"
             " FROM charges LEFT JOIN orders ON orders.charge = charges.id"
             " WHERE customer LIKE ? GROUP BY route",
             [customers],
         ) as rows:
-            async for route, charged, recorded in rows:
-                tallies[Route(route)] = Tally(charged, recorded)
+            async for route, charged, recorded, under_way in rows:
+                tallies[Route(route)] = Tally(charged, recorded, under_way)
         return tallies
 
     async def entries(self, *, half_done: bool = False, limit: int = 10) -> list[Entry]:
         """Return the latest orders, newest first; or the latest half-done ones."""
-        condition = "WHERE orders.id IS NULL" if half_done else ""
+        under_way = self._is_under_way()
+        only = f"WHERE orders.id IS NULL AND NOT {under_way}" if half_done else ""
         async with self._database.execute(
             "SELECT charges.id, route, customer, article, quantity, cents, charged_at,"
-            " orders.id IS NOT NULL"
+            f" orders.id IS NOT NULL, {under_way}"
             " FROM charges LEFT JOIN orders ON orders.charge = charges.id"
-            f" {condition} ORDER BY charges.id DESC LIMIT ?",
+            f" {only} ORDER BY charges.id DESC LIMIT ?",
             [limit],
         ) as rows:
-            return [
-                Entry(
-                    charge=charge,
-                    route=Route(route),
-                    customer=customer,
-                    title=ARTICLES[article].title if article in ARTICLES else article,
-                    quantity=quantity,
-                    cents=cents,
-                    charged_at=datetime.fromisoformat(charged_at),
-                    recorded=bool(recorded),
-                )
-                async for (
-                    charge,
-                    route,
-                    customer,
-                    article,
-                    quantity,
-                    cents,
-                    charged_at,
-                    recorded,
-                ) in rows
-            ]
+            return [_entry(*row) async for row in rows]
 
-    async def count_view(self, page: str) -> None:
-        """Note that somebody has looked at a page."""
+    def _is_under_way(self) -> str:
+        ids = ", ".join(str(charge) for charge in self._charges.values() if charge)
+        return f"charges.id IN ({ids})"
+
+    async def add_views(self, page: str, times: int) -> None:
+        """Note that so many have looked at a page."""
         await self._write(
-            "INSERT INTO views VALUES (?, 1)"
-            " ON CONFLICT (page) DO UPDATE SET times = times + 1",
+            "INSERT INTO views VALUES (?, ?)"
+            " ON CONFLICT (page) DO UPDATE SET times = times + excluded.times",
             page,
+            times,
         )
 
     async def views(self) -> dict[str, int]:
@@ -227,7 +230,7 @@ class Shop:
 
     async def _charge(self, route: Route, order: Order) -> int:
         await asyncio.sleep(BANK_CHARGES_IN)
-        return await self._write(
+        charge = await self._write(
             "INSERT INTO charges (route, customer, article, quantity, cents, charged_at)"
             " VALUES (?, ?, ?, ?, ?, ?)",
             route,
@@ -237,6 +240,8 @@ class Shop:
             order.quantity * order.article.cents,
             _now(),
         )
+        self._charges[asyncio.current_task()] = charge
+        return charge
 
     async def _wait_for_bank(self, order: Order) -> None:
         slow = order.slow_bank
@@ -253,13 +258,14 @@ class Shop:
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
-        self.under_way += 1
+        task = asyncio.current_task()
+        self._charges[task] = None
         self._settled.clear()
         try:
             yield
         finally:
-            self.under_way -= 1
-            if not self.under_way:
+            del self._charges[task]
+            if not self._charges:
                 self._settled.set()
 
 
@@ -290,6 +296,33 @@ def shop_context(path: Path) -> Callable[[web.Application], AsyncIterator[None]]
             yield
 
     return context
+
+
+def _entry(
+    charge: int,
+    route: str,
+    customer: str,
+    article: str,
+    quantity: int,
+    cents: int,
+    charged_at: str,
+    recorded: int,
+    under_way: int,
+) -> Entry:
+    if recorded:
+        state = State.RECORDED
+    else:
+        state = State.UNDER_WAY if under_way else State.HALF_DONE
+    return Entry(
+        charge=charge,
+        route=Route(route),
+        customer=customer,
+        title=ARTICLES[article].title if article in ARTICLES else article,
+        quantity=quantity,
+        cents=cents,
+        charged_at=datetime.fromisoformat(charged_at),
+        state=state,
+    )
 
 
 def _now() -> str:

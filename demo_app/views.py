@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
-import textwrap
-from collections.abc import Mapping
 from typing import Any, Final
 
-import aiohttp_jinja2
 from aiohttp import web
 
-from aiohttp_jobs import atomic, get_scheduler, spawn
+from aiohttp_jobs import atomic
+from aiohttp_jobs.durable import spawn_durable
 
+from .counting import VIEWS
 from .experiment import LABORATORY
 from .forms import MOST_CLIENTS, Form, read_form
-from .mail import OUTBOX
+from .mail import send_welcome
+from .outbox import OUTBOX
+from .pages import show_page
 from .shop import ARTICLES, SHOP, Route, Shop
+from .source import source_of
+from .tour import tour_context
 
-__all__ = ("add_routes", "add_security_headers")
-
-WELCOME: Final = "welcome mail"
+__all__ = ("add_routes",)
 
 # What the forms begin with: to try them takes one click.
 SAMPLE_ORDER: Final = {
@@ -28,22 +28,6 @@ SAMPLE_ORDER: Final = {
     "quantity": "1",
 }
 SAMPLE_CUSTOMER: Final = {"name": "Ann", "email": "ann@example.org"}
-
-# What the page says after a form was taken and the browser sent on.
-NOTICES: Final = {
-    "plain": "The order was taken by the plain handler: charged, then recorded.",
-    "atomic": "The order was taken by the atomic handler: charged, then recorded.",
-    "signup": "Thank you. The welcome mail is sent by a background job.",
-}
-
-SECURITY_HEADERS: Final = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
-        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 
 
 async def take_order(request: web.Request, route: Route) -> web.Response:
@@ -66,12 +50,13 @@ async def order_atomic(request: web.Request) -> web.Response:
 
 
 async def sign_up(request: web.Request) -> web.Response:
-    """Answer at once; a job sends the mail."""
+    """Answer when the job that sends the mail is kept; nothing loses it then."""
     form = await read_form(request)
     customer = form.sign_up()
     if customer is None:
         return await _start_page(request, signup_form=form, status=400)
-    await spawn(request, request.app[OUTBOX].send_welcome(*customer), WELCOME)
+    job_id = await spawn_durable(request, send_welcome, *customer)
+    await request.app[OUTBOX].expect([job_id])
     raise web.HTTPSeeOther("/outbox?done=signup")
 
 
@@ -81,7 +66,7 @@ async def show_start(request: web.Request) -> web.Response:
 
 async def show_orders(request: web.Request) -> web.Response:
     shop = request.app[SHOP]
-    return await _page(
+    return await show_page(
         request,
         "orders.html",
         {
@@ -94,13 +79,13 @@ async def show_orders(request: web.Request) -> web.Response:
 
 
 async def show_outbox(request: web.Request) -> web.Response:
-    jobs = get_scheduler(request)
-    return await _page(
+    outbox = request.app[OUTBOX]
+    return await show_page(
         request,
         "outbox.html",
         {
-            "mails": request.app[OUTBOX].mails,
-            "on_their_way": sum(job.get_name() == WELCOME for job in jobs),
+            "mails": await outbox.mails(),
+            "on_their_way": await outbox.on_their_way(),
         },
     )
 
@@ -140,17 +125,18 @@ async def _start_page(
     signup_form: Form | None = None,
     status: int = 200,
 ) -> web.Response:
-    return await _page(
+    return await show_page(
         request,
-        "start.html",
+        "tour.html",
         {
             "order_form": order_form or Form(SAMPLE_ORDER),
             "signup_form": signup_form or Form(SAMPLE_CUSTOMER),
             "articles": ARTICLES.values(),
-            "steps": _source(Shop.take_order, "with self._counted():"),
-            "handlers": f"{_source(order_plain)}\n\n{_source(order_atomic)}",
-            "views": await request.app[SHOP].views(),
+            "handlers": source_of(order_plain, order_atomic),
+            "steps": source_of(Shop.take_order, after="with self._counted():"),
+            "views": await request.app[VIEWS].read(request.app[SHOP]),
             **_experiment(request),
+            **await tour_context(request),
         },
         status,
     )
@@ -160,7 +146,7 @@ async def _experiment_page(
     request: web.Request, form: Form | None = None, *, status: int = 200
 ) -> web.Response:
     context = _experiment(request, form)
-    return await _page(request, "experiment.html", context, status)
+    return await show_page(request, "experiment.html", context, status)
 
 
 def _experiment(request: web.Request, form: Form | None = None) -> dict[str, Any]:
@@ -169,37 +155,6 @@ def _experiment(request: web.Request, form: Form | None = None) -> dict[str, Any
         "experiment_form": form or Form({"clients": "200"}),
         "most_clients": MOST_CLIENTS,
     }
-
-
-async def _page(
-    request: web.Request, template: str, context: Mapping[str, Any], status: int = 200
-) -> web.Response:
-    """Show a page; a job counts that when the browser has it in full."""
-    # What the script of a page fetches is looked at by nobody.
-    destination = request.headers.get("Sec-Fetch-Dest", "document")
-    if request.method == "GET" and destination == "document":
-        count = request.app[SHOP].count_view(request.path)
-        await spawn(request, count, "page view", after_response=True)
-    more = {"path": request.path, "notice": NOTICES.get(request.query.get("done", ""))}
-    response = aiohttp_jinja2.render_template(
-        template, request, {**context, **more}, status=status
-    )
-    response.headers["Cache-Control"] = "no-store"
-    return response
-
-
-def _source(function: object, after: str = "") -> str:
-    """Return the code of a function, or what follows a certain line of it."""
-    assert inspect.isroutine(function)
-    code = inspect.getsource(inspect.unwrap(function))
-    return textwrap.dedent(code.partition(after + "\n")[2] if after else code).strip()
-
-
-async def add_security_headers(
-    request: web.Request, response: web.StreamResponse
-) -> None:
-    """Add to each response what keeps the pages to themselves."""
-    response.headers.update(SECURITY_HEADERS)
 
 
 def add_routes(app: web.Application) -> None:

@@ -69,7 +69,10 @@ class Command:
 
 @contextlib.contextmanager
 def running(
-    module: str, *arguments: str, stdout: int = subprocess.PIPE
+    module: str,
+    *arguments: str,
+    stdout: int = subprocess.PIPE,
+    patience: float = PATIENCE,
 ) -> Iterator[Command]:
     """Run ``python -m module``, and end it if the test does not."""
     process = subprocess.Popen(
@@ -80,7 +83,7 @@ def running(
         stdout=stdout,
         stderr=subprocess.PIPE,
     )
-    watchdog = threading.Timer(PATIENCE, process.kill)
+    watchdog = threading.Timer(patience, process.kill)
     watchdog.start()
     try:
         with process:

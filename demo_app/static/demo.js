@@ -1,19 +1,22 @@
-// Runs the experiment without leaving the page. The pages work without this script too:
-// then the form leads to a page that reloads itself.
+// Runs the experiment and the steps of the tour without leaving the page. The pages work
+// without this script too: then the forms lead to pages that reload themselves.
 
 const EVERY = 250; // milliseconds between two looks at the progress
+const PATIENCE = 15000; // milliseconds for a server that was killed to be there again
 
 const section = () => document.getElementById("experiment");
 
-function say(words) {
+function say(words, look = "hidden") {
   const status = document.getElementById("status");
+  status.className = look;
   if (status.textContent !== words) status.textContent = words;
 }
 
 // For all to see, not only to be read aloud.
-function complain() {
-  document.getElementById("status").classList.replace("hidden", "toast");
-  say("The server does not answer any more. Is it still running?");
+function complain(error) {
+  // What a server has said is a sentence of its own.
+  const words = error?.message?.startsWith("403: ") ? error.message.slice(5) : "";
+  say(words || "The server does not answer any more. Is it still running?", "toast");
 }
 
 async function show(response) {
@@ -29,7 +32,9 @@ async function show(response) {
 async function follow() {
   while (section()?.hasAttribute("data-running")) {
     await new Promise((resolve) => setTimeout(resolve, EVERY));
-    const now = await (await fetch("/experiment/progress")).json();
+    const response = await fetch("/experiment/progress");
+    // The next server knows nothing of the experiment of one that was killed.
+    const now = response.ok ? await response.json() : { over: true };
     if (now.over) {
       await show(await fetch("/experiment"));
       say(document.getElementById("verdict")?.textContent.replace(/\s+/g, " ") ?? "");
@@ -45,8 +50,78 @@ async function follow() {
   }
 }
 
+const parse = async (response) =>
+  new DOMParser().parseFromString(await response.text(), "text/html");
+
+const pause = () => new Promise((resolve) => setTimeout(resolve, EVERY));
+
+// Fetch it, and again if the server dies in the middle: there will be another one.
+async function persist(...request) {
+  const end = Date.now() + PATIENCE;
+  for (;;) {
+    try {
+      return await fetch(...request);
+    } catch (error) {
+      if (Date.now() > end) throw error;
+      await pause();
+    }
+  }
+}
+
+// Put what a step says now in the place of what it said before.
+function renew(id, page) {
+  const now = document.getElementById(id);
+  const fresh = page.getElementById(id);
+  if (fresh === null) return null;
+  if (now.contains(document.activeElement)) {
+    now.closest("section").querySelector("h2").focus({ preventScroll: true });
+  }
+  now.replaceWith(fresh);
+  return fresh;
+}
+
+const followed = new Set();
+
+async function followStep(id) {
+  if (followed.has(id)) return;
+  followed.add(id);
+  try {
+    let now = document.getElementById(id);
+    while (now?.hasAttribute("data-running")) {
+      await pause();
+      now = renew(id, await parse(await persist(now.dataset.now)));
+      if (now && !now.hasAttribute("data-running")) tell(now);
+    }
+  } finally {
+    followed.delete(id);
+  }
+}
+
+const tell = (now) => say(now.querySelector("p").textContent.replace(/\s+/g, " ").trim());
+
+async function takeStep(form) {
+  const id = form.closest("section").querySelector(".now").id;
+  const body = new URLSearchParams(new FormData(form));
+  let response;
+  try {
+    response = await fetch(form.action, { method: "POST", body });
+  } catch {
+    // It may have died before its answer was out: what is now says the next one.
+    response = await persist(document.getElementById(id).dataset.now);
+  }
+  if (!response.ok) throw new Error(await response.text());
+  const now = renew(id, await parse(response));
+  if (now) tell(now);
+  await followStep(id);
+}
+
 document.addEventListener("submit", async (event) => {
   const form = event.target;
+  if (form.matches("[data-step]")) {
+    event.preventDefault();
+    await takeStep(form).catch(complain);
+    return;
+  }
   if (!form.matches("[data-experiment]")) return;
   event.preventDefault();
   try {
@@ -60,3 +135,6 @@ document.addEventListener("submit", async (event) => {
 });
 
 follow().catch(complain);
+for (const now of document.querySelectorAll(".now[data-running]")) {
+  followStep(now.id).catch(complain);
+}
