@@ -19,6 +19,7 @@
 #   core/binding.py     the one event loop that a scheduler belongs to
 #   core/reports.py     who is told of a failure that nobody has received
 #   core/telling.py     what is told of a job, in the job's context
+#   core/drainers.py    who waits for the end of all jobs
 #   core/pending.py     jobs that wait for a slot, and callers that wait for room
 #   core/slots.py       how many may run, who has which slot, who waits for whom
 #   core/running.py     a job's task, and what the task runs

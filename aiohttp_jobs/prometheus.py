@@ -322,7 +322,7 @@ class _Watch:
         families.callers.add_metric([name], scheduler.callers_waiting)
         families.limit.add_metric([name], limit)
         families.held.add_metric([name], scheduler.held)
-        families.joined.add_metric([name], scheduler.joined_count)
+        families.joined.add_metric([name], scheduler.statistics().joined)
         for job, counts in list(self._counts.items()):
             for state in _OUTCOMES:
                 families.ended.add_metric(

@@ -292,7 +292,7 @@ async def test_drain_of_very_many_jobs_costs_each_the_same() -> None:
         looks += 1
         check()
 
-    scheduler._parts.gate.when_few = count
+    scheduler._parts.gate.drainers.when_few = count
     for _ in range(2000):
         await scheduler.spawn(wait_for(go))
     drain = asyncio.create_task(scheduler.wait_and_close())

@@ -39,6 +39,7 @@ CORE = (
     "core.binding",
     "core.reports",
     "core.telling",
+    "core.drainers",
     "core.pending",
     "core.slots",
     "core.running",

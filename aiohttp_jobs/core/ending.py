@@ -67,13 +67,13 @@ class Ending:
         self._spared: set[Victim] = set()
         # When the close that is under way has to return.
         self._close_by = -math.inf
-        gate.when_few = reports.when_told = self.check
+        gate.drainers.when_few = reports.when_told = self.check
         shields.when_over = self._shield_is_over
 
     @property
     def is_draining(self) -> bool:
         """Does somebody wait for the jobs to end by themselves?"""
-        return self._gate.drains > 0
+        return self._gate.drainers.count > 0
 
     def _callers(self) -> list[Victim]:
         """The job that the running code is part of, and the shielded task, if any.
@@ -106,9 +106,9 @@ class Ending:
         if background:
             left -= len(gate.slots.at_once) + len(gate.pending.held)
         if is_inside:
-            left -= len(gate.drainers)
+            left -= len(gate.drainers.inside)
             if not background:
-                left -= len(gate.drainers_at_once)
+                left -= len(gate.drainers.at_once)
         return left <= 0
 
     def check(self) -> None:
@@ -127,7 +127,7 @@ class Ending:
                 return
 
     def _shield_is_over(self, inner: asyncio.Future[Any]) -> None:
-        self._gate.drainers.pop(inner, None)
+        self._gate.drainers.inside.pop(inner, None)
         self.check()
 
     def _tell(self) -> None:
@@ -231,7 +231,7 @@ class Ending:
         try:
             if gate.state is OPEN:
                 gate.state = CLOSING
-                gate.drains += 1  # for ever: each end is looked at
+                gate.drainers.count += 1  # for ever: each end is looked at
             if self._close_timeout is not None and self._close_by <= loop.time():
                 self._close_by = loop.time() + self._close_timeout
             gate.refuse_callers()
@@ -310,13 +310,13 @@ class _Drain:
         self._waiter: Job[Any] | None = None
         at_once: set[Any] = gate.slots.at_once
         self._counted = [
-            (each, gate.drainers_at_once if each in at_once else gate.drainers)
+            (each, gate.drainers.at_once if each in at_once else gate.drainers.inside)
             for each in callers
         ]
 
     def __enter__(self) -> None:
         gate = self._gate
-        gate.drains += 1
+        gate.drainers.count += 1
         gate.pump_soon(again=True)
         for caller, table in self._counted:
             table[caller] = table.get(caller, 0) + 1
@@ -324,7 +324,7 @@ class _Drain:
 
     def __exit__(self, *error: object) -> None:
         gate = self._gate
-        gate.drains -= 1
+        gate.drainers.count -= 1
         gate.end_wait(self._waiter, None)
         for caller, table in self._counted:
             if caller in table:  # else it has ended before

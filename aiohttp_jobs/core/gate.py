@@ -14,20 +14,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Final
 
 from .binding import Binding
+from .drainers import Drainers
 from .failures import Failure
 from .guests import close_coroutine
-from .job import (
-    Job,
-    begin,
-    finish,
-    forget,
-    note_spawned,
-    wake,
-)
+from .job import Job, begin, finish, forget, note_spawned, wake
 from .mark import mark
 from .pending import PendingJobs
 from .running import JobTask, Launcher, give_up, watch
@@ -81,9 +74,7 @@ class Gate:
         self.strays: set[Job[Any]] = set()
         # How many jobs have ended so far: well, and otherwise, by what they ended in.
         self.succeeded = 0
-        self.ended: dict[JobState, int] = dict.fromkeys(
-            (FAILED, CANCELLED, LET_GO, HUNG_UP), 0
-        )
+        self.ended = dict.fromkeys((FAILED, CANCELLED, LET_GO, HUNG_UP), 0)
         # Open, closing or closed; whether it is being drained is another matter.
         self.state: SchedulerState = OPEN
         # Does it start no pending job?
@@ -94,15 +85,8 @@ class Gate:
         self._returned: deque[Job[Any]] = deque()
         # Is `pump` to be called soon?
         self._is_due = False
-        # Jobs and shielded awaitables whose own code waits for the end of all others,
-        # with the number of waits: in one those that take no slot, in one the rest.
-        self.drainers: dict[object, int] = {}
-        self.drainers_at_once: dict[object, int] = {}
-        # How many drain or close, from inside or outside; a close counts for ever.
-        self.drains = 0
-        # Called when a job has ended and so few are left that this may have been the last
-        # one for somebody who drains.
-        self.when_few: Callable[[], object] = bool
+        # Who waits for the end of all jobs.
+        self.drainers = Drainers()
 
     # -- whose code runs -----------------------------------------------------------------
 
@@ -185,17 +169,13 @@ class Gate:
             self._binding.in_use().call_soon(self.pump)
             self._is_due = True
 
-    def pump_now(self) -> None:
-        """Do what `pump` does at once, after a limit was changed."""
-        if self._binding.loop is not None:
-            self.fill_slots()
-
     def release_all(self) -> None:
         """Hold the pending jobs no longer."""
         if self.is_held:
             self.is_held = False
             self._returned.extend(self.slots.waiting())
-            self.pump_now()
+            if self._binding.loop is not None:
+                self.fill_slots()
 
     def pump(self) -> None:
         """Start pending jobs where there are slots, and let callers into their room."""
@@ -207,16 +187,15 @@ class Gate:
             raise
 
     def fill_slots(self) -> None:
+        """Do at once what `pump` does."""
+        slots, pending, returned = self.slots, self.pending, self._returned
         if self.state is not OPEN or self.is_held:
-            self._returned.clear()
+            returned.clear()
             if self.state is not OPEN:
                 self.refuse_callers()
-            while self.state is OPEN and self.pending.callers:
-                if self.pending.is_full():
-                    break
+            while self.state is OPEN and pending.callers and not pending.is_full():
                 self._admit()  # held, but there is room
             return
-        slots, pending, returned = self.slots, self.pending, self._returned
         for _ in range(BATCH):
             queue = pending.queue
             if (
@@ -258,8 +237,7 @@ class Gate:
             if has_room:
                 # Its caller waits no more. (Else a slot made way for it: it may be the
                 # caller's own, which is lent to it when its spawn() returns.)
-                caller = self.callers.pop(job, None)
-                self.end_wait(caller, None)
+                self.end_wait(self.callers.pop(job, None), None)
 
     def _hand_on(self, owner: Job[Any]) -> None:
         """Give the slot of a job that waits to one that it waits for."""
@@ -267,14 +245,21 @@ class Gate:
         if self.state is not OPEN or self.is_held or not slots.has_one_to_lend(owner):
             return
         job = slots.wanted_by(owner, pending.can_start)
-        if job is None and slots.waits_for_queue(owner):
+        if job is None and not slots.waits_for_queue(owner):
+            return
+        if self._lend(owner, job) and pending.callers:
+            self.pump_soon()  # there is room for one
+
+    def _lend(self, owner: Job[Any], job: Job[Any] | None) -> bool:
+        """Start the job in the owner's slot, or else the head of the queue; is it one?"""
+        pending = self.pending
+        if job is None:
             job = pending.head()
             if job is None and pending.callers and pending.first() is None:
                 self._admit()  # all who are pending are held
         if job is not None:
             self.start(job, owner=owner)
-            if pending.callers:
-                self.pump_soon()  # there is room for one
+        return job is not None
 
     def release(self, number: int) -> None:
         """What the job with this number was held back for is done."""
@@ -306,14 +291,8 @@ class Gate:
         if not slots.is_stuck() or not (pending.queue or pending.callers):
             return
         found = slots.way_out(pending.can_start)
-        if found is not None:
-            owner, job = found
-            job = pending.head() if job is None else job
-            if job is None and pending.callers and pending.first() is None:
-                self._admit()  # all who are pending are held
-            if job is not None:
-                self.start(job, owner=owner)
-                self.pump_soon()
+        if found is not None and self._lend(*found):
+            self.pump_soon()
 
     # -- starting ------------------------------------------------------------------------
 
@@ -374,18 +353,12 @@ class Gate:
                 job.task = job.context = None
             else:
                 self.telling.failed(job, job.failure, is_let_go=job in self.strays)
-            if self.drains and (self.drainers or slots.at_once or not self.active):
-                self._ended_while_drained(job)
+            drainers = self.drainers
+            if drainers.count and (drainers.inside or slots.at_once or not self.active):
+                drainers.ended(job, len(self.active) - len(slots.at_once))
         except BaseException:
             self.mend()
             raise
-
-    def _ended_while_drained(self, job: Job[Any]) -> None:
-        self.drainers.pop(job, None)
-        self.drainers_at_once.pop(job, None)
-        # A drain from inside waits for none that drains too.
-        if len(self.active) - len(self.slots.at_once) <= len(self.drainers):
-            self.when_few()
 
     def drop(self, job: Job[Any]) -> None:
         """Close a pending job, which never starts."""
@@ -398,8 +371,8 @@ class Gate:
         if self.telling.observers is not None:
             self.telling.tell("job_closed", job)
         forget(job)
-        if self.drains:
-            self.when_few()
+        if self.drainers.count:
+            self.drainers.when_few()
 
     def _drop(self, job: Job[Any]) -> None:
         if job.state is PENDING:
@@ -442,8 +415,6 @@ class Gate:
         """Are its books closed, and does it not go on after it was let go?"""
         return job.closed and job not in self.strays
 
-    # -- mending -------------------------------------------------------------------------
-
     def sweep(self) -> None:
         """See to jobs whose task is over, where a KeyboardInterrupt has kept from it."""
         is_lost = False
@@ -464,17 +435,16 @@ class Gate:
             if job.closed:
                 self.over(job, job.state)
                 continue
-            task = job.task
             if job.pending:
                 del self.active[job.id]
-            elif task is None and not self._launcher.is_about_to(job):
+            elif job.task is None and not self._launcher.is_about_to(job):
                 close_coroutine(job.coro)
                 self.over(job, CANCELLED)
-            elif task is not None and task.done():
+            elif job.task is not None and job.task.done():
                 watch(self, job)
         self.pending.mend()
         self.slots.mend(self.active.values())
         loop = self._binding.loop
         if loop is not None and not loop.is_closed():
             self.pump_soon(again=True)
-            self.when_few()
+            self.drainers.when_few()

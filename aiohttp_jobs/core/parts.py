@@ -97,7 +97,8 @@ class Parts:
         self.binding.check_if_bound()
         self.slots.limit = limit
         self.pending.limit = pending_limit
-        self.gate.pump_now()
+        if self.binding.loop is not None:
+            self.gate.fill_slots()
 
     def shield(self, arg: Awaitable[T]) -> asyncio.Future[T]:
         """Shield an awaitable; see :meth:`Scheduler.shield`."""

@@ -122,11 +122,6 @@ class Scheduler(Collection[Job[Any]]):
         """How many callers of :meth:`spawn` wait for room among the pending jobs."""
         return len(self._parts.pending.callers)
 
-    @property
-    def joined_count(self) -> int:
-        """How many times spawning returned a job that was already there, by its key."""
-        return self._parts.keys.joined
-
     def active_jobs(self, count: int | None = None) -> list[Job[Any]]:
         """Return the jobs that are running: the first `count` to start, or all."""
         return list(islice(self._parts.gate.active.values(), count))
