@@ -119,6 +119,7 @@
 #   opentelemetry.py       a span for each job
 #   sentry.py              a scope and a transaction for each job, failures, monitors
 #   taskiq.py              BrokerStore: durable jobs over a broker of taskiq
+#   taskiq_message.py      what a broker delivers, until it is acknowledged
 #   dashboard/             pages that show what runs, what waits, what failed and why
 
 from ._scheduler import create_scheduler

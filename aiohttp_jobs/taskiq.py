@@ -14,12 +14,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import inspect
 import logging
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Coroutine, Sequence
 from time import time
 from typing import Any, Final
 
@@ -31,6 +29,7 @@ from .core.logs import say
 from .durable.envelope import Envelope
 from .durable.store import Delivery
 from .durable.upkeep import pause_after
+from .taskiq_message import Message
 
 __all__ = ("BrokerStore",)
 
@@ -60,20 +59,8 @@ _NOT_MOVED: Final = (
     "Durable job %s could not be put back, and stays unacknowledged meanwhile: %s"
 )
 
-Acknowledge = Callable[[], Awaitable[None] | None]
-
 # Brokers that a store has started: one cannot serve two.
 _taken: Final = weakref.WeakSet[AsyncBroker]()
-
-
-@dataclass(slots=True, eq=False)
-class _Message:
-    """What a job came in: the receipt of its delivery."""
-
-    data: bytes
-    # Several, if the broker has sent it again, after a connection was lost for example.
-    # None of a broker that takes no acknowledgement.
-    acks: list[Acknowledge]
 
 
 class BrokerStore:
@@ -296,15 +283,15 @@ class BrokerStore:
 
     def _take(self, message: AckableMessage | bytes) -> None:
         """Find out what has come, and what to do with it."""
-        data, acks = _unwrap(message)
-        if not acks:
+        came = Message.of(message)
+        if not came.acks:
             self._tell_once(
                 "no ack",
                 f"{type(self._broker).__name__} takes no acknowledgements: durable jobs "
                 "that run are lost with the process. Use another broker",
             )
         try:
-            envelope = Envelope.from_json(data)
+            envelope = Envelope.from_json(came.data)
         except ValueError as error:
             # It stays where it is, for a newer release or whomever it is for.
             self._tell_once(
@@ -316,9 +303,9 @@ class BrokerStore:
         if place in self._mine:
             # It runs here already: its connection was lost, or the broker did not want
             # to wait longer. It is acknowledged together with that one.
-            self._mine[place].receipt.acks.extend(acks)
+            self._mine[place].receipt.acks.extend(came.acks)
             return
-        self._mine[place] = delivery = Delivery(envelope, _Message(data, acks))
+        self._mine[place] = delivery = Delivery(envelope, came)
         if envelope.task not in self._tasks:
             self._tell_once(
                 f"unknown {envelope.task}",
@@ -413,21 +400,12 @@ class BrokerStore:
         await self._acknowledge(delivery)
 
     async def _acknowledge(self, delivery: Delivery) -> None:
-        envelope, message = delivery.envelope, delivery.receipt
-        fault, is_gone = None, not message.acks
-        while message.acks:
-            ack = message.acks.pop()
-            try:
-                async with asyncio.timeout(_KICK):
-                    answer = ack()
-                    if inspect.isawaitable(answer):
-                        await answer
-                is_gone = True
-            except Exception as error:
-                fault = error
+        fault = await delivery.receipt.acknowledge(_KICK)
         self._forget(delivery)
-        if not is_gone and fault is not None:
-            say(logging.WARNING, _NOT_ACKNOWLEDGED, envelope.task, line_of(fault))
+        if fault is not None:
+            say(
+                logging.WARNING, _NOT_ACKNOWLEDGED, delivery.envelope.task, line_of(fault)
+            )
 
     def _forget(self, delivery: Delivery) -> None:
         place = delivery.envelope.id, delivery.envelope.attempt
@@ -466,9 +444,3 @@ async def _end_of(listener: asyncio.Task[None]) -> None:
     await asyncio.wait([listener])
     if not listener.cancelled():
         listener.exception()  # which nobody waits for any more
-
-
-def _unwrap(message: AckableMessage | bytes) -> tuple[bytes, list[Acknowledge]]:
-    if isinstance(message, AckableMessage):
-        return message.data, [message.ack]
-    return message, []

@@ -93,6 +93,7 @@ EXTRAS = {
     "prometheus": "prometheus_client",
     "opentelemetry": "opentelemetry",
     "sentry": "sentry_sdk",
+    "taskiq_message": "taskiq",
     "taskiq": "taskiq",
 }
 # An extra that is a package: its own modules, from the bottom to the top.
@@ -247,6 +248,15 @@ def test_every_module_has_its_layer() -> None:
     """A new module has to be given its place in the table above, and an old one stays in
     it no longer than it is there."""
     assert set(PACKAGE.rglob("*.py")) == {path_of(module) for module in LAYERS}
+
+
+def test_no_module_is_longer_than_one_reads_at_once() -> None:
+    """What grows beyond this has a second idea in it, which wants a module of its own."""
+    lines = {
+        path.relative_to(PACKAGE): len(path.read_text(encoding="utf-8").splitlines())
+        for path in PACKAGE.rglob("*.py")
+    }
+    assert {path: count for path, count in lines.items() if count > 450} == {}
 
 
 def test_map_of_the_package_names_the_modules_in_this_order() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from aiohttp_jobs.durable.envelope import Envelope
 
+from . import rows
 from .rows import Buried, Receipt, Retried, Row
 
-__all__ = ("Answers", "Batch", "Put", "Question", "Tick", "answer")
+__all__ = ("Answers", "Batch", "Put", "Question", "Tick", "answer", "insert")
 
 
 @dataclass(slots=True, eq=False)
@@ -127,3 +129,22 @@ def answer(answers: Answers) -> None:
             future.set_exception(result)
         else:
             future.set_result(result)
+
+
+def insert(connection: sqlite3.Connection, batch: Batch) -> Answers:
+    """Write what is put, and return what those who wait are told."""
+    plain = [put for put in batch.puts if put.envelope.key is None]
+    rows.insert(connection, [put.row for put in plain])
+    answers: Answers = [(put.future, put.envelope.id) for put in plain]
+    for put in batch.puts:
+        if put.envelope.key is not None:
+            kept = rows.insert_with_key(connection, put.envelope, put.row)
+            answers.append((put.future, kept))
+    for tick in batch.ticks:
+        is_new = rows.see_tick(connection, tick.envelope.task, tick.tick, tick.seen)
+        if is_new:
+            rows.insert(connection, [tick.row])
+        answers.append((tick.future, is_new))
+    for question in batch.questions:
+        answers.append((question.future, question.ask(connection)))
+    return answers

@@ -24,7 +24,7 @@ from aiohttp_jobs.core.names import listed
 from aiohttp_jobs.durable.store import Delivery
 
 from . import rows
-from .batch import Answers, Batch, answer
+from .batch import Answers, Batch, answer, insert
 from .disk import check_place, identity_of
 from .faults import fault_of
 from .owner import Owner
@@ -250,7 +250,7 @@ class Writer:
             rows.retry(connection, batch.retried)
             rows.bury(connection, batch.buried)
             rows.give_back(connection, batch.given_back)
-            answers = _insert(connection, batch)
+            answers = insert(connection, batch)
             if batch.brings_jobs:
                 self._is_dirty = True
             if claims:
@@ -428,25 +428,6 @@ class Writer:
         # The loop may be closed, and with it all who waited.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *args)
-
-
-def _insert(connection: sqlite3.Connection, batch: Batch) -> Answers:
-    """Write what is put, and return what those who wait are told."""
-    plain = [put for put in batch.puts if put.envelope.key is None]
-    rows.insert(connection, [put.row for put in plain])
-    answers: Answers = [(put.future, put.envelope.id) for put in plain]
-    for put in batch.puts:
-        if put.envelope.key is not None:
-            kept = rows.insert_with_key(connection, put.envelope, put.row)
-            answers.append((put.future, kept))
-    for tick in batch.ticks:
-        is_new = rows.see_tick(connection, tick.envelope.task, tick.tick, tick.seen)
-        if is_new:
-            rows.insert(connection, [tick.row])
-        answers.append((tick.future, is_new))
-    for question in batch.questions:
-        answers.append((question.future, question.ask(connection)))
-    return answers
 
 
 def _log_fault(error: Exception) -> None:
