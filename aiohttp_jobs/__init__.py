@@ -55,8 +55,6 @@
 # Above these and the aiohttp layer:
 #
 #   repeats.py  repeat: a job again and again, by a schedule
-#   testing.py  for tests of applications; pytest_aiohttp_jobs.py beside the package is
-#               the plugin for pytest
 #
 # The processes of one application on one machine, by a directory that they share:
 #
@@ -75,6 +73,7 @@
 #
 #   durable/envelope.py   what is kept of a job
 #   durable/store.py      what keeps them has to promise this
+#   durable/memory.py     MemoryStore, for tests
 #   durable/kept.py       what can be seen of them
 #   durable/arguments.py  what a task may be given
 #   durable/task.py       @durable, and the options of one call
@@ -101,6 +100,11 @@
 #
 #   durable/setup.py     setup_durable, spawn_durable, run_worker
 #   durable/__main__.py  the command that shows a file, and deals with its dead
+#
+# For tests of applications; pytest_aiohttp_jobs.py beside the package is the plugin for
+# pytest:
+#
+#   testing.py  to wait for jobs, to see what was spawned, durable jobs in memory
 #
 # On top, each with an extra of its name, and imported only by those who use it:
 #

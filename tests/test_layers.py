@@ -68,7 +68,7 @@ BESIDE = ("threads",)
 # When periodic jobs are due: of the standard library, but for what cron() needs.
 SCHEDULE = ("schedule",)
 # Above all these, and of nothing but them.
-ABOVE = ("repeats", "testing")
+ABOVE = ("repeats",)
 # The processes of one application, among themselves: below what shows them.
 SHARE = (
     "share.forks",
@@ -123,6 +123,7 @@ DASHBOARD_NEEDS = {"aiohttp", "aiohttp_jinja2", "jinja2", "markupsafe"}
 DURABLE = (
     "durable.envelope",
     "durable.store",
+    "durable.memory",
     "durable.kept",
     "durable.arguments",
     "durable.task",
@@ -146,6 +147,8 @@ DURABLE = (
     "durable.__main__",
     "durable",
 )
+# For tests of applications, and so above all that these use.
+FOR_TESTS = ("testing",)
 LAYERS = (
     *("core", *CORE),
     *("web", *AIOHTTP_LAYER),
@@ -155,6 +158,7 @@ LAYERS = (
     *ABOVE,
     *SHARE,
     *DURABLE,
+    *FOR_TESTS,
     *EXTRAS,
     *DASHBOARD,
     "",
@@ -243,7 +247,7 @@ def test_map_of_the_package_names_the_modules_in_this_order() -> None:
     durable = [name for name in DURABLE if path_of(name).stem != "__init__"]
     order = (
         *(*CORE, *AIOHTTP_LAYER, *FROM_AIOJOBS, *BESIDE, *SCHEDULE, *ABOVE),
-        *(*SHARE[:-1], *durable, *EXTRAS),
+        *(*SHARE[:-1], *durable, *FOR_TESTS, *EXTRAS),
     )
     assert named == [name.replace(".", "/") for name in order]
 
@@ -312,7 +316,9 @@ def test_core_imports_the_standard_library_and_itself(module: str) -> None:
     )
 
 
-@pytest.mark.parametrize("module", [*AIOHTTP_LAYER, *FROM_AIOJOBS, *ABOVE, *DURABLE])
+@pytest.mark.parametrize(
+    "module", [*AIOHTTP_LAYER, *FROM_AIOJOBS, *ABOVE, *DURABLE, *FOR_TESTS]
+)
 def test_aiohttp_layer_imports_aiohttp_and_the_standard_library(module: str) -> None:
     """The package needs aiohttp and nothing else."""
     outside = {each.module for each in imports(module) if each.module[0] != "."}
