@@ -490,6 +490,8 @@ class Scheduler(Collection[Job[Any]]):
             left running. A second cancellation gets through while it closes.
         """
         check_seconds("timeout", timeout)
+        if self._gate.state is CLOSED:
+            return
         self._binding.check()
         try:
             await self.drain(timeout, background=False)
@@ -511,6 +513,8 @@ class Scheduler(Collection[Job[Any]]):
         Cancellation:
             The caller's cancellation gets through; closing goes on without it.
         """
+        if self._gate.state is CLOSED:
+            return  # in whatever loop: to close twice is to close once
         await self._ending.close()
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
