@@ -13,9 +13,21 @@ import traceback
 from contextvars import Token
 from typing import Any
 
-from opentelemetry import trace
-from opentelemetry.context import Context, attach, detach
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
+from .core.errors import missing_extra
+
+try:
+    from opentelemetry import trace
+    from opentelemetry.context import Context, attach, detach
+    from opentelemetry.trace import (
+        Link,
+        Span,
+        SpanKind,
+        Status,
+        StatusCode,
+        TracerProvider,
+    )
+except ModuleNotFoundError as error:
+    raise missing_extra(error, "opentelemetry") from error
 
 from .core.failures import line_of, texts_of, traceback_of, type_name_of
 from .core.guests import call_guest

@@ -23,9 +23,13 @@ from dataclasses import dataclass
 from time import time
 from typing import Any, Final
 
-from taskiq import AckableMessage, AsyncBroker, BrokerMessage, InMemoryBroker
+from .core.errors import StoreUnavailable, missing_extra
 
-from .core.errors import StoreUnavailable
+try:
+    from taskiq import AckableMessage, AsyncBroker, BrokerMessage, InMemoryBroker
+except ModuleNotFoundError as error:
+    raise missing_extra(error, "taskiq") from error
+
 from .core.failures import line_of
 from .core.logs import say
 from .durable.envelope import Envelope
