@@ -462,7 +462,7 @@ def _check(name: str, broker: AsyncBroker) -> None:
     if isinstance(broker, InMemoryBroker):
         raise TypeError(
             f"{name} takes a broker that keeps messages, and InMemoryBroker keeps none: "
-            "for tests, give setup_durable() the path of a file"
+            "for tests, use aiohttp_jobs.testing.MemoryStore"
         )
 
 
