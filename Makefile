@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 8080
 ARGS ?=
+PYTHONS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -17,7 +18,7 @@ PINS :=
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: help demo test axe test-oldest install-oldest test-loops peer fuzz interrupts storm crash soak
-.PHONY: lint format docs bench dist clean
+.PHONY: lint format docs bench dist extras clean
 
 help:  ## This list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -83,6 +84,10 @@ dist: $(VENV)/.installed-test  ## Build wheel and sdist into dist/, and look int
 	rm -rf dist
 	$(BIN)/python -m build
 	DIST_DIR=dist $(BIN)/python -m pytest -m packaging
+
+# PYTHONS are those that it is tried with; by default the one of the environment.
+extras: dist  ## Install the wheel with each extra by itself, and use it.
+	$(BIN)/python -m tests.extras $(PYTHONS)
 
 clean:  ## Remove everything that was made here.
 	rm -rf .venv .venv-* .axe .demo build dist docs/_build *.egg-info

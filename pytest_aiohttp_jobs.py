@@ -7,12 +7,13 @@ not import aiohttp for those who test something else.
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from aiohttp_jobs.testing import FailedJobs, Recording, SpawnedJobs
+    from aiohttp_jobs.testing import FailedJobs, MemoryStore, Recording, SpawnedJobs
 
 OPTION = "aiohttp_jobs_strict"
 MARKER = "jobs_may_fail"
@@ -44,6 +45,22 @@ class _Watch:
 _WATCH = pytest.StashKey[_Watch]()
 
 
+class _InMemory:
+    """While it lasts, durable jobs are kept in memory."""
+
+    def __init__(self) -> None:
+        from aiohttp_jobs.testing import durable_in_memory
+
+        self._stack = ExitStack()
+        self.stores: list[MemoryStore] = self._stack.enter_context(durable_in_memory())
+
+    def stop(self) -> None:
+        self._stack.close()
+
+
+_IN_MEMORY = pytest.StashKey[_InMemory]()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
         OPTION,
@@ -65,8 +82,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     # Before any fixture: those may make the application.
     is_strict = bool(item.config.getini(OPTION)) and not item.get_closest_marker(MARKER)
-    if is_strict or "spawned_jobs" in getattr(item, "fixturenames", ()):
+    fixtures = getattr(item, "fixturenames", ())
+    if is_strict or "spawned_jobs" in fixtures:
         item.stash[_WATCH] = _Watch(is_strict=is_strict)
+    if "durable_in_memory" in fixtures:
+        item.stash[_IN_MEMORY] = _InMemory()
     return (yield)
 
 
@@ -87,6 +107,9 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
         if watch is not None:
             watch.stop()
             del item.stash[_WATCH]
+        if (in_memory := item.stash.get(_IN_MEMORY, None)) is not None:
+            in_memory.stop()
+            del item.stash[_IN_MEMORY]
     if watch is not None:
         watch.check()  # what has failed while the application was shut down
     return result
@@ -102,3 +125,16 @@ def spawned_jobs(request: pytest.FixtureRequest) -> SpawnedJobs:
     if _WATCH not in node.stash:  # asked for by getfixturevalue()
         node.stash[_WATCH] = _Watch(is_strict=False)
     return node.stash[_WATCH].spawned
+
+
+@pytest.fixture
+def durable_in_memory(request: pytest.FixtureRequest) -> list[MemoryStore]:
+    """Durable jobs run at once, in memory, wherever the application keeps them.
+
+    The stores, one for each `setup_durable()` of this test. See
+    :class:`aiohttp_jobs.testing.MemoryStore`.
+    """
+    node: pytest.Item = request.node
+    if _IN_MEMORY not in node.stash:  # asked for by getfixturevalue()
+        node.stash[_IN_MEMORY] = _InMemory()
+    return node.stash[_IN_MEMORY].stores

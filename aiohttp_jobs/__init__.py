@@ -58,8 +58,6 @@
 # Above these and the aiohttp layer:
 #
 #   repeats.py  repeat: a job again and again, by a schedule
-#   testing.py  for tests of applications; pytest_aiohttp_jobs.py beside the package is
-#               the plugin for pytest
 #
 # The processes of one application on one machine, by a directory that they share:
 #
@@ -78,6 +76,7 @@
 #
 #   durable/envelope.py    what is kept of a job
 #   durable/store.py       what keeps them has to promise this
+#   durable/memory.py      MemoryStore, for tests
 #   durable/kept.py        what can be seen of them
 #   durable/inspection.py  what people and metrics ask a store
 #   durable/arguments.py   what a task may be given
@@ -110,6 +109,11 @@
 #
 #   _durable_of.py  the durable jobs of an application, if it has any
 #
+# For tests of applications; pytest_aiohttp_jobs.py beside the package is the plugin for
+# pytest:
+#
+#   testing.py  to wait for jobs, to see what was spawned, durable jobs in memory
+#
 # On top, each with an extra of its name, and imported only by those who use it:
 #
 #   prometheus_workers.py  the metrics of all workers in one scrape
@@ -118,8 +122,8 @@
 #   prometheus.py          what schedulers do, as metrics
 #   opentelemetry.py       a span for each job
 #   sentry.py              a scope and a transaction for each job, failures, monitors
-#   taskiq.py              BrokerStore: durable jobs over a broker of taskiq
 #   taskiq_message.py      what a broker delivers, until it is acknowledged
+#   taskiq.py              BrokerStore: durable jobs over a broker of taskiq
 #   dashboard/             pages that show what runs, what waits, what failed and why
 
 from ._scheduler import create_scheduler

@@ -16,18 +16,24 @@ import traceback
 from contextvars import Token
 from typing import Any, Final, TypeAlias
 
-from opentelemetry import trace
-from opentelemetry.context import Context, attach, detach
-from opentelemetry.trace import (
-    Link,
-    Span,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TracerProvider,
-)
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from .core.errors import missing_extra
+
+try:
+    from opentelemetry import trace
+    from opentelemetry.context import Context, attach, detach
+    from opentelemetry.trace import (
+        Link,
+        Span,
+        SpanContext,
+        SpanKind,
+        Status,
+        StatusCode,
+        TracerProvider,
+    )
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+except ModuleNotFoundError as error:
+    raise missing_extra(error, "opentelemetry") from error
+
 
 from .core.enqueued import attempt_of, tell_spans_by
 from .core.failures import line_of, texts_of, traceback_of, type_name_of

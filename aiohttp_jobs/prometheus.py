@@ -15,14 +15,20 @@ from weakref import WeakKeyDictionary
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
-from prometheus_client import REGISTRY, CollectorRegistry
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.exposition import choose_encoder
+
+from .core.errors import missing_extra
+
+try:
+    from prometheus_client import REGISTRY, CollectorRegistry
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+        Metric,
+    )
+    from prometheus_client.exposition import choose_encoder
+except ModuleNotFoundError as error:
+    raise missing_extra(error, "prometheus") from error
 
 from ._durable_of import durable_of
 from .core.job import Job

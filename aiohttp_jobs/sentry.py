@@ -16,15 +16,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import sentry_sdk
-from sentry_sdk.crons import capture_checkin
-from sentry_sdk.scope import (
-    Scope,
-    add_global_event_processor,
-    use_isolation_scope,
-    use_scope,
-)
-from sentry_sdk.utils import event_from_exception
+from .core.errors import missing_extra
+
+try:
+    import sentry_sdk
+    from sentry_sdk.crons import capture_checkin
+    from sentry_sdk.scope import (
+        Scope,
+        add_global_event_processor,
+        use_isolation_scope,
+        use_scope,
+    )
+    from sentry_sdk.utils import event_from_exception
+except ModuleNotFoundError as error:
+    raise missing_extra(error, "sentry") from error
 
 from .core.enqueued import attempt_of
 from .core.guests import LEAVES, call_guest

@@ -21,9 +21,13 @@ from collections.abc import Collection, Coroutine, Sequence
 from time import time
 from typing import Any, Final
 
-from taskiq import AckableMessage, AsyncBroker, BrokerMessage, InMemoryBroker
+from .core.errors import StoreUnavailable, missing_extra
 
-from .core.errors import StoreUnavailable
+try:
+    from taskiq import AckableMessage, AsyncBroker, BrokerMessage, InMemoryBroker
+except ModuleNotFoundError as error:
+    raise missing_extra(error, "taskiq") from error
+
 from .core.failures import line_of
 from .core.logs import say
 from .durable.envelope import Envelope
@@ -436,7 +440,7 @@ def _check(name: str, broker: AsyncBroker) -> None:
     if isinstance(broker, InMemoryBroker):
         raise TypeError(
             f"{name} takes a broker that keeps messages, and InMemoryBroker keeps none: "
-            "for tests, give setup_durable() the path of a file"
+            "for tests, use aiohttp_jobs.testing.MemoryStore"
         )
 
 

@@ -1,4 +1,4 @@
-"""For tests of applications: to wait for the jobs, and to look at what was spawned.
+"""For tests of applications: wait for jobs, see what was spawned, keep no file.
 
 With pytest, the plugin `pytest_aiohttp_jobs` puts this to use. What is here needs no
 pytest.
@@ -24,12 +24,15 @@ from .core.names import listed
 from .core.parts import WHEN_MADE
 from .core.scheduler import Scheduler
 from .core.states import FAILED, LET_GO
-from .web.setup import schedulers_of
+from .durable.kept import Inspectable, Place
+from .durable.memory import MemoryStore
+from .durable.setup import DURABLE, STORES_INSTEAD, Durable
+from .web.setup import applications_below, schedulers_of
 
 if TYPE_CHECKING:
     from aiohttp.test_utils import BaseTestServer, TestClient
 
-__all__ = ("SpawnedJobs", "drain_jobs")
+__all__ = ("MemoryStore", "SpawnedJobs", "drain_jobs", "durable_in_memory")
 
 
 async def drain_jobs(
@@ -41,6 +44,10 @@ async def drain_jobs(
 
     All jobs that have been spawned so far are waited for, and the jobs that these spawn;
     jobs with ``after_response=True``, too. Atomic handlers are not waited for.
+
+    Of durable jobs those are waited for that the application runs and that are due: with
+    a :class:`MemoryStore` all of them. An attempt that has failed and is followed by
+    another one does not count as a failure.
 
     Args:
         where: the test client or test server, the application, with the sub-applications
@@ -58,14 +65,16 @@ async def drain_jobs(
         The jobs are left alone.
     """
     check_seconds("timeout", timeout)
-    schedulers = _schedulers_in(where)
+    schedulers, durables = _find(where)
     for scheduler in schedulers:
         _watch(scheduler)
     try:
         async with asyncio.timeout(timeout):
-            await _drain(schedulers)
+            await _drain(schedulers, durables)
     except TimeoutError:
         left = [job.label for scheduler in schedulers for job in scheduler]
+        for durable in durables:
+            left += await _left_in(durable)
         raise TimeoutError(
             f"After {timeout} s these jobs have not ended: {listed(left)}"
         ) from None
@@ -191,6 +200,29 @@ class SpawnedJobs(Sequence[Job[Any]]):
             self._arguments[job] = _arguments_of(job.coro)
 
 
+@contextmanager
+def durable_in_memory() -> Generator[list[MemoryStore]]:
+    """Inside the block, let each `setup_durable()` use a store of its own in memory.
+
+    Whatever store it is given is left alone: no file is made, no broker is asked. With
+    pytest it is the fixture `durable_in_memory`.
+
+    Yields:
+        The stores, in the order of the calls.
+    """
+    stores = list[MemoryStore]()
+
+    def make() -> MemoryStore:
+        stores.append(MemoryStore())
+        return stores[-1]
+
+    STORES_INSTEAD.append(make)
+    try:
+        yield stores
+    finally:
+        STORES_INSTEAD.remove(make)
+
+
 class Recording:
     """Lets observers look at all schedulers, those that are there and those that come.
 
@@ -239,15 +271,46 @@ def _watch(scheduler: Scheduler) -> None:
 WHEN_MADE.append(_watch)
 
 
-async def _drain(schedulers: list[Scheduler]) -> None:
+async def _drain(schedulers: list[Scheduler], durables: list[Durable]) -> None:
     """In rounds: a job of one may have spawned into another that had none left."""
     is_done = False
     while not is_done:
         for scheduler in schedulers:
             await _drain_one(scheduler)
+        for durable in durables:
+            while await _is_busy(durable):  # noqa: ASYNC110 (nobody tells)
+                await asyncio.sleep(_PAUSE)
         is_done = all(
             [await each.drain(0) and not each.pending_count for each in schedulers]
-        )
+        ) and not any([await _is_busy(each) for each in durables])
+
+
+# Seconds between two looks at durable jobs: stores do not tell when they move them.
+_PAUSE: Final = 0.005
+
+
+async def _is_busy(durable: Durable) -> bool:
+    # In this order, for jobs move on meanwhile.
+    return bool(await _left_in(durable)) or durable.running_count > 0
+
+
+async def _left_in(durable: Durable) -> list[str]:
+    """Return the tasks of the jobs that wait and are due, if this process runs them.
+
+    With those that are on their way from the store or back to it. Others are the
+    scheduler's, too.
+    """
+    store = durable.store
+    if not durable.is_working:
+        return []
+    if isinstance(store, MemoryStore):
+        return [envelope.task for envelope in store.waiting]
+    if isinstance(store, Inspectable):
+        # What is on its way runs, as far as the store knows.
+        waiting = await store.jobs(Place.WAITING)
+        running = await store.jobs(Place.RUNNING)
+        return [job.task for job in (*waiting, *running[durable.running_count :])]
+    return []
 
 
 async def _drain_one(scheduler: Scheduler) -> None:
@@ -275,9 +338,9 @@ class _Stir(asyncio.Event):
         self.set()
 
 
-def _schedulers_in(where: object) -> list[Scheduler]:
+def _find(where: object) -> tuple[list[Scheduler], list[Durable]]:
     if isinstance(where, Scheduler):
-        return [where]
+        return [where], []
     app = where if isinstance(where, web.Application) else getattr(where, "app", None)
     if not isinstance(app, web.Application):
         raise TypeError(
@@ -290,7 +353,8 @@ def _schedulers_in(where: object) -> list[Scheduler]:
             "The application has no scheduler: call aiohttp_jobs.setup(app) where the "
             "application is made"
         )
-    return schedulers
+    apps = [app, *applications_below(app)]
+    return schedulers, [each[DURABLE] for each in apps if DURABLE in each]
 
 
 def _arguments_of(coro: Any) -> dict[str, Any]:

@@ -198,7 +198,7 @@ def what_is_there_stays() -> None:
 
 
 # The modules that use aiohttp_jobs.testing, which keeps the failures of all schedulers.
-RECORDED = {"test_docs", "test_pytest_plugin", "test_testing"}
+RECORDED = {"test_docs", "test_durable_memory", "test_pytest_plugin", "test_testing"}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -71,7 +71,7 @@ BESIDE = ("threads",)
 # When periodic jobs are due: of the standard library, but for what cron() needs.
 SCHEDULE = ("schedule",)
 # Above all these, and of nothing but them.
-ABOVE = ("repeats", "testing")
+ABOVE = ("repeats",)
 # The processes of one application, among themselves: below what shows them.
 SHARE = (
     "share.forks",
@@ -133,6 +133,7 @@ DASHBOARD_NEEDS = {"aiohttp", "aiohttp_jinja2", "jinja2", "markupsafe"}
 DURABLE = (
     "durable.envelope",
     "durable.store",
+    "durable.memory",
     "durable.kept",
     "durable.inspection",
     "durable.arguments",
@@ -159,6 +160,8 @@ DURABLE = (
 )
 # Where those on top find what an application has of these.
 DURABLE_OF = ("_durable_of",)
+# For tests of applications, and so above all that these use.
+FOR_TESTS = ("testing",)
 LAYERS = (
     *("core", *CORE),
     *("web", *AIOHTTP_LAYER),
@@ -169,6 +172,7 @@ LAYERS = (
     *SHARE,
     *DURABLE,
     *DURABLE_OF,
+    *FOR_TESTS,
     *EXTRAS,
     *DASHBOARD,
     "",
@@ -266,7 +270,7 @@ def test_map_of_the_package_names_the_modules_in_this_order() -> None:
     durable = [name for name in DURABLE if path_of(name).stem != "__init__"]
     order = (
         *(*CORE, *AIOHTTP_LAYER, *FROM_AIOJOBS, *BESIDE, *SCHEDULE, *ABOVE),
-        *(*SHARE[:-1], *durable, *DURABLE_OF, *EXTRAS),
+        *(*SHARE[:-1], *durable, *DURABLE_OF, *FOR_TESTS, *EXTRAS),
     )
     assert named == [name.replace(".", "/") for name in order]
 
@@ -336,7 +340,7 @@ def test_core_imports_the_standard_library_and_itself(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [*AIOHTTP_LAYER, *FROM_AIOJOBS, *ABOVE, *DURABLE, *DURABLE_OF]
+    "module", [*AIOHTTP_LAYER, *FROM_AIOJOBS, *ABOVE, *DURABLE, *DURABLE_OF, *FOR_TESTS]
 )
 def test_aiohttp_layer_imports_aiohttp_and_the_standard_library(module: str) -> None:
     """The package needs aiohttp and nothing else."""

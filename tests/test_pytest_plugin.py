@@ -263,6 +263,98 @@ def test_fixture_stays_up_to_the_end_of_a_test_that_holds(
     assert result.duration < 30
 
 
+# -- durable jobs ----------------------------------------------------------------------
+
+
+DURABLE = """
+    from aiohttp_jobs.durable import durable, setup_durable, spawn_durable
+    from aiohttp_jobs.durable import DURABLE, current_durable
+    from aiohttp_jobs.testing import MemoryStore
+
+    @durable("note")
+    async def note(app, value, fails=0):
+        if current_durable().attempt <= fails:
+            raise ZeroDivisionError
+        app[DONE].append(value)
+
+    async def spawning(request):
+        await spawn_durable(request, note, 1, fails=int(request.query["fails"]))
+        return web.Response()
+
+    @pytest.fixture
+    def durable_app(app, tmp_path):
+        setup_durable(app, tmp_path / "jobs.sqlite", tasks=[note])
+        app.router.add_get("/durable", spawning)
+        return app
+"""
+
+
+def test_durable_jobs_run_in_memory(pytester: pytest.Pytester) -> None:
+    """Whichever fixture comes first; and without the fixture there is the file."""
+    pytester.makeconftest(APPLICATION + DURABLE)
+    run(
+        pytester,
+        FAILING,
+        """
+        async def test_runs(aiohttp_client, durable_app, durable_in_memory, tmp_path):
+            client = await aiohttp_client(durable_app)
+            await client.get("/durable?fails=1")
+            await drain_jobs(client)
+            assert durable_app[DONE] == [1]
+            [store] = durable_in_memory
+            [job] = store.spawned
+            assert job.task == "note"
+            assert job.unpack() == ([1], {"fails": 1})
+            assert list(tmp_path.iterdir()) == []
+
+        @pytest.mark.usefixtures("durable_in_memory")
+        async def test_marked(aiohttp_client, durable_app):
+            assert type(durable_app[DURABLE].store) is MemoryStore
+
+        async def test_is_asked_for_in_time(request, aiohttp_client):
+            stores = request.getfixturevalue("durable_in_memory")
+            request.getfixturevalue("durable_app")
+            assert len(stores) == 1
+
+        async def test_file(aiohttp_client, durable_app, tmp_path):
+            client = await aiohttp_client(durable_app)
+            await client.get("/durable?fails=0")
+            await drain_jobs(client)
+            assert durable_app[DONE] == [1]
+            assert (tmp_path / "jobs.sqlite").exists()
+        """,
+    ).assert_outcomes(passed=4)
+
+
+def test_option_fails_the_test_in_which_a_durable_job_is_buried(
+    pytester: pytest.Pytester,
+) -> None:
+    """R2: and not for an attempt that is followed by another one."""
+    pytester.makeconftest(APPLICATION + DURABLE)
+    result = run(
+        pytester,
+        FAILING,
+        """
+        async def spawn_and_wait(client, fails):
+            await client.get(f"/durable?fails={fails}")
+            store = client.app[DURABLE].store
+            while store.waiting or client.app[DURABLE].running_count:
+                await asyncio.sleep(0)
+
+        async def test_is_tried_again(aiohttp_client, durable_app, durable_in_memory):
+            await spawn_and_wait(await aiohttp_client(durable_app), fails=4)
+            assert durable_app[DONE] == [1]
+
+        async def test_is_buried(aiohttp_client, durable_app, durable_in_memory):
+            await spawn_and_wait(await aiohttp_client(durable_app), fails=5)
+        """,
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ["*A job has failed: note (attempt 5)*", "FAILED *::test_is_buried*"]
+    )
+
+
 # -- its cost ----------------------------------------------------------------------------
 
 
@@ -310,12 +402,14 @@ def test_page_is_followed_to_the_letter(pytester: pytest.Pytester) -> None:
         "application.py",
         "test_application.py",
         "test_spawned.py",
+        "reminders.py",
+        "test_reminders.py",
     ]
     result = pytester.run(
         sys.executable, "-W", "error", "-m", "pytest", "-q", timeout=120
     )
-    result.assert_outcomes(passed=4)
-    assert re.search(r"(\d+) passed in", PAGE.read_text())[1] == "4"  # type: ignore[index]
+    result.assert_outcomes(passed=7)
+    assert re.search(r"(\d+) passed in", PAGE.read_text())[1] == "7"  # type: ignore[index]
 
 
 def test_page_says_what_is_true_of_the_strict_mode(pytester: pytest.Pytester) -> None:
@@ -323,10 +417,10 @@ def test_page_says_what_is_true_of_the_strict_mode(pytester: pytest.Pytester) ->
     copy_page(pytester)
     pytester.path.joinpath("pytest.ini").write_text("[pytest]\n")
     run = pytester.run(sys.executable, "-m", "pytest", "-q", timeout=120)
-    run.assert_outcomes(failed=4)
-    for name in ("test_application.py", "test_spawned.py"):
+    run.assert_outcomes(failed=7)
+    for name in ("test_application.py", "test_spawned.py", "test_reminders.py"):
         path = pytester.path / name
         mark = "\nimport pytest\npytestmark = pytest.mark.asyncio\n"
         path.write_text(path.read_text() + mark)
     run = pytester.run(sys.executable, "-m", "pytest", "-q", timeout=120)
-    run.assert_outcomes(passed=4)
+    run.assert_outcomes(passed=7)

@@ -469,6 +469,20 @@ def test_scheduler_is_made_without_a_loop_and_used_later() -> None:
         asyncio.run(close())
 
 
+def test_closed_scheduler_is_closed_again_in_another_loop() -> None:
+    """A8: nothing is left to be done, so nobody has to know the first loop; a module
+    that keeps a scheduler is closed by each application of its tests."""
+    scheduler = Scheduler()
+
+    async def close() -> None:
+        await scheduler.close()
+        await scheduler.wait_and_close()
+
+    asyncio.run(close())
+    asyncio.run(close())
+    assert scheduler.closed
+
+
 async def test_use_from_another_thread_is_refused() -> None:
     """A8: use from another thread is refused with a RuntimeError that says so."""
     async with Scheduler() as scheduler:

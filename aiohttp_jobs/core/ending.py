@@ -225,6 +225,8 @@ class Ending:
     async def close(self) -> None:
         """Cancel all that is left, and wait for its end."""
         gate = self._gate
+        if gate.state is CLOSED:
+            return  # in whatever loop: to close twice is to close once
         loop = self._binding.check()
         callers = self._callers()
         is_inside = bool(callers)

@@ -25,6 +25,7 @@ __all__ = (
     "SchedulerClosed",
     "SchedulerFull",
     "StoreUnavailable",
+    "missing_extra",
 )
 
 
@@ -114,3 +115,16 @@ class HungUp(Exception):
 
     def __str__(self) -> str:
         return "The client has gone"
+
+
+def missing_extra(error: ModuleNotFoundError, extra: str) -> ModuleNotFoundError:
+    """Return an error to raise instead, which says what has to be installed.
+
+    Args:
+        error: what the import of a package has raised.
+        extra: the extra that brings this package.
+    """
+    return ModuleNotFoundError(
+        f"The package {error.name} is missing: install aiohttp-jobs[{extra}]",
+        name=error.name,
+    )

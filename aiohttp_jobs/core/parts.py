@@ -100,6 +100,16 @@ class Parts:
         if self.binding.loop is not None:
             self.gate.fill_slots()
 
+    def hold(self) -> None:
+        """Start no pending job."""
+        self.binding.check_if_bound()
+        self.gate.is_held = True
+
+    def release(self) -> None:
+        """Start them again."""
+        self.binding.check_if_bound()
+        self.gate.release_all()
+
     def shield(self, arg: Awaitable[T]) -> asyncio.Future[T]:
         """Shield an awaitable; see :meth:`Scheduler.shield`."""
         try:

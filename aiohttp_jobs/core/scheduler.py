@@ -17,7 +17,7 @@ from .intake import make_job
 from .job import Job
 from .parts import WHEN_MADE, Parts
 from .reports import ExceptionHandler
-from .states import DRAINING, OPEN, SchedulerState
+from .states import CLOSED, DRAINING, OPEN, SchedulerState
 from .statistics import Statistics
 
 __all__ = ("ExceptionHandler", "Scheduler", "SchedulerState")
@@ -204,13 +204,11 @@ class Scheduler(Collection[Job[Any]]):
         Jobs are accepted as always, and wait; those that take no slot, such as atomic
         handlers, start. A drain logs that they are held.
         """
-        self._parts.binding.check_if_bound()
-        self._parts.gate.is_held = True
+        self._parts.hold()
 
     def release(self) -> None:
         """Start pending jobs again, after :meth:`hold`."""
-        self._parts.binding.check_if_bound()
-        self._parts.gate.release_all()
+        self._parts.release()
 
     async def spawn(
         self,
@@ -404,6 +402,8 @@ class Scheduler(Collection[Job[Any]]):
             left running. A second cancellation gets through while it closes.
         """
         check_seconds("timeout", timeout)
+        if self._parts.gate.state is CLOSED:
+            return
         self._parts.binding.check()
         try:
             await self.drain(timeout, background=False)

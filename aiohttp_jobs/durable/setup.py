@@ -35,6 +35,9 @@ __all__ = ("DURABLE", "Durable", "run_worker", "setup_durable", "spawn_durable")
 
 P = ParamSpec("P")
 
+#: For test tools: the last of these makes the store, whatever store was given.
+STORES_INSTEAD: Final[list[Callable[[], Store]]] = []
+
 
 class Durable:
     """The durable jobs of one application, ``app[DURABLE]``. Made by setup_durable()."""
@@ -89,6 +92,11 @@ class Durable:
     def running_count(self) -> int:
         """How many durable jobs this process runs just now."""
         return 0 if self._worker is None else self._worker.running_count
+
+    @property
+    def is_working(self) -> bool:
+        """Does this process begin the jobs that wait?"""
+        return self._worker is not None and self._worker.is_fetching
 
     async def put(
         self,
@@ -255,6 +263,8 @@ def setup_durable(
         store = SQLiteStore(store)
     elif not callable(getattr(store, "put", None)):
         raise TypeError(f"store takes a path or a store, not {store!r}")
+    if STORES_INSTEAD:
+        store = STORES_INSTEAD[-1]()
     if put_periodic is None:
         put_periodic = store.remembers_ticks
     app[DURABLE] = made = Durable(

@@ -18,7 +18,7 @@ from aiohttp_jobs.core.job import Job
 from aiohttp_jobs.core.scheduler import Scheduler
 from aiohttp_jobs.core.states import LET_GO
 
-from .attempt import Attempt, current
+from .attempt import RETRIED, Attempt, current
 from .store import Delivery, Store
 from .task import Task
 from .upkeep import Upkeep, pause_after
@@ -58,6 +58,8 @@ class Worker:
         # The attempts that take a slot, and the jobs that run them.
         self._attempts: dict[Attempt, Job[Any] | None] = {}
         self._by_job: dict[Job[Any], Attempt] = {}
+        # Of those that are settled: the jobs that have failed, and have not ended yet.
+        self._retried: set[Job[Any]] = set()
         self._has_room = asyncio.Event()
         self._fetching: asyncio.Task[None] | None = None
 
@@ -65,6 +67,11 @@ class Worker:
     def running_count(self) -> int:
         """How many attempts run just now."""
         return len(self._attempts)
+
+    @property
+    def is_fetching(self) -> bool:
+        """Does it begin the jobs that wait?"""
+        return self._fetching is not None
 
     def start(self) -> None:
         """Begin to fetch, once the store is open."""
@@ -141,9 +148,14 @@ class Worker:
             self._by_job[job] = attempt
             if job.closed:
                 self.job_closed(job)
+        elif attempt.outcome is RETRIED:  # by an eager task, which has ended already
+            _note_received(job)
 
     def job_closed(self, job: Job[Any]) -> None:
         """Give back what has ended without having begun. An observer's method."""
+        if job in self._retried:
+            self._retried.discard(job)
+            _note_received(job)
         attempt = self._by_job.get(job)
         # One that was let go still runs, and has its slot until it ends.
         if attempt is not None and not (job.state is LET_GO and attempt.has_begun):
@@ -153,5 +165,16 @@ class Worker:
         job = self._attempts.pop(attempt, None)
         if job is not None:
             del self._by_job[job]
+            if attempt.outcome is RETRIED and not job.closed:
+                self._retried.add(job)
         self._has_room.set()
         self._tell_end(attempt)
+
+
+def _note_received(job: Job[Any]) -> None:
+    """Note that somebody has the failure of an attempt: whoever tries the job again.
+
+    The exception handler is told all the same; a test is not failed by it.
+    """
+    if job.failure is not None:
+        job.failure.is_raised = True

@@ -14,7 +14,7 @@ from aiohttp_jobs.core.scheduler import Scheduler
 from .middleware import make_middleware
 from .request import SCHEDULER
 
-__all__ = ("schedulers_of", "setup")
+__all__ = ("applications_below", "schedulers_of", "setup")
 
 
 def setup(
@@ -179,12 +179,16 @@ async def _drain(schedulers: list[Scheduler], *, background: bool = False) -> No
 
 
 def _lives_below(app: web.Application) -> Iterator[_Life]:
+    return (below[_LIFE] for below in applications_below(app) if _LIFE in below)
+
+
+def applications_below(app: web.Application) -> Iterator[web.Application]:
+    """Go over the sub-applications below this one, each before those below it."""
     for resource in app.router.resources():
         below = resource.get_info().get("app")
         if below is not None:
-            if _LIFE in below:
-                yield below[_LIFE]
-            yield from _lives_below(below)
+            yield below
+            yield from applications_below(below)
 
 
 def _check_methods(methods: Collection[str]) -> frozenset[str]:
