@@ -27,12 +27,11 @@ from .running import JobTask, Launcher, give_up, watch
 from .slots import Slots
 from .states import (
     CANCELLED,
-    FAILED,
     HUNG_UP,
-    LET_GO,
     OPEN,
     PENDING,
     SUCCEEDED,
+    UNSUCCESSFUL,
     JobState,
     SchedulerState,
 )
@@ -74,7 +73,7 @@ class Gate:
         self.strays: set[Job[Any]] = set()
         # How many jobs have ended so far: well, and otherwise, by what they ended in.
         self.succeeded = 0
-        self.ended = dict.fromkeys((FAILED, CANCELLED, LET_GO, HUNG_UP), 0)
+        self.ended: dict[JobState, int] = dict.fromkeys(UNSUCCESSFUL, 0)
         # Open, closing or closed; whether it is being drained is another matter.
         self.state: SchedulerState = OPEN
         # Does it start no pending job?

@@ -31,6 +31,9 @@ CANCELLED: Final = JobState.CANCELLED
 LET_GO: Final = JobState.LET_GO
 HUNG_UP: Final = JobState.HUNG_UP
 
+# What a job ends in that has no result.
+UNSUCCESSFUL: Final = (FAILED, CANCELLED, LET_GO, HUNG_UP)
+
 # The legal moves, by the state that is left: time goes one way, and once over is over.
 NEXT: Final = (
     (ACTIVE, CANCELLED),
