@@ -28,7 +28,8 @@ from prometheus_client.exposition import choose_encoder
 from .core.job import Job
 from .core.scheduler import Scheduler
 from .core.states import SUCCEEDED, JobState
-from .prometheus_workers import AllWorkers, share_of_environment
+from .prometheus_workers import AllWorkers
+from .share.folder import share_of_environment
 from .web.request import SCHEDULER
 
 __all__ = ("JobsCollector", "jobs_collector", "setup_metrics")

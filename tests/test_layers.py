@@ -78,6 +78,7 @@ SHARE = (
     "share.place",
     "share.deadlines",
     "share.worker",
+    "share.member",
     "share.asking",
     "share.others",
     "share",

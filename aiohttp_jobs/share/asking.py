@@ -34,6 +34,7 @@ class Trouble(enum.Enum):
     LATE = "was too slow: nothing was done"
     VERSION = "speaks another version"
     APPLICATION = "belongs to another application"
+    NOTHING = "has nothing of the kind"
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ async def _request(
         ):
             if response.status == 410:
                 return Answer(name, trouble=Trouble.LATE)
+            if response.status == 404:
+                return Answer(name, trouble=Trouble.NOTHING)
             if response.status != 200:
                 return Answer(name, trouble=Trouble.FAILED)
             return Answer(name, await response.json())

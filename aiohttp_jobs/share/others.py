@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from .asking import Answer, Trouble, ask
 from .names import VERSION, SocketName
-from .worker import Worker
+from .place import Place
 
 __all__ = ("Others",)
 
@@ -16,6 +16,13 @@ __all__ = ("Others",)
 _GOOD_FOR: Final = 1.0
 # How long a worker is waited for that is asked: so many times, so many seconds.
 _TURNS, _TURN = 10, 0.05
+
+
+class Placed(Protocol):
+    """A worker, or what is a part of it."""
+
+    @property
+    def place(self) -> Place | None: ...
 
 
 class Others:
@@ -26,7 +33,7 @@ class Others:
         path: what the others are asked for.
     """
 
-    def __init__(self, worker: Worker, path: str) -> None:
+    def __init__(self, worker: Placed, path: str) -> None:
         self._worker = worker
         self._path = path
         # By name, from the moment of asking to that at which the answer is taken.
