@@ -707,7 +707,7 @@ async def test_timer_measures_while_the_application_runs(
         measured.set()
 
     monkeypatch.setattr(History, "measure", measure)
-    monkeypatch.setattr(app, "PERIOD", 0)
+    monkeypatch.setattr(app, "until_next", lambda now: 0)
     application = make_app()
     client = await start(application)
     await measured.wait()

@@ -104,6 +104,8 @@ DASHBOARD = (
     "dashboard.query",
     "dashboard.sites",
     "dashboard.access",
+    "dashboard.rows",
+    "dashboard.part",
     "dashboard.overview",
     "dashboard.details",
     "dashboard.steering",

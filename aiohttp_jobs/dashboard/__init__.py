@@ -14,7 +14,9 @@ Needs the extra: ``pip install aiohttp-jobs[dashboard]``.
 #   tallies.py   how many jobs of each coroutine there are, and how long they run
 #   history.py   the observer that keeps all this, and the figures of the last minutes
 #   query.py     what a visitor wants to see
-#   overview.py  what the first page shows: figures, failures, coroutines, tables
+#   rows.py      a job as a row of a table
+#   part.py      what one process has to say for the first page
+#   overview.py  the first page, put together: figures, failures, coroutines, tables
 #   details.py   what a job's own page shows
 #
 # Who may have it, and what they may do:

@@ -16,7 +16,7 @@ from aiohttp_jobs.web.request import SCHEDULER
 from .access import Authorize, check_authorize, make_guard
 from .actions import Actions
 from .api import Api
-from .history import PERIOD, History
+from .history import History, until_next
 from .pages import Pages
 from .record import cut
 from .sites import add_security_headers
@@ -158,7 +158,9 @@ class _Life:
         self._scheduler.remove_observer(self._history)
 
     def _wait(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(PERIOD, self._measure)
+        # At one time in all processes, or their points could not be put together.
+        delay = until_next(time.time())
+        self._timer = asyncio.get_running_loop().call_later(delay, self._measure)
 
     def _measure(self) -> None:
         self._history.measure(self._scheduler.statistics())

@@ -28,6 +28,7 @@ __all__ = (
     "Raised",
     "State",
     "Table",
+    "Worker",
 )
 
 # Raised when a field is taken away or means something else; a new field changes nothing.
@@ -125,6 +126,8 @@ class Job(TypedDict):
     where: str
     #: What it has failed with, in one line; or where it was when it was let go.
     error: str
+    #: The number of the worker that has it; None if only one process is shown.
+    worker: int | None
 
 
 class Table(TypedDict):
@@ -135,14 +138,15 @@ class Table(TypedDict):
     pages: int
     #: How many fit the filter, of those that were looked at.
     count: int
-    #: How many there are, with those that were not looked at.
+    #: How many there are, with those that were not looked at, and how many these are.
     total: int
+    beyond: int
 
 
 class Kind(TypedDict):
     """Failures of one kind: of one class, raised at one place of ours."""
 
-    #: What no other kind is called, of whichever process.
+    #: What no other kind is called; the same in all processes.
     id: str
     type: str
     place: str
@@ -179,13 +183,30 @@ class Coroutine(TypedDict):
     last_failed: str | None
 
 
+class Worker(TypedDict):
+    """One of the processes of the application, by the number that it has among them."""
+
+    number: int
+    #: Why it has not answered, as in "does not answer"; empty if it has.
+    trouble: str
+    #: None if it has not answered.
+    process: Process | None
+    now: Figures | None
+
+
 class Overview(TypedDict):
     """All that the first page shows."""
 
     version: int
     #: When this was so.
     at: float
+    #: The one that was asked.
     process: Process
+    #: All of the application, by number; empty if only one process is shown. What those
+    #: that answer have is in all that follows, summed up or side by side.
+    workers: list[Worker]
+    #: What else was found where they meet, as sentences.
+    strangers: list[str]
     now: Figures
     #: Seconds that each point stands for; the latest is the last.
     period: int

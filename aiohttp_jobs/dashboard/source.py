@@ -18,10 +18,11 @@ from . import data, steering
 from .access import Visitor
 from .details import details, find_job
 from .history import History
-from .overview import Clock, job_row, overview, process
+from .overview import overview
 from .process import process_name
 from .query import Query
 from .record import Record
+from .rows import Clock, job_row, process
 
 __all__ = ("NoSuchJob", "Source", "ThisProcess")
 

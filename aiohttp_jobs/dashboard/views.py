@@ -9,7 +9,6 @@ from aiohttp import web
 
 from . import data
 from .access import VISITOR, Authorize, ask
-from .overview import LOOKED_AT
 from .pages import Links, Pages
 from .query import Query
 from .source import NoSuchJob, Source
@@ -75,7 +74,7 @@ class Views:
     async def _found(self, overview: data.Overview, query: Query) -> data.Found | None:
         """Look among all pending jobs, if more are pending than are listed. It is done
         when the form is sent, and not each second."""
-        if not query.search or overview["pending"]["total"] <= LOOKED_AT:
+        if not query.search or not overview["pending"]["beyond"]:
             return None
         return await self._source.find_pending(query)
 
