@@ -23,10 +23,8 @@ def voice(number: int, scheduler: Scheduler, past: History, query: Query) -> Voi
     """As it comes from another process."""
     clock = Clock()
     common = part.part(scheduler, past, clock, False)
-    common["periods"] = ()
     seen = part.look(scheduler, past, clock, query, False)
     common, seen = json.loads(json.dumps([common, seen]))
-    common["periods"] = past.periods
     return Voice(number, common, seen)
 
 
@@ -100,7 +98,7 @@ def test_points_are_put_together_by_their_time() -> None:
     """One process missed a period, another began late; run times are those of all."""
     first = [period(1, 1.0), period(2, *[0.1] * 9), period(4, pending=3, waited=2.0)]
     second = [period(2, 5.0), period(3, 2.0), period(4, pending=4, waited=9.0)]
-    points = overview._points([first, second])
+    points = overview.side_by_side([first, second])
     assert [point["succeeded"] for point in points] == [1, 10, 1, 0]
     one, merged, _, last = points
     assert (one["p50"], one["p90"]) == (1.0, 1.0)
@@ -108,11 +106,11 @@ def test_points_are_put_together_by_their_time() -> None:
     assert merged["p90"] == pytest.approx(5.0, rel=0.025)
     assert (last["pending"], last["waited"]) == (7, 9.0)
     # What one has told a moment before the other waits for that one.
-    assert len(overview._points([[*first, period(5)], second])) == 4
-    assert len(overview._points([[*first, period(5)], [*second, period(5)]])) == 5
+    assert len(overview.side_by_side([[*first, period(5)], second])) == 4
+    assert len(overview.side_by_side([[*first, period(5)], [*second, period(5)]])) == 5
     # But for no longer than that.
-    assert len(overview._points([[*first, period(5), period(6)], second])) == 6
-    assert overview._points([[], second]) == [each.point for each in second]
+    assert len(overview.side_by_side([[*first, period(5), period(6)], second])) == 6
+    assert overview.side_by_side([[], second]) == [each.point for each in second]
 
 
 async def test_failures_of_one_kind_are_grouped() -> None:

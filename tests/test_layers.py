@@ -80,6 +80,7 @@ SHARE = (
     "share.worker",
     "share.member",
     "share.asking",
+    "share.patience",
     "share.others",
     "share",
 )
@@ -110,6 +111,8 @@ DASHBOARD = (
     "dashboard.details",
     "dashboard.steering",
     "dashboard.source",
+    "dashboard.answering",
+    "dashboard.workers",
     "dashboard.charts",
     "dashboard.pages",
     "dashboard.stream",
@@ -120,8 +123,8 @@ DASHBOARD = (
     "dashboard.app",
     "dashboard",
 )
-# What comes with its extra.
-DASHBOARD_NEEDS = {"aiohttp", "aiohttp_jinja2", "jinja2", "markupsafe"}
+# What comes with its extra, and with aiohttp.
+DASHBOARD_NEEDS = {"aiohttp", "aiohttp_jinja2", "jinja2", "markupsafe", "multidict"}
 # Jobs that survive the process: of the standard library and what is below.
 DURABLE = (
     "durable.envelope",

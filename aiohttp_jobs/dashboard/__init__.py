@@ -24,7 +24,9 @@ Needs the extra: ``pip install aiohttp-jobs[dashboard]``.
 #   sites.py     other sites may do nothing
 #   access.py    who may do what, and who that is
 #   steering.py  what may be done to jobs and the queue, and the log of it
-#   source.py    whom the pages ask: this process, and one day others
+#   source.py    whom the pages ask: this process, or all
+#   answering.py what this process tells the others, and does for them
+#   workers.py   the source of what all processes of the application know
 #
 # What becomes of it:
 #

@@ -20,6 +20,7 @@ __all__ = (
     "Job",
     "JobDetails",
     "Kind",
+    "Matches",
     "Matching",
     "Outcome",
     "Overview",
@@ -253,6 +254,9 @@ class JobDetails(TypedDict):
     stack: list[Frame]
     #: What it has failed with, last, and before it what that came from.
     raised: list[Raised]
+    #: Why all this is not new, in a sentence: its worker has not answered since. Else
+    #: empty.
+    silence: str
 
 
 class Found(TypedDict):
@@ -263,12 +267,16 @@ class Found(TypedDict):
     #: How many were looked at, and how many there are.
     looked_at: int
     total: int
+    #: Who has not looked, as sentences.
+    silent: list[str]
 
 
 class Matching(TypedDict):
-    """The active and pending jobs that fit a filter, before they are cancelled."""
+    """The active and pending jobs of a process that fit a filter."""
 
     process: Process
+    #: As of :class:`Job`.
+    worker: int | None
     active: int
     pending: int
     #: Until when, by the process's own clock: no job that was accepted later is meant.
@@ -277,6 +285,14 @@ class Matching(TypedDict):
     names: str
     #: How many jobs were not looked at, as there were too many.
     beyond: int
+
+
+class Matches(TypedDict):
+    """Those that fit a filter, before they are cancelled."""
+
+    processes: list[Matching]
+    #: Who has not looked, as sentences: nothing will be done there.
+    silent: list[str]
 
 
 class Outcome(TypedDict):

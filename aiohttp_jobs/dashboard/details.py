@@ -57,4 +57,5 @@ def details(
             }
             for raised in (job.raised if isinstance(job, Record) else ())
         ],
+        "silence": "",
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 import time
 from collections import Counter, deque
@@ -31,7 +33,15 @@ from .record import (
 )
 from .tallies import Tallies, percentiles
 
-__all__ = ("PERIOD", "POINTS", "History", "Period", "times_in", "until_next")
+__all__ = (
+    "PERIOD",
+    "POINTS",
+    "History",
+    "Period",
+    "read_periods",
+    "times_in",
+    "until_next",
+)
 
 # How many ends are remembered. Failures have a ring of their own, or else a busy second
 # would push them out; and besides the last ones of each kind are kept.
@@ -73,6 +83,16 @@ def times_in(counted: Iterable[Iterable[tuple[int, int]]]) -> Iterator[float]:
             yield from repeat(_STEP**power, count)
 
 
+@functools.lru_cache(maxsize=64)  # each process's is the same for some seconds
+def read_periods(text: str) -> list[Period]:
+    """Read what :meth:`History.written` has written.
+
+    Raises:
+        TypeError, ValueError: it has not.
+    """
+    return [Period(*each) for each in json.loads(text)]
+
+
 def until_next(now: float) -> float:
     """Seconds from this moment of time.time() to the end of the period, for all."""
     return PERIOD - now % PERIOD
@@ -95,6 +115,7 @@ class History:
         self._fresh_names: list[str] = []
         self._fresh_ends: list[Raw] = []
         self._periods: deque[Period] = deque(maxlen=POINTS)
+        self._written: str | None = None
         self._begin = self._before = scheduler.statistics()
         self._measured_at = 0.0
         #: Since when totals count, and the application runs, by time.monotonic().
@@ -188,6 +209,7 @@ class History:
         number = round(time.time() / PERIOD)
         if self._periods:
             number = max(number, self._periods[-1].number + 1)
+        self._written = None
         self._periods.append(Period(number, point, _counted(times)))
 
     @property
@@ -200,10 +222,12 @@ class History:
         """The last minutes, the latest period last."""
         return [period.point for period in self._periods]
 
-    @property
-    def periods(self) -> list[Period]:
-        """The same, to be put together with those of other processes."""
-        return [*self._periods]
+    def written(self) -> str:
+        """The same, to be put together with those of other processes: a text, which is
+        written when a period is over, and not at each look."""
+        if self._written is None:
+            self._written = json.dumps([*self._periods])
+        return self._written
 
     @property
     def kinds(self) -> Kinds:

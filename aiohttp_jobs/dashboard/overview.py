@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from aiohttp_jobs.core.scheduler import Scheduler
 
 from . import data
-from .history import PERIOD, POINTS, History, Period, times_in
+from .history import PERIOD, POINTS, History, Period, read_periods, times_in
 from .kinds import MOST_OF_KIND
 from .part import (
     FEW_KINDS,
@@ -40,6 +40,7 @@ __all__ = (
     "process",
     "put_together",
     "record_row",
+    "side_by_side",
 )
 
 # How many coroutines are shown unless all are wanted.
@@ -99,7 +100,7 @@ def put_together(
         "strangers": [*strangers],
         "now": _sum([each["now"] for each in parts]),
         "period": PERIOD,
-        "points": _points([each["periods"] for each in parts]),
+        "points": _points(parts),
         "failures": _failures(looks, query),
         "coroutines": _shown(coroutines, parts, query),
         "coroutines_total": len(coroutines),
@@ -132,9 +133,14 @@ def _sum(figures: Sequence[data.Figures]) -> data.Figures:
     return summed
 
 
-def _points(parts: Sequence[Sequence[Period]]) -> list[data.Point]:
+def _points(parts: Sequence[Part]) -> list[data.Point]:
     if len(parts) == 1:
-        return [period.point for period in parts[0]]
+        return parts[0]["points"]
+    return side_by_side([read_periods(each["periods"]) for each in parts])
+
+
+def side_by_side(parts: Sequence[Sequence[Period]]) -> list[data.Point]:
+    """Put the periods of several processes together, by their time."""
     parts = [periods for periods in parts if periods]
     if not parts:
         return []

@@ -9,13 +9,13 @@ from __future__ import annotations
 import base64
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypedDict, TypeVar
 
 from aiohttp_jobs.core.scheduler import Scheduler
 
 from . import data
-from .history import PERIOD, History, Period
+from .history import PERIOD, History
 from .kinds import Kind
 from .process import address_of
 from .query import Query
@@ -29,13 +29,14 @@ __all__ = (
     "ORDERS",
     "PAGE",
     "Coroutine",
-    "Kind",
+    "KindPart",
     "Look",
     "Part",
     "Table",
     "ended_in",
     "look",
     "part",
+    "rows_of",
     "times_of",
 )
 
@@ -73,7 +74,9 @@ class Part(TypedDict):
     at: float
     process: data.Process
     now: data.Figures
-    periods: Sequence[Period]
+    points: list[data.Point]
+    #: The same to be put together, see :func:`.history.read_periods`.
+    periods: str
     coroutines: list[Coroutine]
 
 
@@ -120,7 +123,8 @@ def part(scheduler: Scheduler, history: History, clock: Clock, alone: bool) -> P
         "at": clock.at,
         "process": process(scheduler, history, clock),
         "now": _figures(scheduler, history),
-        "periods": history.periods,
+        "points": history.points,
+        "periods": "" if alone else history.written(),
         "coroutines": _coroutines(scheduler, history, clock, alone),
     }
 
@@ -165,6 +169,14 @@ def look(
             0,
         ),
     }
+
+
+def rows_of(look: Look) -> Iterator[data.Job]:
+    """Go over all rows that are in it, wherever they stand."""
+    for kind in look["kinds"]:
+        yield from kind["latest"]
+    for table in (look["active"], look["pending"], look["recent"]):
+        yield from table["rows"]
 
 
 def _figures(scheduler: Scheduler, history: History) -> data.Figures:

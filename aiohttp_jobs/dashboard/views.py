@@ -68,6 +68,7 @@ class Views:
             "names": _names(overview, query),
             "stream": links.to("live") + str(query),
             "found": await self._found(overview, query),
+            "is_alone": self._source.is_alone,
         }
         return self._pages.page("overview.html", request, links, context)
 
@@ -93,7 +94,7 @@ class Views:
         try:
             details = await self._source.job(address)
         except NoSuchJob as error:
-            return self._pages.message(request, links, str(error), 404)
+            return self._pages.message(request, links, str(error), error.status)
         context = {
             **details,
             "stream": links.to_job(address, "job-live"),
@@ -107,14 +108,14 @@ class Views:
         try:
             await self._source.job(address)
         except NoSuchJob as error:
-            raise web.HTTPNotFound(text=f"404: {error}") from None
+            return _refused(error)
 
         async def render() -> str:
             context: dict[str, Any]
             try:
                 context = {**await self._source.job(address)}
-            except NoSuchJob:
-                context = {"id": address.partition("-")[2]}
+            except NoSuchJob as error:
+                context = {"id": address.partition("-")[2], "says": str(error)}
             return self._pages.snapshot("job_live.html", visitor, links, context)
 
         return await self._follow(request, (address, visitor.access), render)
@@ -125,7 +126,7 @@ class Views:
         try:
             text = as_text(await self._source.job(address))
         except NoSuchJob as error:
-            raise web.HTTPNotFound(text=f"404: {error}") from None
+            return _refused(error)
         return web.Response(body=encode(text), content_type="text/plain", charset="utf-8")
 
     async def _follow(
@@ -149,6 +150,10 @@ class Views:
         address = request.match_info["address"]
         name = request.match_info.route.name or "job"
         return self._pages.links(name, address=address), address
+
+
+def _refused(error: NoSuchJob) -> web.Response:
+    return web.Response(text=f"{error.status}: {error}", status=error.status)
 
 
 def _names(overview: data.Overview, query: Query) -> list[str]:

@@ -61,18 +61,19 @@ class _Connector(UnixConnector):
         raise ClientConnectionError("The socket is of another user")
 
 
-async def ask(name: SocketName, address: str, path: str) -> Answer:
+async def ask(name: SocketName, address: str, path: str, data: object = None) -> Answer:
     """Return what the worker answers to a GET, however long that takes.
 
     Args:
         name: the worker, for the answer.
         address: the path of its socket.
         path: what is asked for.
+        data: more about it, as JSON.
 
     Cancellation:
         The connection is closed.
     """
-    return await _request(name, address, "GET", path, ClientTimeout(total=None))
+    return await _request(name, address, "GET", path, ClientTimeout(total=None), data)
 
 
 async def order(name: SocketName, address: str, path: str, data: object) -> Answer:
