@@ -240,12 +240,15 @@ class History:
         self._count()
         return self._tallies
 
-    def records(self) -> Iterator[Record]:
-        """Go over what is remembered, the latest end first."""
+    def ends(self) -> list[Raw]:
+        """What is remembered, the latest end first; as records it takes longer."""
         self._count()
         kept = {raw[0]: raw for raw in chain(self._kinds.kept(), self._failures)}
-        ends = sorted(chain(self._ends, kept.values()), key=_closed_at, reverse=True)
-        return starmap(Record, ends)
+        return sorted(chain(self._ends, kept.values()), key=_closed_at, reverse=True)
+
+    def records(self) -> Iterator[Record]:
+        """Go over what is remembered, the latest end first."""
+        return starmap(Record, self.ends())
 
     def find(self, job_id: int) -> Record | None:
         """The record of this job, if it is remembered."""

@@ -134,7 +134,7 @@ def _sum(figures: Sequence[data.Figures]) -> data.Figures:
 
 
 def _points(parts: Sequence[Part]) -> list[data.Point]:
-    if len(parts) == 1:
+    if not parts[0]["periods"]:
         return parts[0]["points"]
     return side_by_side([read_periods(each["periods"]) for each in parts])
 

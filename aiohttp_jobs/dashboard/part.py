@@ -16,7 +16,7 @@ from aiohttp_jobs.core.scheduler import Scheduler
 
 from . import data
 from .history import PERIOD, History
-from .kinds import Kind
+from .kinds import Kind, Raw
 from .process import address_of
 from .query import Query
 from .record import Record, cut
@@ -74,8 +74,9 @@ class Part(TypedDict):
     at: float
     process: data.Process
     now: data.Figures
+    #: Of the two one is empty: points, or the same to be put together with those of
+    #: others, see :func:`.history.read_periods`.
     points: list[data.Point]
-    #: The same to be put together, see :func:`.history.read_periods`.
     periods: str
     coroutines: list[Coroutine]
 
@@ -123,7 +124,7 @@ def part(scheduler: Scheduler, history: History, clock: Clock, alone: bool) -> P
         "at": clock.at,
         "process": process(scheduler, history, clock),
         "now": _figures(scheduler, history),
-        "points": history.points,
+        "points": history.points if alone else [],
         "periods": "" if alone else history.written(),
         "coroutines": _coroutines(scheduler, history, clock, alone),
     }
@@ -136,7 +137,11 @@ def look(
     active = scheduler.active_jobs(LOOKED_AT)
     pending = scheduler.pending_jobs(LOOKED_AT)
     every = not query.filters  # then there is no need to look at them one by one
-    ends = [r for r in history.records() if every or query.takes_end(r, clock.now)]
+    ends = history.ends()
+    if not every:
+        ends = [end for end in ends if query.takes_end(Record(*end), clock.now)]
+    if query.sort:
+        ends.sort(key=_END_ORDERS[query.sort])
     kinds = [kind for kind in history.kinds if _takes_kind(query, kind, clock.now)]
     sent = FEW_KINDS if alone else SENT_KINDS
     if query.failures == "all":
@@ -161,8 +166,8 @@ def look(
             max(0, scheduler.pending_count - LOOKED_AT),
         ),
         "recent": _table(
-            sorted(ends, key=_RECORD_ORDERS[query.sort]) if query.sort else ends,
-            lambda record: record_row(record, clock),
+            ends,
+            lambda end: record_row(Record(*end), clock),
             query.recent,
             alone,
             len(ends),
@@ -296,11 +301,13 @@ def _table(
     }
 
 
-def _ran(record: Record) -> float:
+def _ran(end: Raw) -> float:
+    record = Record(*end)
     return 0.0 if record.started_at is None else record.started_at - record.closed_at
 
 
-def _waited(record: Record) -> float:
+def _waited(end: Raw) -> float:
+    record = Record(*end)
     return record.spawned_at - (record.started_at or record.closed_at)
 
 
@@ -312,7 +319,7 @@ def _row_waited(row: Any) -> float:
     return float((row["spawned"] or 0) - (row["started"] or row["ended"]))
 
 
-_RECORD_ORDERS: Final = {"ran": _ran, "waited": _waited}
+_END_ORDERS: Final = {"ran": _ran, "waited": _waited}
 # By what rows of several processes are sorted.
 ORDERS: Final[dict[str, Callable[[Any], float]]] = {
     "active": lambda row: row["started"] or 0.0,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from .asking import Answer, Trouble, ask
+from .asking import Answer, Line, Trouble
 from .names import VERSION, SocketName
 from .place import Place
 
@@ -46,6 +46,8 @@ class Others:
         self._worker = worker
         self._path = path
         self._data = data
+        # To each of them; the same name may be found by another path one day.
+        self._lines: dict[tuple[SocketName, str], Line] = {}
         # By name, from the moment of asking to that at which the answer is taken.
         self._asked: dict[SocketName, asyncio.Task[Answer]] = {}
         # Those that were waited for in vain: they are asked on, and not waited for again.
@@ -84,21 +86,25 @@ class Others:
             task.cancel()
         with suppress(asyncio.CancelledError):
             await asyncio.gather(*tasks, return_exceptions=True)
+        for line in [*self._lines.values()]:
+            await line.close()
+        self._lines.clear()
 
     async def _ask_all(self) -> list[Answer]:
         place = self._worker.place
         if place is None:
             return []
         names = [name for name in place.folder.sockets() if name != place.name]
-        self._forget(set(names))
+        await self._forget(set(names))
         told = {name: foreign(name, place.name) for name in names}
         data = self._data()
         for name in names:
             if told[name] is None and name not in self._asked:
                 address = place.folder.address(str(name))
-                self._asked[name] = asyncio.create_task(
-                    ask(name, address, self._path, data)
-                )
+                line = self._lines.get((name, address))
+                if line is None:
+                    line = self._lines[name, address] = Line(name, address)
+                self._asked[name] = asyncio.create_task(line.ask(self._path, data))
         await self._wait()
         answers: list[Answer] = []
         for name in names:
@@ -135,10 +141,12 @@ class Others:
         del self._asked[name]
         return task.result()
 
-    def _forget(self, names: set[SocketName]) -> None:
+    async def _forget(self, names: set[SocketName]) -> None:
         for name in self._asked.keys() - names:
             self._asked.pop(name).cancel()
         self._slow &= names
+        for key in [key for key in self._lines if key[0] not in names]:
+            await self._lines.pop(key).close()
 
 
 def foreign(name: SocketName, own: SocketName) -> Answer | None:
