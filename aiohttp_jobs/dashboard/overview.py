@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
@@ -136,7 +137,12 @@ def _sum(figures: Sequence[data.Figures]) -> data.Figures:
 def _points(parts: Sequence[Part]) -> list[data.Point]:
     if not parts[0]["periods"]:
         return parts[0]["points"]
-    return side_by_side([read_periods(each["periods"]) for each in parts])
+    return [*_put_together(tuple(each["periods"] for each in parts))]
+
+
+@functools.lru_cache(maxsize=8)  # they are the same for some seconds
+def _put_together(texts: tuple[str, ...]) -> list[data.Point]:
+    return side_by_side([read_periods(text) for text in texts])
 
 
 def side_by_side(parts: Sequence[Sequence[Period]]) -> list[data.Point]:
