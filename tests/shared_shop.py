@@ -12,6 +12,8 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Coroutine
+from typing import Any
 
 from aiohttp import web
 
@@ -22,11 +24,25 @@ from aiohttp_jobs.prometheus import setup_metrics
 from tests.work import Reports, fail, nothing
 
 
-async def make_report() -> None:
-    await asyncio.Event().wait()
+async def make_report(name: str) -> None:
+    """Run until it is cancelled, and write down by which name."""
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        if path := os.environ.get("SHOP_CANCELLED"):
+            with open(path, "a") as file:  # noqa: ASYNC230 (a line)
+                file.write(f"{name}\n")
+        raise
 
 
-KINDS = {"wait": make_report, "fail": fail, "nothing": nothing}
+def begin(kind: str, name: str) -> Coroutine[Any, Any, None]:
+    match kind:
+        case "fail":
+            return fail()
+        case "nothing":
+            return nothing()
+        case _:
+            return make_report(name)
 
 
 async def work(request: web.Request) -> web.Response:
@@ -39,7 +55,9 @@ async def spawn_jobs(request: web.Request) -> web.Response:
     query = request.query
     scheduler = request.app[SCHEDULER]
     jobs = [
-        await scheduler.spawn(KINDS[query.get("kind", "wait")](), query.get("name"))
+        await scheduler.spawn(
+            begin(query.get("kind", "wait"), query.get("name", "")), query.get("name")
+        )
         for _ in range(int(query.get("count", "1")))
     ]
     await asyncio.sleep(0.01)

@@ -172,14 +172,15 @@ class Gunicorn:
 
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self.process = process
-        self._url = f"http://127.0.0.1:{port}"
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
 
     async def get(self, path: str) -> str | None:
         """What one of its workers answers; None if that one has just ended."""
         try:
             async with (
                 ClientSession() as session,
-                session.get(self._url + path) as answer,
+                session.get(self.url + path) as answer,
             ):
                 return await answer.text()
         except ClientError:
