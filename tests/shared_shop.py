@@ -21,6 +21,7 @@ from aiohttp_jobs import SCHEDULER, setup, spawn
 from aiohttp_jobs.dashboard import Access, setup_dashboard
 from aiohttp_jobs.dashboard.process import address_of
 from aiohttp_jobs.prometheus import setup_metrics
+from tests.loops import settle
 from tests.work import Reports, fail, nothing
 
 
@@ -60,7 +61,7 @@ async def spawn_jobs(request: web.Request) -> web.Response:
         )
         for _ in range(int(query.get("count", "1")))
     ]
-    await asyncio.sleep(0.01)
+    await settle()
     return web.json_response([address_of(job.id) for job in jobs])
 
 

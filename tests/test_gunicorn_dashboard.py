@@ -21,7 +21,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from playwright.async_api import Browser, Page
 from playwright.async_api import TimeoutError as PlaywrightTimeout
 
-from tests.processes import PATIENCE, until
+from tests.processes import PATIENCE, before_the_next_look, until
 from tests.test_dashboard_browser import NOT_A_DOUBLE_CLICK, expect_live, knows_ports
 from tests.test_demo_browser import TIMEOUT, browser
 from tests.test_prometheus_workers import gunicorn
@@ -245,7 +245,7 @@ class Hands:
         while self.is_busy:
             told = await self.shop.json("/states")
             if told is None or len(told["jobs"]) > 5:
-                await asyncio.sleep(0.05)
+                await before_the_next_look()
                 continue
             number += 1
             # Whichever worker answers has it.

@@ -14,6 +14,7 @@ from aiohttp_jobs.share import patience as module
 from aiohttp_jobs.share.asking import Answer, Trouble
 from aiohttp_jobs.share.member import Member
 from aiohttp_jobs.share.patience import Patience
+from tests.processes import before_the_next_look
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
@@ -48,7 +49,7 @@ class Owner:
                 told = await self.ask(patience)
                 if told is not Trouble.SLOW:
                     return told
-                await asyncio.sleep(0.01)
+                await before_the_next_look()
 
 
 async def started(tmp_path: Path) -> tuple[Owner, Patience]:
