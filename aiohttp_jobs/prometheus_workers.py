@@ -75,8 +75,10 @@ class Families:
 
 
 def _label(labels: dict[str, str], number: int) -> dict[str, str]:
-    # As Prometheus does it with a label of its own that a target has, too.
     new = _WORKER
+    if new not in labels:
+        return {**labels, new: str(number)}
+    # As Prometheus does it with a label of its own that a target has, too.
     own = {}
     for name, value in labels.items():
         if name == new:

@@ -22,8 +22,13 @@ from playwright.async_api import Browser, Page
 from playwright.async_api import TimeoutError as PlaywrightTimeout
 
 from tests.processes import PATIENCE, before_the_next_look, until
-from tests.test_dashboard_browser import NOT_A_DOUBLE_CLICK, expect_live, knows_ports
-from tests.test_demo_browser import TIMEOUT, browser
+from tests.test_dashboard_browser import (
+    NOT_A_DOUBLE_CLICK,
+    axe,
+    expect_live,
+    knows_ports,
+)
+from tests.test_demo_browser import TIMEOUT, browser, expect_to_fit
 from tests.test_prometheus_workers import gunicorn
 
 __all__ = ("browser",)  # a fixture
@@ -205,6 +210,49 @@ async def test_recycled_workers_keep_numbers_few(share: str) -> None:
                 }
     numbers = {name for name in os.listdir(share) if name.endswith(".lock")}
     assert len(numbers) <= 4
+
+
+async def test_pages_of_several_workers_are_accessible_and_fit(
+    share: str, browser: Browser
+) -> None:
+    """With one that does not answer: axe finds nothing, and no page is wider than its
+    window."""
+    code = axe()
+    with gunicorn(share) as server:
+        shop = Shop(server.url)
+        workers = await shop.workers()
+        for kind in ("wait", "fail", "wait"):
+            await shop.json(f"/spawn?kind={kind}&name={'report' * 9}&count=12")
+        told = await shop.until(lambda told: told["now"]["active"] > 9)
+        job = told["active"]["rows"][0]
+        owner = workers[job["worker"]]
+        other = next(pid for name, pid in workers.values() if name != owner[0])
+        for process in (None, other):
+            if process is not None:
+                os.kill(process, signal.SIGSTOP)
+                await shop.until(lambda told: any(w["trouble"] for w in told["workers"]))
+            for scheme, width in (("light", 390), ("dark", 1280)):
+                page = await browser.new_page(
+                    base_url=server.url,
+                    color_scheme=scheme,  # type: ignore[arg-type]
+                    viewport={"width": width, "height": 900},
+                )
+                page.set_default_timeout(TIMEOUT)
+                for path in (
+                    "",
+                    "queue",
+                    "cancel?search=report",
+                    f"job/{job['address']}",
+                ):
+                    await page.goto(f"/jobs/{path}")
+                    if await page.get_by_role("button", name="Pause").count():
+                        await page.get_by_role("button", name="Pause").click()
+                    await page.evaluate(code)
+                    found = await page.evaluate("axe.run()")
+                    assert found["violations"] == [], path
+                    await expect_to_fit(page)
+                await page.close()
+        os.kill(other, signal.SIGCONT)
 
 
 # -- a browser --------------------------------------------------------------------------
