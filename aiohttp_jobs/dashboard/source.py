@@ -26,7 +26,7 @@ from .query import Query
 from .record import Record
 from .rows import Clock, job_row, process
 
-__all__ = ("NoAnswer", "NoSuchJob", "Source", "ThisProcess")
+__all__ = ("MOST_FOUND", "NoAnswer", "NoSuchJob", "Source", "ThisProcess")
 
 # How many that were found are shown; how many that are over are remembered to be.
 MOST_FOUND: Final = 50

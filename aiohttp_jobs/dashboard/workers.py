@@ -26,9 +26,8 @@ from . import data
 from .access import Visitor
 from .answering import MOST_QUERIES, Answering, packed_query, packed_visitor
 from .overview import Voice, put_together
-from .part import PAGE
 from .query import Query
-from .source import NoAnswer, NoSuchJob, ThisProcess
+from .source import MOST_FOUND, NoAnswer, NoSuchJob, ThisProcess
 from .words import ago
 
 __all__ = ("Workers",)
@@ -148,7 +147,7 @@ class Workers:
             found["looked_at"] += told["looked_at"]
             found["total"] += told["total"]
         found["rows"] = sorted(found["rows"], key=lambda row: row["spawned"] or 0.0)
-        del found["rows"][2 * PAGE :]
+        del found["rows"][MOST_FOUND:]
         return found
 
     async def matching(self, query: Query) -> data.Matches:
