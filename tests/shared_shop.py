@@ -52,9 +52,11 @@ async def work(request: web.Request) -> web.Response:
 
 
 async def spawn_jobs(request: web.Request) -> web.Response:
-    """Spawn jobs; answer with their addresses."""
+    """Spawn jobs, unless `most` are here already; answer with their addresses."""
     query = request.query
     scheduler = request.app[SCHEDULER]
+    if len(scheduler) >= int(query.get("most", "1000")):
+        return web.json_response([])
     jobs = [
         await scheduler.spawn(
             begin(query.get("kind", "wait"), query.get("name", "")), query.get("name")

@@ -291,15 +291,13 @@ class Hands:
         """See to it that each worker has jobs, for as long as there is need."""
         number = 0
         while self.is_busy:
-            told = await self.shop.json("/states")
-            if told is None or len(told["jobs"]) > 5:
-                await before_the_next_look()
-                continue
             number += 1
             # Whichever worker answers has it.
-            addresses = await self.shop.json(f"/spawn?name=r{number}-x")
-            if addresses is not None:
+            addresses = await self.shop.json(f"/spawn?name=r{number}-x&most=6")
+            if addresses:
                 self.spawned[f"r{number}-x"] = addresses[0]
+            else:
+                await before_the_next_look()
 
     @property
     def is_busy(self) -> bool:
