@@ -68,7 +68,9 @@
 #   share/place.py      a worker's number, and its socket
 #   share/deadlines.py  until when a worker may begin what it is asked to do
 #   share/worker.py     a worker that the others can ask, from its start to its end
+#   share/member.py     what a part of this process has to say: all are one worker
 #   share/asking.py     one question to one worker
+#   share/patience.py   one question to one worker that may be silent
 #   share/others.py     what all others say, once a second
 #
 # Durable jobs, which survive the process, also of the standard library, and imported only

@@ -36,7 +36,8 @@ from .core.scheduler import Scheduler
 from .core.states import SUCCEEDED, JobState
 from .prometheus_durable import DurableFamilies, DurableWatch
 from .prometheus_times import Times
-from .prometheus_workers import AllWorkers, share_of_environment
+from .prometheus_workers import AllWorkers
+from .share.folder import share_of_environment
 from .web.request import SCHEDULER
 
 __all__ = ("JobsCollector", "jobs_collector", "setup_metrics")

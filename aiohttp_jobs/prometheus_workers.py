@@ -17,22 +17,18 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from .share.asking import Trouble
-from .share.folder import check_share
+from .share.member import Member
 from .share.others import Others
-from .share.worker import Worker
 
-__all__ = ("AllWorkers", "Families", "share_of_environment")
+__all__ = ("AllWorkers", "Families")
 
-_PATH: Final = "/metrics"
 _WORKER: Final = "worker"
+
+# A process of the application that shows no metrics is not one that should.
+_NOT_OURS: Final = (Trouble.APPLICATION, Trouble.NOTHING)
 
 # In which directories a registry is shown: twice would be each sample twice.
 _shown: Final = WeakKeyDictionary[CollectorRegistry, set[str]]()
-
-
-def share_of_environment() -> str | None:
-    """Return what ``AIOHTTP_JOBS_SHARE`` says; None if it is empty or not there."""
-    return os.environ.get("AIOHTTP_JOBS_SHARE") or None
 
 
 class Families:
@@ -79,8 +75,10 @@ class Families:
 
 
 def _label(labels: dict[str, str], number: int) -> dict[str, str]:
-    # As Prometheus does it with a label of its own that a target has, too.
     new = _WORKER
+    if new not in labels:
+        return {**labels, new: str(number)}
+    # As Prometheus does it with a label of its own that a target has, too.
     own = {}
     for name, value in labels.items():
         if name == new:
@@ -131,42 +129,44 @@ class AllWorkers:
         registry: CollectorRegistry,
         ask: Callable[[], Awaitable[None]],
     ) -> None:
-        self._share = check_share(share)
         self._registry = registry
         self._ask = ask
-        self._worker = Worker(share, {_PATH: self._show})
-        self._others = Others(self._worker, _PATH)
+        self._member = Member(share, "/metrics", {"samples": self._show})
+        self._others: Others | None = None
 
     async def context(self, app: web.Application) -> AsyncIterator[None]:
         """Be there while the application runs: one of its clean-up contexts."""
         shown = _shown.setdefault(self._registry, set())
-        if self._share in shown:
+        share = self._member.share
+        if share in shown:
             raise RuntimeError(
-                f"The registry is shown in share={self._share!r} already: give share to "
+                f"The registry is shown in share={share!r} already: give share to "
                 "one setup_metrics() of a process, or each its own by registry="
             )
-        shown.add(self._share)
+        shown.add(share)
         try:
-            await self._worker.open()
+            await self._member.open()
+            self._others = Others(self._member, f"{self._member.path}/samples")
             yield
         finally:
-            shown.discard(self._share)
-            await self._others.close()
-            await self._worker.close()
+            shown.discard(share)
+            if self._others is not None:
+                await self._others.close()
+            await self._member.close()
 
     async def collect(self) -> Families:
         """Return the metrics of all workers that answer, this one's among them."""
         families = Families()
-        number = self._worker.number
+        number = self._member.number
         await self._ask()
         families.add(number, _dump(self._registry))
         families.tell(number, True)
         told = {number}
-        answers = await self._others.ask()
+        answers = [] if self._others is None else await self._others.ask()
         # A dead one's number may be another's already, which answers.
         for answer in sorted(answers, key=lambda answer: answer.trouble is not None):
             other = answer.name.number
-            if answer.trouble is Trouble.APPLICATION or other in told:
+            if answer.trouble in _NOT_OURS or other in told:
                 continue
             told.add(other)
             is_up = answer.trouble is None

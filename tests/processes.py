@@ -15,7 +15,15 @@ from typing import IO
 
 import pytest
 
-__all__ = ("ROOT", "Command", "needs_signals", "running", "send", "until")
+__all__ = (
+    "ROOT",
+    "Command",
+    "before_the_next_look",
+    "needs_signals",
+    "running",
+    "send",
+    "until",
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,11 +37,15 @@ needs_signals = pytest.mark.skipif(
 
 async def until(condition: Callable[[], object]) -> None:
     """Return when it is true, which nobody tells: look again and again."""
-    never = asyncio.Event()
     while not condition():
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.02):
-                await never.wait()
+        await before_the_next_look()
+
+
+async def before_the_next_look() -> None:
+    """Let others do something, of which nobody tells when it is done."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await asyncio.Event().wait()
 
 
 class Command:

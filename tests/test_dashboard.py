@@ -297,6 +297,7 @@ async def test_page_says_which_process_it_shows(start: Start) -> None:
     """It shows this one only, by the name of the host and the number of the process."""
     page = await get(await start(make_app()), "/jobs/")
     assert "This process only" in page
+    assert "give setup_dashboard() a directory by share=" in words_of(page)
     assert f"<strong>{socket.gethostname()}</strong>" in page
     assert f"<strong>{os.getpid()}</strong>" in page
 
@@ -707,7 +708,7 @@ async def test_timer_measures_while_the_application_runs(
         measured.set()
 
     monkeypatch.setattr(History, "measure", measure)
-    monkeypatch.setattr(app, "PERIOD", 0)
+    monkeypatch.setattr(app, "until_next", lambda now: 0)
     application = make_app()
     client = await start(application)
     await measured.wait()

@@ -20,6 +20,7 @@ from aiohttp_jobs.dashboard import (
     history,
     kinds,
     overview,
+    part,
     source,
     tallies,
 )
@@ -346,7 +347,7 @@ async def test_recent_jobs_are_sorted_and_filtered_by_time(
     assert waited == sorted(waited, reverse=True)
     assert (await ask(client, "overview?since=1"))["recent"]["count"] == 3
     monkeypatch.setattr(
-        "aiohttp_jobs.dashboard.overview.time.monotonic",
+        "aiohttp_jobs.dashboard.rows.time.monotonic",
         lambda monotonic=time.monotonic: monotonic() + 61,
     )
     assert (await ask(client, "overview?since=1"))["recent"]["count"] == 0
@@ -357,8 +358,7 @@ async def test_number_or_exact_name_is_looked_up_among_all_pending(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the form is sent: the live page does not do it each second."""
-    monkeypatch.setattr(overview, "LOOKED_AT", 10)
-    monkeypatch.setattr("aiohttp_jobs.dashboard.views.LOOKED_AT", 10)
+    monkeypatch.setattr(part, "LOOKED_AT", 10)
     client = await start(make_app(limit=1))
     scheduler = scheduler_of(client)
     for _ in range(50):
@@ -477,7 +477,7 @@ async def test_work_for_a_page_does_not_grow_with_kinds_and_coroutines() -> None
         await scheduler.spawn(job())
     await scheduler.drain()
     told = overview.overview(scheduler, past, Query())
-    assert len(told["failures"]["kinds"]) == overview.FEW_KINDS
+    assert len(told["failures"]["kinds"]) == part.FEW_KINDS
     assert told["failures"]["total"] == kinds.MOST_KINDS
     assert len(told["coroutines"]) == overview.FEW
     assert told["coroutines_total"] == kinds.MOST_KINDS

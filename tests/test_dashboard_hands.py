@@ -135,6 +135,39 @@ async def test_rows_are_held_under_a_pointer_and_it_is_said(
     assert second.active
 
 
+async def test_mouse_that_was_left_there_holds_for_some_seconds(
+    visit: Visit, scheduler: Scheduler
+) -> None:
+    """It does not move: rows go on, also those that come to where it is. It moves: they
+    are held again."""
+    first = await scheduler.spawn(wait_for(asyncio.Event()), "first")
+    await scheduler.spawn(wait_for(asyncio.Event()), "second")
+    page = await visit("/manage/")
+    await page.clock.install()
+    await expect_live(page)
+    running = table(page, "Running")
+    rows, held = running.locator("tbody tr"), running.locator(".hold")
+    await rows.nth(1).hover()
+    await first.close()
+    await expect(held).to_be_visible()
+    await expect(held).to_have_text("held while you are here")
+    await page.clock.fast_forward(9_000)
+    await snapshots(page, 2)
+    await expect(held).to_be_visible()
+    await page.clock.fast_forward(2_000)
+    await expect(held).to_be_hidden()
+    await expect(rows).to_have_count(1)
+    third = await scheduler.spawn(wait_for(asyncio.Event()), "third")
+    await expect(rows).to_have_count(2)
+    await snapshots(page, 2)
+    await expect(held).to_be_hidden()
+    where = await box_of(rows.nth(0))
+    await page.mouse.move(where["x"] + 20, where["y"] + 5)
+    await third.close()
+    await expect(held).to_be_visible()
+    await expect(rows.nth(1)).to_have_class("over")
+
+
 async def test_finger_holds_for_some_seconds(
     browser: Browser, server: TestServer, scheduler: Scheduler
 ) -> None:

@@ -81,7 +81,9 @@ SHARE = (
     "share.place",
     "share.deadlines",
     "share.worker",
+    "share.member",
     "share.asking",
+    "share.patience",
     "share.others",
     "share",
 )
@@ -109,12 +111,16 @@ DASHBOARD = (
     "dashboard.query",
     "dashboard.sites",
     "dashboard.access",
+    "dashboard.rows",
+    "dashboard.part",
     "dashboard.overview",
     "dashboard.details",
     "dashboard.steering",
     "dashboard.source",
     "dashboard.durable_data",
     "dashboard.durable_source",
+    "dashboard.answering",
+    "dashboard.workers",
     "dashboard.charts",
     "dashboard.pages",
     "dashboard.stream",
@@ -127,8 +133,8 @@ DASHBOARD = (
     "dashboard.app",
     "dashboard",
 )
-# What comes with its extra.
-DASHBOARD_NEEDS = {"aiohttp", "aiohttp_jinja2", "jinja2", "markupsafe"}
+# What comes with its extra, and with aiohttp.
+DASHBOARD_NEEDS = {"aiohttp", "aiohttp_jinja2", "jinja2", "markupsafe", "multidict"}
 # Jobs that survive the process: of the standard library and what is below.
 DURABLE = (
     "durable.envelope",

@@ -29,6 +29,7 @@ from aiohttp_jobs.durable import (
     spawn_durable,
 )
 from aiohttp_jobs.prometheus import setup_metrics
+from tests.apart import apart
 from tests.envelopes import MemoryStore, opened
 from tests.glass import Glass
 from tests.processes import until
@@ -288,9 +289,13 @@ async def test_each_worker_shows_the_figures_of_the_store(tmp_path: Path) -> Non
     """As the documentation says: not to be summed. What each has done is its own."""
     path, share = tmp_path / "jobs.sqlite", str(tmp_path / "share")
     apps = [make(path, share, worker=False) for _ in range(2)]
-    async with serving(apps[0]) as client, serving(apps[1]):
+    async with contextlib.AsyncExitStack() as stack:
+        clients = list[TestClient[Any, Any]]()
+        for app in apps:
+            with apart():
+                clients.append(await stack.enter_async_context(serving(app)))
         await spawn_durable(apps[0], mail)
-        found = await scrape(client)
+        found = await scrape(clients[0])
     waiting, enqueued = (
         {worker: found[f"aiohttp_jobs_durable_{name}", worker] for worker in "01"}
         for name in ("waiting", "enqueue_seconds_count")

@@ -26,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from aiohttp_jobs import SCHEDULER, setup
 from aiohttp_jobs.prometheus import setup_metrics
 from aiohttp_jobs.prometheus_workers import Families
+from tests.apart import apart
 from tests.processes import ROOT
 from tests.work import nothing
 
@@ -50,9 +51,12 @@ def make(share: str | None, registry: CollectorRegistry | None = None) -> web.Ap
 @contextlib.asynccontextmanager
 async def serving(*apps: web.Application) -> AsyncIterator[list[TestClient[Any, Any]]]:
     async with contextlib.AsyncExitStack() as stack:
-        yield [
-            await stack.enter_async_context(TestClient(TestServer(app))) for app in apps
-        ]
+        clients = []
+        for app in apps:
+            with apart():
+                client = TestClient(TestServer(app))
+                clients.append(await stack.enter_async_context(client))
+        yield clients
 
 
 def read(text: str, name: str) -> dict[str, float]:
@@ -168,14 +172,15 @@ class Gunicorn:
 
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self.process = process
-        self._url = f"http://127.0.0.1:{port}"
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
 
     async def get(self, path: str) -> str | None:
         """What one of its workers answers; None if that one has just ended."""
         try:
             async with (
                 ClientSession() as session,
-                session.get(self._url + path) as answer,
+                session.get(self.url + path) as answer,
             ):
                 return await answer.text()
         except ClientError:

@@ -256,8 +256,9 @@ async def test_owner_checks_the_deadline(
 async def test_answers_that_are_none_are_told(share: str) -> None:
     """An unknown path, and a socket at which something else listens."""
     async with working(share, "shop") as [shop]:
+        nothing = Answer(shop.name, trouble=Trouble.NOTHING)
+        assert await ask(shop.name, shop.address, "/unknown") == nothing
         failed = Answer(shop.name, trouble=Trouble.FAILED)
-        assert await ask(shop.name, shop.address, "/unknown") == failed
 
         async def talk(
             reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -14,7 +14,9 @@ Needs the extra: ``pip install aiohttp-jobs[dashboard]``.
 #   tallies.py   how many jobs of each coroutine there are, and how long they run
 #   history.py   the observer that keeps all this, and the figures of the last minutes
 #   query.py     what a visitor wants to see
-#   overview.py  what the first page shows: figures, failures, coroutines, tables
+#   rows.py      a job as a row of a table
+#   part.py      what one process has to say for the first page
+#   overview.py  the first page, put together: figures, failures, coroutines, tables
 #   details.py   what a job's own page shows
 #
 # Who may have it, and what they may do:
@@ -22,7 +24,9 @@ Needs the extra: ``pip install aiohttp-jobs[dashboard]``.
 #   sites.py     other sites may do nothing
 #   access.py    who may do what, and who that is
 #   steering.py  what may be done to jobs and the queue, and the log of it
-#   source.py    whom the pages ask: this process, and one day others
+#   source.py    whom the pages ask: this process, or all
+#   answering.py what this process tells the others, and does for them
+#   workers.py   the source of what all processes of the application know
 #
 # Durable jobs, which are the store's and not a process's:
 #

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
+from multidict import MultiDict, MultiMapping
 
 from . import data
 from .access import VISITOR, require_manage
@@ -15,6 +17,11 @@ from .source import NoSuchJob, Source
 from .views import JOB
 
 __all__ = ("Actions", "fields_of", "wants_json")
+
+# Of how many processes a form may tell.
+MOST_PROCESSES: Final = 1000
+
+T = TypeVar("T")
 
 
 class Actions:
@@ -46,16 +53,18 @@ class Actions:
         try:
             details = await self._source.job(address)
         except NoSuchJob as error:
-            return self._pages.message(request, links, str(error), 404)
+            return self._pages.message(request, links, str(error), error.status)
         return self._pages.page("cancel.html", request, links, {**details})
 
     async def cancel(self, request: web.Request) -> web.Response:
         address = request.match_info["address"]
         links = self._pages.links("cancel", address=address)
+        outcome: data.Outcome
         try:
             outcome = await self._source.cancel(address, request[VISITOR])
         except NoSuchJob as error:
-            return self._tell(request, links, {"done": False, "says": str(error)}, 404)
+            outcome = {"done": False, "says": str(error)}
+            return self._tell(request, links, outcome, error.status)
         if wants_json(request):
             return web.json_response(outcome)
         # Its page says what has become of it, and may be loaded again.
@@ -69,27 +78,36 @@ class Actions:
         links = self._pages.links("cancel-all")
         if not query.filters_jobs:
             return self._pages.message(request, links, _NO_FILTER, 400)
-        matching = await self._source.matching(query)
-        context = {"query": query, "matching": matching}
+        matches = await self._source.matching(query)
+        processes = matches["processes"]
+        context = {
+            "query": query,
+            "processes": processes,
+            "silent": matches["silent"],
+            "active": sum(each["active"] for each in processes),
+            "pending": sum(each["pending"] for each in processes),
+            "beyond": sum(each["beyond"] for each in processes),
+        }
         return self._pages.page("cancel_all.html", request, links, context)
 
     async def cancel_all(self, request: web.Request) -> web.Response:
         links = self._pages.links("cancel-all")
         fields = await fields_of(request)
-        query = Query.of(fields)
+        query, visitor = Query.of(fields), request[VISITOR]
         if not query.filters_jobs:
             return self._tell(request, links, {"done": False, "says": _NO_FILTER}, 400)
         try:
-            until = float(fields.get("until", ""))
+            untils = [float(until) for until in fields.getall("until", [])]
         except ValueError:
             raise web.HTTPBadRequest(text="400: until takes a number") from None
-        try:
-            outcome = await self._source.cancel_matching(
-                query, fields.get("process", ""), until, request[VISITOR]
-            )
-        except NoSuchJob as error:
-            return self._tell(request, links, {"done": False, "says": str(error)}, 409)
-        return self._tell(request, links, outcome)
+        return await self._do(
+            request,
+            links,
+            [
+                self._source.cancel_matching(query, process, until, visitor)
+                for process, until in _pairs(fields, untils)
+            ],
+        )
 
     # -- the queue ----------------------------------------------------------------------
 
@@ -97,36 +115,62 @@ class Actions:
         require_manage(request)
         links = self._pages.links("queue")
         overview = await self._source.overview(Query())
+        workers = overview["workers"] or [_only(overview)]
         context: dict[str, Any] = {
             "process": overview["process"],
-            "now": overview["now"],
+            "workers": workers,
             "asked": False,
         }
         if "limit" in request.query:
             limit = _limit(request.query)
-            context |= {"asked": True, "limit": limit, "starts": _starts(overview, limit)}
+            chosen = _chosen(workers, request.query.getall("process", []))
+            starts = sum(_starts(worker, limit) for worker in chosen)
+            context |= {"asked": True, "limit": limit, "chosen": chosen, "starts": starts}
         return self._pages.page("queue.html", request, links, context)
 
     async def steer_queue(self, request: web.Request) -> web.Response:
         links = self._pages.links("queue")
         fields = await fields_of(request)
-        process, visitor = fields.get("process", ""), request[VISITOR]
+        visitor, source = request[VISITOR], self._source
         action = fields.get("action")
-        try:
-            if action == "hold":
-                outcome = await self._source.hold(process, visitor)
-            elif action == "release":
-                outcome = await self._source.release(process, visitor)
-            elif action == "limit":
-                before = _limit({"limit": fields.get("before", "")})
-                outcome = await self._source.change_limit(
-                    process, before, _limit(fields), visitor
-                )
+        if action == "hold":
+            acts = [source.hold(each, visitor) for each in _processes(fields)]
+        elif action == "release":
+            acts = [source.release(each, visitor) for each in _processes(fields)]
+        elif action == "limit":
+            limit = _limit(fields)
+            befores = [_limit({"limit": text}) for text in fields.getall("before", [])]
+            acts = [
+                source.change_limit(each, before, limit, visitor)
+                for each, before in _pairs(fields, befores)
+            ]
+        else:
+            raise web.HTTPBadRequest(text="400: action is hold, release or limit")
+        return await self._do(request, links, acts)
+
+    async def _do(
+        self,
+        request: web.Request,
+        links: Links,
+        acts: Sequence[Coroutine[Any, Any, data.Outcome]],
+    ) -> web.Response:
+        """Do it in each process that was chosen, and tell what has come of it in each."""
+        told = await asyncio.gather(*acts, return_exceptions=True)
+        outcomes: list[data.Outcome] = []
+        lost = 0
+        for each in told:
+            if isinstance(each, NoSuchJob):
+                lost += 1
+                outcomes.append({"done": False, "says": str(each)})
+            elif isinstance(each, BaseException):
+                raise each
             else:
-                raise web.HTTPBadRequest(text="400: action is hold, release or limit")
-        except NoSuchJob as error:
-            return self._tell(request, links, {"done": False, "says": str(error)}, 409)
-        return self._tell(request, links, outcome)
+                outcomes.append(each)
+        outcome: data.Outcome = {
+            "done": any(each["done"] for each in outcomes),
+            "says": ". ".join(each["says"] for each in outcomes),
+        }
+        return self._tell(request, links, outcome, 409 if lost == len(told) else 200)
 
     def _tell(
         self,
@@ -151,12 +195,47 @@ def wants_json(request: web.Request) -> bool:
     return "application/json" in request.headers.get("Accept", "")
 
 
-async def fields_of(request: web.Request) -> Mapping[str, str]:
+async def fields_of(request: web.Request) -> MultiMapping[str]:
     """Return the fields of the form; what is no text of a form of ours is left out."""
     if request.content_type != "application/x-www-form-urlencoded":
         raise web.HTTPUnsupportedMediaType(text="415: A form of the dashboard is needed")
     form = await request.post()
-    return {name: value for name, value in form.items() if isinstance(value, str)}
+    return MultiDict((k, value) for k, value in form.items() if isinstance(value, str))
+
+
+def _processes(fields: MultiMapping[str]) -> list[str]:
+    """The processes that were chosen, each once."""
+    chosen = list(dict.fromkeys(fields.getall("process", [])))
+    if not chosen:
+        raise web.HTTPBadRequest(text="400: Nothing was done: no worker was chosen")
+    return chosen[:MOST_PROCESSES]
+
+
+def _pairs(fields: MultiMapping[str], values: list[T]) -> list[tuple[str, T]]:
+    """The processes, each with what the form has said of it."""
+    processes = _processes(fields)
+    if len(processes) != len(values):
+        raise web.HTTPBadRequest(text="400: A form of the dashboard is needed")
+    return list(zip(processes, values, strict=True))
+
+
+def _only(overview: data.Overview) -> data.Worker:
+    """The one process that is shown, as if it were one of several."""
+    return {
+        "number": 0,
+        "trouble": "",
+        "process": overview["process"],
+        "now": overview["now"],
+    }
+
+
+def _chosen(workers: list[data.Worker], names: list[str]) -> list[data.Worker]:
+    """Those that answer, of those that were chosen; of all, if none was."""
+    return [
+        worker
+        for worker in workers
+        if worker["process"] and (not names or worker["process"]["name"] in names)
+    ]
 
 
 def _limit(fields: Mapping[str, str]) -> int | None:
@@ -169,10 +248,10 @@ def _limit(fields: Mapping[str, str]) -> int | None:
     raise web.HTTPBadRequest(text="400: limit takes a number from 1 on, or nothing")
 
 
-def _starts(overview: data.Overview, limit: int | None) -> int:
+def _starts(worker: data.Worker, limit: int | None) -> int:
     """How many pending jobs start at once under another limit."""
-    now = overview["now"]
-    if overview["process"]["held"]:
+    now = worker["now"]
+    if now is None or worker["process"] is None or worker["process"]["held"]:
         return 0
     free = now["pending"] if limit is None else max(0, limit - now["slots_taken"])
     return min(free, now["pending"])

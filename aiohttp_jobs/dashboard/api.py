@@ -48,7 +48,7 @@ class Api:
         try:
             details = await self._source.job(request.match_info["address"])
         except NoSuchJob as error:
-            return _refuse(str(error), 404)
+            return _refuse(str(error), error.status)
         return _answer(details)
 
 

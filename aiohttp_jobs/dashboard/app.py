@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Final
 from aiohttp import web
 
 from aiohttp_jobs.core.scheduler import Scheduler
+from aiohttp_jobs.share.folder import share_of_environment
 from aiohttp_jobs.web.request import SCHEDULER
 
 from .access import Authorize, check_authorize, make_guard
@@ -20,13 +22,14 @@ from .api import Api
 from .durable_actions import DurableActions
 from .durable_source import summary
 from .durable_views import DurableViews
-from .history import PERIOD, History
+from .history import History, until_next
 from .pages import Pages
 from .record import cut
 from .sites import add_security_headers
-from .source import ThisProcess
+from .source import Source, ThisProcess
 from .stream import Streams
 from .views import Views
+from .workers import Workers
 
 __all__ = ("setup_dashboard",)
 
@@ -41,6 +44,7 @@ def setup_dashboard(
     scheduler: Scheduler | None = None,
     title: str = "Jobs",
     home: str | None = None,
+    share: str | os.PathLike[str] | None = None,
 ) -> web.Application:
     """Show a scheduler's jobs to those who may see them, below ``prefix``.
 
@@ -58,12 +62,18 @@ def setup_dashboard(
         scheduler: whose jobs to show; None for the application's own.
         title: the heading of the pages, and how a browser's tab is called.
         home: the path or the address of the application's own pages, to link to.
+        share: a directory of the processes of this application on this machine: each of
+            them shows the jobs of all. None for the environment's
+            ``AIOHTTP_JOBS_SHARE``, and if that is not there, for the jobs of the process
+            that answers.
 
     Returns:
         The sub-application.
 
     Raises:
-        RuntimeError: the application was not set up, or runs already.
+        RuntimeError: the application was not set up, or runs already; ``share`` was given
+            on a platform other than Linux. At its start the application is refused with
+            one if the directory is not its own, or not its own alone.
         TypeError, ValueError: an argument cannot be right; the sentence names it.
     """
     if not isinstance(app, web.Application):
@@ -93,8 +103,17 @@ def setup_dashboard(
         raise TypeError(f"scheduler takes a Scheduler or None, not {scheduler!r}")
     _check_title(title)
     _check_home(home)
-    dashboard = _make(scheduler, authorize, cut(title), home)
+    if share is None:
+        share = share_of_environment()
+    history = History(scheduler)
+    here = ThisProcess(scheduler, history)
+    workers = None if share is None else Workers(share, prefix.rstrip("/"), here)
+    life = _Life(scheduler, history)
+    dashboard = _make(authorize, cut(title), home, scheduler, workers or here, life)
+    if workers is not None:
+        dashboard.cleanup_ctx.append(workers.context)
     app.add_subapp(prefix, dashboard)
+    scheduler.add_observer(history)
     return dashboard
 
 
@@ -119,13 +138,16 @@ def _check_home(home: object) -> None:
 
 
 def _make(
-    scheduler: Scheduler, authorize: Authorize, title: str, home: str | None
+    authorize: Authorize,
+    title: str,
+    home: str | None,
+    scheduler: Scheduler,
+    source: Source,
+    life: _Life,
 ) -> web.Application:
     dashboard = web.Application(middlewares=[make_guard(authorize)])
     pages = Pages(dashboard, title, home)
-    history = History(scheduler)
-    source = ThisProcess(scheduler, history)
-    streams = Streams()
+    streams = life.streams
     durable = partial(summary, scheduler=scheduler)
     views = Views(source, pages, streams, authorize, durable)
     views.add_routes(dashboard)
@@ -135,21 +157,19 @@ def _make(
     DurableActions(scheduler, pages).add_routes(dashboard)
     dashboard.router.add_static("/static", _HERE / "static", name="static")
     dashboard.on_response_prepare.append(add_security_headers)
-    life = _Life(scheduler, history, streams)
     dashboard.on_startup.append(life.start)
     dashboard.on_shutdown.append(life.shut_down)
     dashboard.on_cleanup.append(life.clean_up)
-    scheduler.add_observer(history)
     return dashboard
 
 
 class _Life:
     """When the history is measured and forgotten, and the streams end."""
 
-    def __init__(self, scheduler: Scheduler, history: History, streams: Streams) -> None:
+    def __init__(self, scheduler: Scheduler, history: History) -> None:
         self._scheduler = scheduler
         self._history = history
-        self._streams = streams
+        self.streams = Streams()
         self._timer: asyncio.TimerHandle | None = None
 
     async def start(self, app: web.Application) -> None:
@@ -158,7 +178,7 @@ class _Life:
 
     async def shut_down(self, app: web.Application) -> None:
         # The server waits for all handlers after this, and a stream would never end.
-        self._streams.end()
+        self.streams.end()
 
     async def clean_up(self, app: web.Application) -> None:
         if self._timer is not None:
@@ -166,7 +186,9 @@ class _Life:
         self._scheduler.remove_observer(self._history)
 
     def _wait(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(PERIOD, self._measure)
+        # At one time in all processes, or their points could not be put together.
+        delay = until_next(time.time())
+        self._timer = asyncio.get_running_loop().call_later(delay, self._measure)
 
     def _measure(self) -> None:
         self._history.measure(self._scheduler.statistics())

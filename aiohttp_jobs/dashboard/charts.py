@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from . import data
 from .history import PERIOD, POINTS
-from .overview import ended_in
+from .part import ended_in
 from .words import count_of, duration
 
 __all__ = ("Bar", "Chart", "backlog", "run_times", "throughput")

@@ -20,6 +20,7 @@ __all__ = (
     "Job",
     "JobDetails",
     "Kind",
+    "Matches",
     "Matching",
     "Outcome",
     "Overview",
@@ -28,6 +29,7 @@ __all__ = (
     "Raised",
     "State",
     "Table",
+    "Worker",
 )
 
 # Raised when a field is taken away or means something else; a new field changes nothing.
@@ -125,6 +127,8 @@ class Job(TypedDict):
     where: str
     #: What it has failed with, in one line; or where it was when it was let go.
     error: str
+    #: The number of the worker that has it; None if only one process is shown.
+    worker: int | None
 
 
 class Table(TypedDict):
@@ -135,14 +139,15 @@ class Table(TypedDict):
     pages: int
     #: How many fit the filter, of those that were looked at.
     count: int
-    #: How many there are, with those that were not looked at.
+    #: How many there are, with those that were not looked at, and how many these are.
     total: int
+    beyond: int
 
 
 class Kind(TypedDict):
     """Failures of one kind: of one class, raised at one place of ours."""
 
-    #: What no other kind is called, of whichever process.
+    #: What no other kind is called; the same in all processes.
     id: str
     type: str
     place: str
@@ -179,13 +184,30 @@ class Coroutine(TypedDict):
     last_failed: str | None
 
 
+class Worker(TypedDict):
+    """One of the processes of the application, by the number that it has among them."""
+
+    number: int
+    #: Why it has not answered, as in "does not answer"; empty if it has.
+    trouble: str
+    #: None if it has not answered.
+    process: Process | None
+    now: Figures | None
+
+
 class Overview(TypedDict):
     """All that the first page shows."""
 
     version: int
     #: When this was so.
     at: float
+    #: The one that was asked.
     process: Process
+    #: All of the application, by number; empty if only one process is shown. What those
+    #: that answer have is in all that follows, summed up or side by side.
+    workers: list[Worker]
+    #: What else was found where they meet, as sentences.
+    strangers: list[str]
     now: Figures
     #: Seconds that each point stands for; the latest is the last.
     period: int
@@ -232,6 +254,9 @@ class JobDetails(TypedDict):
     stack: list[Frame]
     #: What it has failed with, last, and before it what that came from.
     raised: list[Raised]
+    #: Why all this is not new, in a sentence: its worker has not answered since. Else
+    #: empty.
+    silence: str
 
 
 class Found(TypedDict):
@@ -242,12 +267,16 @@ class Found(TypedDict):
     #: How many were looked at, and how many there are.
     looked_at: int
     total: int
+    #: Who has not looked, as sentences.
+    silent: list[str]
 
 
 class Matching(TypedDict):
-    """The active and pending jobs that fit a filter, before they are cancelled."""
+    """The active and pending jobs of a process that fit a filter."""
 
     process: Process
+    #: As of :class:`Job`.
+    worker: int | None
     active: int
     pending: int
     #: Until when, by the process's own clock: no job that was accepted later is meant.
@@ -256,6 +285,14 @@ class Matching(TypedDict):
     names: str
     #: How many jobs were not looked at, as there were too many.
     beyond: int
+
+
+class Matches(TypedDict):
+    """Those that fit a filter, before they are cancelled."""
+
+    processes: list[Matching]
+    #: Who has not looked, as sentences: nothing will be done there.
+    silent: list[str]
 
 
 class Outcome(TypedDict):

@@ -10,9 +10,9 @@ from aiohttp_jobs.core.stack import places_of
 
 from . import data
 from .history import History
-from .overview import Clock, job_row, process, record_row
 from .places import with_code
 from .record import Record
+from .rows import Clock, job_row, process, record_row
 
 __all__ = ("details", "find", "find_job")
 
@@ -57,4 +57,5 @@ def details(
             }
             for raised in (job.raised if isinstance(job, Record) else ())
         ],
+        "silence": "",
     }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import math
 import time
-from collections import deque
-from collections.abc import Iterator
-from itertools import chain, starmap, takewhile
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from itertools import chain, repeat, starmap, takewhile
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiohttp_jobs.core.failures import inside_of, type_name_of
 from aiohttp_jobs.core.job import Job
@@ -30,7 +33,15 @@ from .record import (
 )
 from .tallies import Tallies, percentiles
 
-__all__ = ("PERIOD", "History")
+__all__ = (
+    "PERIOD",
+    "POINTS",
+    "History",
+    "Period",
+    "read_periods",
+    "times_in",
+    "until_next",
+)
 
 # How many ends are remembered. Failures have a ring of their own, or else a busy second
 # would push them out; and besides the last ones of each kind are kept.
@@ -44,6 +55,47 @@ PERIOD: Final = 5
 POINTS: Final = 60
 
 _closed_at: Final = itemgetter(Record._fields.index("closed_at"))
+
+
+class Period(NamedTuple):
+    """A point, and what is needed to put it together with that of another process."""
+
+    #: The same for all processes.
+    number: int
+    point: data.Point
+    #: How long jobs ran that ended in it: by powers of _STEP, how many. One process may
+    #: have a thousand of them in each period.
+    times: list[tuple[int, int]]
+
+
+_STEP: Final = 2 ** (1 / 16)  # so a time is right by 2 %
+
+
+def _counted(times: Iterable[float]) -> list[tuple[int, int]]:
+    by_power = Counter(round(math.log(max(time, 1e-6), _STEP)) for time in times)
+    return sorted(by_power.items())
+
+
+def times_in(counted: Iterable[Iterable[tuple[int, int]]]) -> Iterator[float]:
+    """Go over the run times of several periods."""
+    for times in counted:
+        for power, count in times:
+            yield from repeat(_STEP**power, count)
+
+
+@functools.lru_cache(maxsize=64)  # each process's is the same for some seconds
+def read_periods(text: str) -> list[Period]:
+    """Read what :meth:`History.written` has written.
+
+    Raises:
+        TypeError, ValueError: it has not.
+    """
+    return [Period(*each) for each in json.loads(text)]
+
+
+def until_next(now: float) -> float:
+    """Seconds from this moment of time.time() to the end of the period, for all."""
+    return PERIOD - now % PERIOD
 
 
 class History:
@@ -62,7 +114,8 @@ class History:
         # What has happened and is not counted yet: names of spawned jobs, and ends.
         self._fresh_names: list[str] = []
         self._fresh_ends: list[Raw] = []
-        self._points: deque[data.Point] = deque(maxlen=POINTS)
+        self._periods: deque[Period] = deque(maxlen=POINTS)
+        self._written: str | None = None
         self._begin = self._before = scheduler.statistics()
         self._measured_at = 0.0
         #: Since when totals count, and the application runs, by time.monotonic().
@@ -138,21 +191,26 @@ class History:
         ends = list(takewhile(lambda end: end.closed_at > last, self.records()))
         if ends:
             self._measured_at = ends[0].closed_at
-        p50, p90 = percentiles(
+        times = [
             end.closed_at - end.started_at for end in ends if end.started_at is not None
-        )
-        self._points.append(
-            {
-                "succeeded": now.succeeded - before.succeeded,
-                "failed": now.failed - before.failed + now.let_go - before.let_go,
-                "cancelled": now.cancelled - before.cancelled,
-                "hung_up": now.hung_up - before.hung_up,
-                "p50": p50,
-                "p90": p90,
-                "pending": now.pending,
-                "waited": now.longest_waiting,
-            }
-        )
+        ]
+        p50, p90 = percentiles(times)
+        point: data.Point = {
+            "succeeded": now.succeeded - before.succeeded,
+            "failed": now.failed - before.failed + now.let_go - before.let_go,
+            "cancelled": now.cancelled - before.cancelled,
+            "hung_up": now.hung_up - before.hung_up,
+            "p50": p50,
+            "p90": p90,
+            "pending": now.pending,
+            "waited": now.longest_waiting,
+        }
+        # A timer may be early or late by a little. One of two is the next.
+        number = round(time.time() / PERIOD)
+        if self._periods:
+            number = max(number, self._periods[-1].number + 1)
+        self._written = None
+        self._periods.append(Period(number, point, _counted(times)))
 
     @property
     def begin(self) -> Statistics:
@@ -162,7 +220,14 @@ class History:
     @property
     def points(self) -> list[data.Point]:
         """The last minutes, the latest period last."""
-        return [*self._points]
+        return [period.point for period in self._periods]
+
+    def written(self) -> str:
+        """The same, to be put together with those of other processes: a text, which is
+        written when a period is over, and not at each look."""
+        if self._written is None:
+            self._written = json.dumps([*self._periods])
+        return self._written
 
     @property
     def kinds(self) -> Kinds:
@@ -175,12 +240,15 @@ class History:
         self._count()
         return self._tallies
 
-    def records(self) -> Iterator[Record]:
-        """Go over what is remembered, the latest end first."""
+    def ends(self) -> list[Raw]:
+        """What is remembered, the latest end first; as records it takes longer."""
         self._count()
         kept = {raw[0]: raw for raw in chain(self._kinds.kept(), self._failures)}
-        ends = sorted(chain(self._ends, kept.values()), key=_closed_at, reverse=True)
-        return starmap(Record, ends)
+        return sorted(chain(self._ends, kept.values()), key=_closed_at, reverse=True)
+
+    def records(self) -> Iterator[Record]:
+        """Go over what is remembered, the latest end first."""
+        return starmap(Record, self.ends())
 
     def find(self, job_id: int) -> Record | None:
         """The record of this job, if it is remembered."""

@@ -1,270 +1,302 @@
-"""Overview: what the first page shows, by the filters and page numbers of its address."""
+"""Overview: what the first page shows, put together from the parts of the processes."""
 
 from __future__ import annotations
 
-import os
-import socket
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+import functools
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
-from aiohttp_jobs.core.job import Job
 from aiohttp_jobs.core.scheduler import Scheduler
-from aiohttp_jobs.core.stack import places_of
 
 from . import data
-from .history import PERIOD, History
-from .kinds import Kind
-from .places import where
-from .process import address_of, process_name
+from .history import PERIOD, POINTS, History, Period, read_periods, times_in
+from .kinds import MOST_OF_KIND
+from .part import (
+    FEW_KINDS,
+    LOOKED_AT,
+    ORDERS,
+    PAGE,
+    Coroutine,
+    KindPart,
+    Look,
+    Part,
+    Table,
+    ended_in,
+    look,
+    part,
+    times_of,
+)
 from .query import Query
-from .record import MOST_FRAMES, Record, cut
-from .tallies import OTHERS, Tally
+from .rows import Clock, job_row, process, record_row
+from .tallies import percentiles
 
-__all__ = ("Clock", "job_row", "overview", "process", "record_row")
+__all__ = (
+    "LOOKED_AT",
+    "Clock",
+    "Voice",
+    "ended_in",
+    "job_row",
+    "overview",
+    "process",
+    "put_together",
+    "record_row",
+    "side_by_side",
+)
 
-# Rows on one page of a table.
-PAGE: Final = 25
-# How many active and pending jobs are looked at, the oldest first. That a page is quick
-# must not depend on how many there are.
-LOOKED_AT: Final = 1000
-# How many coroutines, and kinds of failures, are shown unless all are wanted.
+# How many coroutines are shown unless all are wanted.
 FEW: Final = 8
-FEW_KINDS: Final = 5
-
-T = TypeVar("T")
 
 
-class Clock:
-    """One moment, and how to tell others in seconds since 1970."""
+class Voice(NamedTuple):
+    """One process: its number if there may be several, and what it says."""
 
-    def __init__(self) -> None:
-        #: The moment by time.monotonic() and by time.time().
-        self.now = time.monotonic()
-        self.at = round(time.time(), 3)
-        self._offset = self.at - self.now
-
-    def wall(self, moment: float) -> float:
-        """A moment of time.monotonic() in seconds since 1970."""
-        return round(moment + self._offset, 3)
-
-    def wall_or_none(self, moment: float | None) -> float | None:
-        """Likewise, of one that may be missing."""
-        return None if moment is None else self.wall(moment)
+    number: int | None
+    part: Part
+    look: Look
 
 
 def overview(scheduler: Scheduler, history: History, query: Query) -> data.Overview:
-    """Return what the first page shows just now."""
+    """Return what the first page of one process shows just now."""
     clock = Clock()
-    active = scheduler.active_jobs(LOOKED_AT)
-    pending = scheduler.pending_jobs(LOOKED_AT)
-    every = not query.filters  # then there is no need to look at them one by one
-    points = history.points
-    ends = [r for r in history.records() if every or query.takes_end(r, clock.now)]
+    alone = Voice(
+        None,
+        part(scheduler, history, clock, True),
+        look(scheduler, history, clock, query, True),
+    )
+    return put_together([alone], query)
+
+
+def put_together(
+    voices: Sequence[Voice],
+    query: Query,
+    silent: Iterable[data.Worker] = (),
+    strangers: Sequence[str] = (),
+) -> data.Overview:
+    """Return what the first page shows of several processes.
+
+    Args:
+        voices: those that have answered, this one first.
+        silent: those that have not.
+        strangers: sentences on what else is in the directory.
+    """
+    parts = [voice.part for voice in voices]
+    looks = [voice.look for voice in voices]
+    coroutines = _coroutines(parts)
+    workers: list[data.Worker] = [
+        {
+            "number": voice.number,
+            "trouble": "",
+            "process": voice.part["process"],
+            "now": voice.part["now"],
+        }
+        for voice in voices
+        if voice.number is not None
+    ]
     return {
         "version": data.VERSION,
-        "at": clock.at,
-        "process": process(scheduler, history, clock),
-        "now": _figures(scheduler, history, points),
+        "at": parts[0]["at"],
+        "process": parts[0]["process"],
+        "workers": sorted([*workers, *silent], key=lambda worker: worker["number"]),
+        "strangers": [*strangers],
+        "now": _sum([each["now"] for each in parts]),
         "period": PERIOD,
-        "points": points,
-        "failures": _failures(history, query, clock),
-        "coroutines": _coroutines(scheduler, history, clock, query),
-        "coroutines_total": sum(1 for _ in history.tallies),
-        "active": _table(
-            [job for job in active if every or query.takes(job)],
-            lambda job: job_row(job, clock),
-            query.active,
-            scheduler.active_count,
-        ),
-        "pending": _table(
-            [item for item in enumerate(pending, 1) if every or query.takes(item[1])],
-            lambda item: job_row(item[1], clock, item[0]),
-            query.pending,
-            scheduler.pending_count,
-        ),
-        "recent": _table(
-            sorted(ends, key=_ORDERS[query.sort]) if query.sort else ends,
-            lambda record: record_row(record, clock),
-            query.recent,
-            len(ends),
-        ),
+        "points": _points(parts),
+        "failures": _failures(looks, query),
+        "coroutines": _shown(coroutines, parts, query),
+        "coroutines_total": len(coroutines),
+        "active": _table([each["active"] for each in looks], query.active, "active"),
+        "pending": _table([each["pending"] for each in looks], query.pending, "pending"),
+        "recent": _table([each["recent"] for each in looks], query.recent, query.sort),
     }
 
 
-def process(scheduler: Scheduler, history: History, clock: Clock) -> data.Process:
-    """Return who tells."""
-    return {
-        "name": process_name(),
-        "host": cut(socket.gethostname()),
-        "pid": os.getpid(),
-        "up_since": clock.wall(history.up_since),
-        "counted_since": clock.wall(history.counted_since),
-        "scheduler": scheduler.state.name.lower(),
-        "held": scheduler.held,
-    }
+# -- figures ----------------------------------------------------------------------------
+
+# A limit is none if one of them is; of waiting and running times the longest counts.
+_LIMITS: Final = ("limit", "pending_limit")
+_LONGEST: Final = ("longest_running", "longest_waiting")
 
 
-def job_row(job: Job[Any], clock: Clock, place: int | None = None) -> data.Job:
-    """Return the row of a job that is not over."""
-    row = _row(job, clock)
-    row["place"] = place
-    if job.active:
-        row["where"] = cut(where(places_of(job.coro, MOST_FRAMES)))
-    return row
+def _sum(figures: Sequence[data.Figures]) -> data.Figures:
+    if len(figures) == 1:
+        return figures[0]
+    told: Any = {}
+    for field in figures[0]:
+        values: list[Any] = [each[field] for each in figures]  # type: ignore[literal-required]
+        if field in _LONGEST:
+            told[field] = max(values)
+        elif field in _LIMITS and None in values:
+            told[field] = None
+        else:
+            told[field] = sum(values)
+    summed: data.Figures = told
+    return summed
 
 
-def record_row(record: Record, clock: Clock) -> data.Job:
-    """Return the row of a job that is over."""
-    row = _row(record, clock)
-    row["error"] = cut(record.error, 300)
-    return row
+def _points(parts: Sequence[Part]) -> list[data.Point]:
+    if not parts[0]["periods"]:
+        return parts[0]["points"]
+    return [*_put_together(tuple(each["periods"] for each in parts))]
 
 
-def _row(job: Job[Any] | Record, clock: Clock) -> data.Job:
-    state: Any = job.state.name.lower()
-    return {
-        "id": job.id,
-        "address": address_of(job.id),
-        "label": cut(job.label),
-        "coro": cut(job.coro_name),
-        "origin": cut(job.origin or ""),
-        "state": state,
-        "spawned": clock.wall_or_none(job.spawned_at),
-        "started": clock.wall_or_none(job.started_at),
-        "ended": clock.wall_or_none(job.closed_at),
-        "place": None,
-        "where": "",
-        "error": "",
-    }
+@functools.lru_cache(maxsize=8)  # they are the same for some seconds
+def _put_together(texts: tuple[str, ...]) -> list[data.Point]:
+    return side_by_side([read_periods(text) for text in texts])
 
 
-def _figures(
-    scheduler: Scheduler, history: History, points: Sequence[data.Point]
-) -> data.Figures:
-    now, begin = scheduler.statistics(), history.begin
-    last_minute = points[-60 // PERIOD :]
-    let_go = now.let_go - begin.let_go
-    return {
-        "active": now.active,
-        "slots_taken": now.slots_taken,
-        "limit": now.limit,
-        "longest_running": now.longest_running,
-        "pending": now.pending,
-        "pending_limit": now.pending_limit or None,
-        "longest_waiting": now.longest_waiting,
-        "callers_waiting": now.callers_waiting,
-        "succeeded": now.succeeded - begin.succeeded,
-        "failed": now.failed - begin.failed + let_go,
-        "let_go": let_go,
-        "cancelled": now.cancelled - begin.cancelled,
-        "hung_up": now.hung_up - begin.hung_up,
-        "ended": now.closed - begin.closed,
-        "rate": sum(map(ended_in, last_minute)) / 60,
-    }
+def side_by_side(parts: Sequence[Sequence[Period]]) -> list[data.Point]:
+    """Put the periods of several processes together, by their time."""
+    parts = [periods for periods in parts if periods]
+    if not parts:
+        return []
+    by_number: dict[int, list[Period]] = {}
+    for periods in parts:
+        for period in periods:
+            by_number.setdefault(period.number, []).append(period)
+    # One that some have only begun to tell of is shown when all have.
+    last = max(by_number)
+    if any(periods[-1].number == last - 1 for periods in parts):
+        del by_number[last]
+    return [_point(by_number[number]) for number in sorted(by_number)[-POINTS:]]
 
 
-def ended_in(point: data.Point) -> int:
-    """How many ended in the period of this point."""
-    return point["succeeded"] + point["failed"] + point["cancelled"] + point["hung_up"]
-
-
-def _failures(history: History, query: Query, clock: Clock) -> data.Failures:
-    kinds = [kind for kind in history.kinds if _takes_kind(query, kind, clock.now)]
-    return {
-        "kinds": [_kind(kind, clock) for kind in _few(kinds, query.failures)],
-        "total": len(kinds),
-        "forgotten": history.kinds.forgotten,
-    }
-
-
-def _few(kinds: list[Kind], wanted: str) -> list[Kind]:
-    """All, or those that came last; in an order that stands still while they come."""
-    few = kinds if wanted == "all" else kinds[:FEW_KINDS]
-    return sorted(few, key=lambda kind: kind.first_at, reverse=True)
-
-
-def _takes_kind(query: Query, kind: Kind, now: float) -> bool:
-    query = Query(query.search, query.name, since=query.since)
-    return not query.filters or any(
-        query.takes_end(Record(*raw), now) for raw in kind.latest
+def _point(periods: Sequence[Period]) -> data.Point:
+    if len(periods) == 1:
+        return periods[0].point
+    points = [period.point for period in periods]
+    ran = [period for period in periods if period.times]
+    p50, p90 = (
+        (ran[0].point["p50"], ran[0].point["p90"])
+        if len(ran) == 1
+        else percentiles(times_in(period.times for period in ran))
     )
-
-
-def _kind(kind: Kind, clock: Clock) -> data.Kind:
     return {
-        "id": address_of(kind.number),
-        "type": kind.type_name,
-        "place": cut(kind.place),
-        "count": kind.count,
-        "first": clock.wall(kind.first_at),
-        "last": clock.wall(kind.last_at),
-        "latest": [record_row(Record(*raw), clock) for raw in reversed(kind.latest)],
-    }
-
-
-def _coroutines(
-    scheduler: Scheduler, history: History, clock: Clock, query: Query
-) -> list[data.Coroutine]:
-    """Return them by name; unless all are wanted, those of which most is to be said."""
-    known = dict(history.tallies)
-    # Counted are all that were spawned and all that have ended; who runs is looked up.
-    active = Counter(
-        name if name in known else OTHERS
-        for name in (job.coro_name for job in scheduler.active_jobs(LOOKED_AT))
-    )
-    rows = [_coroutine(name, tally, active[name], clock) for name, tally in known.items()]
-    if query.coroutines != "all" and len(rows) > FEW:
-        rows.sort(
-            key=lambda row: (
-                row["coro"] == query.name,
-                row["failed"] > 0,
-                row["active"] + row["pending"],
-                row["ended"],
-            )
-        )
-        rows = sorted(rows[-FEW:], key=lambda row: row["coro"])
-    return rows
-
-
-def _coroutine(name: str, tally: Tally, active: int, clock: Clock) -> data.Coroutine:
-    p50, p90 = tally.percentiles()
-    job_id, last = tally.last_failed or (None, None)
-    return {
-        "coro": cut(name),
-        "active": active,
-        "pending": max(0, tally.spawned - tally.ended - active),
-        "ended": tally.ended,
-        "failed": tally.failed,
+        "succeeded": sum(point["succeeded"] for point in points),
+        "failed": sum(point["failed"] for point in points),
+        "cancelled": sum(point["cancelled"] for point in points),
+        "hung_up": sum(point["hung_up"] for point in points),
         "p50": p50,
         "p90": p90,
-        "last_failure": clock.wall_or_none(last),
-        "last_failed": None if job_id is None else address_of(job_id),
+        "pending": sum(point["pending"] for point in points),
+        "waited": max(point["waited"] for point in points),
     }
 
 
-def _table(
-    items: Sequence[T], row: Callable[[T], data.Job], page: int, total: int
-) -> data.Table:
-    pages = max(1, -(-len(items) // PAGE))
-    page = min(page, pages)
-    shown = items[(page - 1) * PAGE : page * PAGE]
+# -- failures ---------------------------------------------------------------------------
+
+
+def _failures(looks: Sequence[Look], query: Query) -> data.Failures:
+    kinds: dict[tuple[str, str], list[KindPart]] = {}
+    for each in looks:
+        for kind in each["kinds"]:
+            kinds.setdefault((kind["type"], kind["place"]), []).append(kind)
+    told = sorted(kinds.values(), key=_last, reverse=True)
+    few = told if query.failures == "all" else told[:FEW_KINDS]
+    # In an order that stands still while they come.
+    few.sort(key=_first, reverse=True)
     return {
-        "rows": [row(item) for item in shown],
+        "kinds": [_kind(same) for same in few],
+        "total": len(told),
+        "forgotten": sum(each["forgotten"] for each in looks),
+    }
+
+
+def _first(same: Sequence[KindPart]) -> float:
+    return min(kind["first"] for kind in same)
+
+
+def _last(same: Sequence[KindPart]) -> float:
+    return max(kind["last"] for kind in same)
+
+
+def _kind(same: Sequence[KindPart]) -> data.Kind:
+    latest = [row for kind in same for row in kind["latest"]]
+    if len(same) > 1:
+        latest.sort(key=ORDERS[""])
+    name = f"{same[0]['type']}\n{same[0]['place']}".encode(errors="surrogatepass")
+    return {
+        "id": hashlib.blake2b(name, digest_size=6).hexdigest(),
+        "type": same[0]["type"],
+        "place": same[0]["place"],
+        "count": sum(kind["count"] for kind in same),
+        "first": _first(same),
+        "last": _last(same),
+        "latest": latest[:MOST_OF_KIND],
+    }
+
+
+# -- coroutines -------------------------------------------------------------------------
+
+
+def _coroutines(parts: Sequence[Part]) -> list[list[Coroutine]]:
+    """Return those that are the same together, by name."""
+    same: dict[str, list[Coroutine]] = {}
+    for each in parts:
+        for row in each["coroutines"]:
+            same.setdefault(row["coro"], []).append(row)
+    return [same[name] for name in sorted(same)]
+
+
+def _shown(
+    coroutines: list[list[Coroutine]], parts: Sequence[Part], query: Query
+) -> list[data.Coroutine]:
+    """Return all, or those of which most is to be said; by name."""
+    if query.coroutines != "all" and len(coroutines) > FEW:
+
+        def count(same: Iterable[Any], *fields: str) -> int:
+            return sum(row[field] for row in same for field in fields)
+
+        coroutines = sorted(
+            coroutines,
+            key=lambda same: (
+                same[0]["coro"] == query.name,
+                count(same, "failed") > 0,
+                count(same, "active", "pending"),
+                count(same, "ended"),
+            ),
+        )[-FEW:]
+        coroutines.sort(key=lambda same: same[0]["coro"])
+    return [_coroutine(same) for same in coroutines]
+
+
+def _coroutine(same: Sequence[Coroutine]) -> data.Coroutine:
+    ran = [row for row in same if row["p50"] is not None]
+    p50, p90 = (
+        (ran[0]["p50"], ran[0]["p90"])
+        if len(ran) == 1
+        else percentiles(time for row in ran for time in times_of(row["times"]))
+    )
+    failed = max(same, key=lambda row: row["last_failure"] or 0.0)
+    return {
+        "coro": same[0]["coro"],
+        "active": sum(row["active"] for row in same),
+        "pending": sum(row["pending"] for row in same),
+        "ended": sum(row["ended"] for row in same),
+        "failed": sum(row["failed"] for row in same),
+        "p50": p50,
+        "p90": p90,
+        "last_failure": failed["last_failure"],
+        "last_failed": failed["last_failed"],
+    }
+
+
+# -- tables -----------------------------------------------------------------------------
+
+
+def _table(tables: Sequence[Table], page: int, order: str) -> data.Table:
+    rows, first = tables[0]["rows"], tables[0]["first"]
+    if len(tables) > 1:
+        rows = sorted((row for each in tables for row in each["rows"]), key=ORDERS[order])
+    count = sum(each["count"] for each in tables)
+    pages = max(1, -(-count // PAGE))
+    page = min(page, pages)
+    start = (page - 1) * PAGE - first
+    return {
+        "rows": rows[start : start + PAGE],
         "page": page,
         "pages": pages,
-        "count": len(items),
-        "total": total,
+        "count": count,
+        "total": sum(each["total"] for each in tables),
+        "beyond": sum(each["beyond"] for each in tables),
     }
-
-
-def _ran(record: Record) -> float:
-    return 0.0 if record.started_at is None else record.started_at - record.closed_at
-
-
-def _waited(record: Record) -> float:
-    return record.spawned_at - (record.started_at or record.closed_at)
-
-
-_ORDERS: Final = {"ran": _ran, "waited": _waited}

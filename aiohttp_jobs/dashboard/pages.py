@@ -12,7 +12,7 @@ from aiohttp import web
 
 from . import charts, words
 from .access import VISITOR, Access, Visitor
-from .overview import LOOKED_AT
+from .part import LOOKED_AT
 from .query import SINCE
 
 __all__ = ("Links", "Pages")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import linecache
+import os
 import sysconfig
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Final
 
 from . import data
@@ -48,7 +49,7 @@ def where(frames: Sequence[Frame]) -> str:
         (frame for frame in inwards if is_own(frame[0])),
         next((frame for frame in inwards if _is_of_package(frame[0])), inwards[0]),
     )
-    return f"{function}, {PurePath(path).name}:{line}"
+    return f"{function}, {os.path.basename(path)}:{line}"
 
 
 def with_code(frames: Iterable[Frame]) -> list[data.Frame]:

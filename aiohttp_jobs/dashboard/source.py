@@ -1,12 +1,13 @@
 """Source: whom the pages ask for data, and what they ask for.
 
 The pages know nothing but this interface, and what they get is plain data: it may come
-from this process, as below, or from others.
+from this process, as below, or from all of the application, see ``workers``.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
 
@@ -18,12 +19,14 @@ from . import data, steering
 from .access import Visitor
 from .details import details, find_job
 from .history import History
-from .overview import Clock, job_row, overview, process
+from .overview import overview
+from .part import Look, Part, look, part, rows_of
 from .process import process_name
 from .query import Query
 from .record import Record
+from .rows import Clock, job_row, process
 
-__all__ = ("NoSuchJob", "Source", "ThisProcess")
+__all__ = ("MOST_FOUND", "NoAnswer", "NoSuchJob", "Source", "ThisProcess")
 
 # How many that were found are shown; how many that are over are remembered to be.
 MOST_FOUND: Final = 50
@@ -33,13 +36,26 @@ MOST_OVER: Final = 1000
 class NoSuchJob(LookupError):
     """There is no such job; its text is the sentence for who has asked for it."""
 
+    status = 404
+
+
+class NoAnswer(NoSuchJob):
+    """There may be one, but its process does not answer."""
+
+    status = 503
+
 
 class Source(Protocol):
     """Tells of jobs and does something to them, here or elsewhere.
 
     A job is called by its address, see :class:`data.Job`. Whatever is asked for a job
-    that is not known raises :exc:`NoSuchJob`.
+    or a process that is not known raises :exc:`NoSuchJob`.
     """
+
+    @property
+    def is_alone(self) -> bool:
+        """Is one process shown, of however many there are?"""
+        ...
 
     async def overview(self, query: Query) -> data.Overview:
         """Return what the first page shows just now."""
@@ -53,8 +69,8 @@ class Source(Protocol):
         """Look for a number or an exact name among all pending jobs."""
         ...
 
-    async def matching(self, query: Query) -> data.Matching:
-        """Count the jobs that :meth:`cancel_matching` would cancel."""
+    async def matching(self, query: Query) -> data.Matches:
+        """Count the jobs that :meth:`cancel_matching` would cancel, by process."""
         ...
 
     async def cancel(self, address: str, visitor: Visitor) -> data.Outcome:
@@ -93,6 +109,8 @@ class Source(Protocol):
 class ThisProcess:
     """The source of what this process knows."""
 
+    is_alone = True
+
     def __init__(self, scheduler: Scheduler, history: History) -> None:
         self._scheduler = scheduler
         self._history = history
@@ -103,6 +121,23 @@ class ThisProcess:
 
     async def overview(self, query: Query) -> data.Overview:
         return overview(self._scheduler, self._history, query)
+
+    def voice(self, number: int, queries: Iterable[Query]) -> tuple[Part, list[Look]]:
+        """Return what the first page shows of this process beside others.
+
+        Args:
+            number: what it is called among them.
+            queries: for each of them one :class:`Look` is returned.
+        """
+        clock = Clock()
+        told = part(self._scheduler, self._history, clock, False)
+        looks = [
+            look(self._scheduler, self._history, clock, query, False) for query in queries
+        ]
+        for each in looks:
+            for row in rows_of(each):
+                row["worker"] = number
+        return told, looks
 
     async def job(self, address: str) -> data.JobDetails:
         return details(self._scheduler, self._history, self._find(address))
@@ -125,14 +160,20 @@ class ThisProcess:
             "rows": [job_row(job, clock, place) for place, job in found],
             "looked_at": len(jobs),
             "total": max(len(jobs), self._scheduler.pending_count),
+            "silent": [],
         }
 
-    async def matching(self, query: Query) -> data.Matching:
+    async def matching(self, query: Query) -> data.Matches:
+        return {"processes": [await self.matching_here(query)], "silent": []}
+
+    async def matching_here(self, query: Query) -> data.Matching:
+        """Count those of this process."""
         clock = Clock()
         jobs = await self._matching(query, clock.now)
         active = sum(not job.pending for job in jobs)
         return {
             "process": process(self._scheduler, self._history, clock),
+            "worker": None,
             "active": active,
             "pending": len(jobs) - active,
             "until": clock.now,

@@ -36,6 +36,11 @@ class Tally:
         self._times.append(seconds)
         self._percentiles = None
 
+    @property
+    def times(self) -> Iterable[float]:
+        """How long the last ones ran."""
+        return self._times
+
     def percentiles(self) -> tuple[float | None, float | None]:
         """p50 and p90 of the last run times; computed again if there are new ones."""
         if self._percentiles is None:

@@ -11,7 +11,6 @@ from aiohttp import web
 from . import data
 from .access import VISITOR, Authorize, ask
 from .durable_data import DurableSummary
-from .overview import LOOKED_AT
 from .pages import Links, Pages
 from .query import Query
 from .source import NoSuchJob, Source
@@ -79,13 +78,14 @@ class Views:
             "stream": links.to("live") + str(query),
             "found": await self._found(overview, query),
             "durable": await self._durable(request),
+            "is_alone": self._source.is_alone,
         }
         return self._pages.page("overview.html", request, links, context)
 
     async def _found(self, overview: data.Overview, query: Query) -> data.Found | None:
         """Look among all pending jobs, if more are pending than are listed. It is done
         when the form is sent, and not each second."""
-        if not query.search or overview["pending"]["total"] <= LOOKED_AT:
+        if not query.search or not overview["pending"]["beyond"]:
             return None
         return await self._source.find_pending(query)
 
@@ -108,7 +108,7 @@ class Views:
         try:
             details = await self._source.job(address)
         except NoSuchJob as error:
-            return self._pages.message(request, links, str(error), 404)
+            return self._pages.message(request, links, str(error), error.status)
         context = {
             **details,
             "stream": links.to_job(address, "job-live"),
@@ -122,14 +122,14 @@ class Views:
         try:
             await self._source.job(address)
         except NoSuchJob as error:
-            raise web.HTTPNotFound(text=f"404: {error}") from None
+            return _refused(error)
 
         async def render() -> str:
             context: dict[str, Any]
             try:
                 context = {**await self._source.job(address)}
-            except NoSuchJob:
-                context = {"id": address.partition("-")[2]}
+            except NoSuchJob as error:
+                context = {"id": address.partition("-")[2], "says": str(error)}
             return self._pages.snapshot("job_live.html", visitor, links, context)
 
         return await self.follow(request, (address, visitor.access), render)
@@ -140,7 +140,7 @@ class Views:
         try:
             text = as_text(await self._source.job(address))
         except NoSuchJob as error:
-            raise web.HTTPNotFound(text=f"404: {error}") from None
+            return _refused(error)
         return web.Response(body=encode(text), content_type="text/plain", charset="utf-8")
 
     async def follow(
@@ -166,6 +166,10 @@ class Views:
         address = request.match_info["address"]
         name = request.match_info.route.name or "job"
         return self._pages.links(name, address=address), address
+
+
+def _refused(error: NoSuchJob) -> web.Response:
+    return web.Response(text=f"{error.status}: {error}", status=error.status)
 
 
 def _names(overview: data.Overview, query: Query) -> list[str]:

@@ -19,7 +19,7 @@ from .deadlines import DEADLINE, deadline_after
 from .names import SocketName
 from .peer import is_own_user, peer_of
 
-__all__ = ("Answer", "Trouble", "ask", "order")
+__all__ = ("Answer", "Line", "Trouble", "ask", "order")
 
 # Seconds in which an action has to be begun, and more until its answer is here.
 _ACTION, _MORE = 1.5, 1.0
@@ -34,6 +34,7 @@ class Trouble(enum.Enum):
     LATE = "was too slow: nothing was done"
     VERSION = "speaks another version"
     APPLICATION = "belongs to another application"
+    NOTHING = "has nothing of the kind"
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,20 @@ class _Connector(UnixConnector):
         raise ClientConnectionError("The socket is of another user")
 
 
-async def ask(name: SocketName, address: str, path: str) -> Answer:
+async def ask(name: SocketName, address: str, path: str, data: object = None) -> Answer:
     """Return what the worker answers to a GET, however long that takes.
 
     Args:
         name: the worker, for the answer.
         address: the path of its socket.
         path: what is asked for.
+        data: more about it, as JSON.
 
     Cancellation:
         The connection is closed.
     """
-    return await _request(name, address, "GET", path, ClientTimeout(total=None))
+    async with _session(address, ClientTimeout(total=None)) as session:
+        return await _request(name, session, "GET", path, data)
 
 
 async def order(name: SocketName, address: str, path: str, data: object) -> Answer:
@@ -86,32 +89,56 @@ async def order(name: SocketName, address: str, path: str, data: object) -> Answ
     """
     timeout = ClientTimeout(total=_ACTION + _MORE)
     headers = {DEADLINE: deadline_after(_ACTION)}
-    return await _request(name, address, "POST", path, timeout, data, headers)
+    # A connection of its own: one that was kept may be of a worker that has ended since.
+    async with _session(address, timeout) as session:
+        return await _request(name, session, "POST", path, data, headers)
+
+
+class Line:
+    """A worker that is asked again and again, by a connection that is kept.
+
+    Args:
+        name: the worker.
+        address: the path of its socket.
+    """
+
+    def __init__(self, name: SocketName, address: str) -> None:
+        self._name = name
+        self._session = _session(address, ClientTimeout(total=None), kept=True)
+
+    async def ask(self, path: str, data: object = None) -> Answer:
+        """As :func:`ask`."""
+        return await _request(self._name, self._session, "GET", path, data)
+
+    async def close(self) -> None:
+        """Close the connection. May be called twice."""
+        await self._session.close()
+
+
+def _session(address: str, timeout: ClientTimeout, kept: bool = False) -> ClientSession:
+    return ClientSession(
+        connector=_Connector(address, force_close=not kept),
+        cookie_jar=DummyCookieJar(),
+        timeout=timeout,
+    )
 
 
 async def _request(
     name: SocketName,
-    address: str,
+    session: ClientSession,
     method: str,
     path: str,
-    timeout: ClientTimeout,
     data: object = None,
     headers: dict[str, str] | None = None,
 ) -> Answer:
-    # A connection for each: one that is kept may be of a worker that has ended since.
     try:
-        async with (
-            ClientSession(
-                connector=_Connector(address, force_close=True),
-                cookie_jar=DummyCookieJar(),
-                timeout=timeout,
-            ) as session,
-            session.request(
-                method, f"http://worker{path}", json=data, headers=headers
-            ) as response,
-        ):
+        async with session.request(
+            method, f"http://worker{path}", json=data, headers=headers
+        ) as response:
             if response.status == 410:
                 return Answer(name, trouble=Trouble.LATE)
+            if response.status == 404:
+                return Answer(name, trouble=Trouble.NOTHING)
             if response.status != 200:
                 return Answer(name, trouble=Trouble.FAILED)
             return Answer(name, await response.json())

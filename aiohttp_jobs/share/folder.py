@@ -14,7 +14,12 @@ from contextlib import suppress
 
 from .names import SocketName
 
-__all__ = ("Folder", "check_share")
+__all__ = ("Folder", "check_share", "share_of_environment")
+
+
+def share_of_environment() -> str | None:
+    """Return what ``AIOHTTP_JOBS_SHARE`` says; None if it is empty or not there."""
+    return os.environ.get("AIOHTTP_JOBS_SHARE") or None
 
 
 def check_share(share: str | os.PathLike[str]) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
+import secrets
 import sys
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ("VERSION", "SocketName", "application_id", "lock_name")
+__all__ = ("VERSION", "SocketName", "application_id", "lock_name", "process_name")
 
 # Of what the workers say to each other. Those of another one are told, never asked.
 VERSION: Final = 1
 
-_NAME: Final = re.compile(r"v(\d{1,6})-([0-9a-f]{12})-(\d{1,6})-(\d{1,10})\.sock", re.A)
+_NAME: Final = re.compile(
+    r"v(\d{1,6})-([0-9a-f]{12})-(\d{1,6})-(\d{1,10})-([0-9a-f]{1,32})\.sock", re.A
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -25,9 +29,14 @@ class SocketName:
     process: int
     application: str
     version: int = VERSION
+    #: As :func:`process_name` says it: who has it is known though it does not answer.
+    called: str = "0"
 
     def __str__(self) -> str:
-        return f"v{self.version}-{self.application}-{self.number}-{self.process}.sock"
+        return (
+            f"v{self.version}-{self.application}-{self.number}-{self.process}"
+            f"-{self.called}.sock"
+        )
 
     @classmethod
     def parse(cls, text: str) -> SocketName | None:
@@ -35,8 +44,8 @@ class SocketName:
         found = _NAME.fullmatch(text)
         if found is None:
             return None
-        version, application, number, process = found.groups()
-        return cls(int(number), int(process), application, int(version))
+        version, application, number, process, called = found.groups()
+        return cls(int(number), int(process), application, int(version), called)
 
 
 def lock_name(application: str, number: int) -> str:
@@ -57,3 +66,16 @@ def application_id(name: str | None = None) -> str:
     if name is None:
         name = f"{os.path.realpath(sys.argv[0])}\n{os.getcwd()}"
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+
+
+def process_name() -> str:
+    """Return what no other process is called, nor this one after a restart.
+
+    Its number may be another one's after it.
+    """
+    return _name_of(os.getpid())  # asked for each time: workers are forks
+
+
+@functools.cache
+def _name_of(pid: int) -> str:
+    return secrets.token_hex(4)

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from .asking import Answer, Trouble, ask
+from .asking import Answer, Line, Trouble
 from .names import VERSION, SocketName
-from .worker import Worker
+from .place import Place
 
-__all__ = ("Others",)
+__all__ = ("Others", "Placed", "foreign")
 
 # Seconds for which answers are good.
 _GOOD_FOR: Final = 1.0
 # How long a worker is waited for that is asked: so many times, so many seconds.
 _TURNS, _TURN = 10, 0.05
+
+
+class Placed(Protocol):
+    """A worker, or what is a part of it."""
+
+    @property
+    def place(self) -> Place | None:
+        """Where the others find it; None while they do not."""
+        ...
 
 
 class Others:
@@ -24,11 +34,20 @@ class Others:
     Args:
         worker: this one.
         path: what the others are asked for.
+        data: called at each round for more about it, as JSON.
     """
 
-    def __init__(self, worker: Worker, path: str) -> None:
+    def __init__(
+        self,
+        worker: Placed,
+        path: str,
+        data: Callable[[], object] = lambda: None,
+    ) -> None:
         self._worker = worker
         self._path = path
+        self._data = data
+        # To each of them; the same name may be found by another path one day.
+        self._lines: dict[tuple[SocketName, str], Line] = {}
         # By name, from the moment of asking to that at which the answer is taken.
         self._asked: dict[SocketName, asyncio.Task[Answer]] = {}
         # Those that were waited for in vain: they are asked on, and not waited for again.
@@ -36,18 +55,22 @@ class Others:
         self._round: asyncio.Task[list[Answer]] | None = None
         self._good_until = 0.0
 
-    async def ask(self) -> list[Answer]:
+    async def ask(self, *, anew: bool = False) -> list[Answer]:
         """Return an answer of each, in the order of their numbers; none is an error.
 
         Some are up to a second old. Who does not answer is waited for once, half a
         second; later it is looked whether its answer has come.
+
+        Args:
+            anew: answers that have come before are not good enough. Those that are on
+                their way are.
 
         Cancellation:
             The others are asked all the same, for whoever wants to know next.
         """
         loop = asyncio.get_running_loop()
         if self._round is None or (
-            self._round.done() and loop.time() >= self._good_until
+            self._round.done() and (anew or loop.time() >= self._good_until)
         ):
             self._round = loop.create_task(self._ask_all())
         return await asyncio.shield(self._round)
@@ -63,18 +86,25 @@ class Others:
             task.cancel()
         with suppress(asyncio.CancelledError):
             await asyncio.gather(*tasks, return_exceptions=True)
+        for line in [*self._lines.values()]:
+            await line.close()
+        self._lines.clear()
 
     async def _ask_all(self) -> list[Answer]:
         place = self._worker.place
         if place is None:
             return []
         names = [name for name in place.folder.sockets() if name != place.name]
-        self._forget(set(names))
-        told = {name: _foreign(name, place.name) for name in names}
+        await self._forget(set(names))
+        told = {name: foreign(name, place.name) for name in names}
+        data = self._data()
         for name in names:
             if told[name] is None and name not in self._asked:
                 address = place.folder.address(str(name))
-                self._asked[name] = asyncio.create_task(ask(name, address, self._path))
+                line = self._lines.get((name, address))
+                if line is None:
+                    line = self._lines[name, address] = Line(name, address)
+                self._asked[name] = asyncio.create_task(line.ask(self._path, data))
         await self._wait()
         answers: list[Answer] = []
         for name in names:
@@ -111,13 +141,16 @@ class Others:
         del self._asked[name]
         return task.result()
 
-    def _forget(self, names: set[SocketName]) -> None:
+    async def _forget(self, names: set[SocketName]) -> None:
         for name in self._asked.keys() - names:
             self._asked.pop(name).cancel()
         self._slow &= names
+        for key in [key for key in self._lines if key[0] not in names]:
+            await self._lines.pop(key).close()
 
 
-def _foreign(name: SocketName, own: SocketName) -> Answer | None:
+def foreign(name: SocketName, own: SocketName) -> Answer | None:
+    """Return why it is not to be asked; None if it is."""
     if name.application != own.application:
         return Answer(name, trouble=Trouble.APPLICATION)
     if name.version != VERSION:

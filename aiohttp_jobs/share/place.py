@@ -11,7 +11,7 @@ from itertools import count
 
 from .folder import Folder
 from .forks import give_up_in_children
-from .names import SocketName, lock_name
+from .names import SocketName, lock_name, process_name
 
 __all__ = ("Place",)
 
@@ -42,7 +42,9 @@ class Place:
         give_up_in_children(self)
         try:
             number, self._lock = self._take_number(application, wish)
-            self.name = SocketName(number, os.getpid(), application)
+            self.name = SocketName(
+                number, os.getpid(), application, called=process_name()
+            )
             self._lock_name = lock_name(application, number)
             self._remove_predecessors()
             self.socket = self._listen()

@@ -34,7 +34,8 @@ class Worker:
     Args:
         share: the path of the directory that they share.
         handlers: what answers them, by path; requests of GET and of POST.
-            A POST comes to it in time only, see ``deadlines``.
+            A POST comes to it in time only, see ``deadlines``. It is looked up at each
+            request, so there may be more and fewer while the worker is open.
         application: what the application is called, to tell its workers from those of
             another one; None for the program, and the directory that it runs in.
         patrol: seconds from one look at the directory to the next.
@@ -53,7 +54,7 @@ class Worker:
         patrol: float = _PATROL,
     ) -> None:
         self._path = check_share(share)
-        self._handlers = dict(handlers)
+        self._handlers = handlers
         self._application = application
         self._patrol = patrol
         self._place: Place | None = None
@@ -101,9 +102,8 @@ class Worker:
             raise RuntimeError("Worker.open() was called twice: close it before")
         app = web.Application(middlewares=[_of_own_user, in_time])
         app.router.add_get("/", self._hello)
-        for path, handler in self._handlers.items():
-            app.router.add_get(path, handler)
-            app.router.add_post(path, handler)
+        for add in (app.router.add_get, app.router.add_post):
+            add("/{path:.+}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_GRACE)
         try:
             await self._runner.setup()
@@ -179,6 +179,12 @@ class Worker:
             server.close()
         if place is not None:
             place.close()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        handler = self._handlers.get(request.path)
+        if handler is None:
+            raise web.HTTPNotFound
+        return await handler(request)
 
     async def _hello(self, request: web.Request) -> web.Response:
         assert self._place is not None

@@ -1,12 +1,15 @@
 // While a pointer, a finger or the focus is in the rows of a table, they do not move: else
-// a click may hit another one than was meant.
+// a click may hit another one than was meant. Not for ever: a mouse that was left there
+// holds them until it has not moved for some seconds.
 
 const AFTER_TOUCH = 8_000; // milliseconds that a finger's last touch holds
+const AFTER_MOVE = 10_000; // and a mouse's last move
 
 let pointed = null; // the rows that the mouse is in
 let touched = null; // those that a finger was on last
 let focused = null; // those that the keyboard's focus is in
 let touching = 0;
+let moving = 0;
 let held = null;
 
 // The part of the page that holds it, or null.
@@ -33,15 +36,24 @@ export function holdWhile(live, release) {
   }
   const rowsOf = (event) => event.target.closest?.("tbody") ?? null;
 
-  live.addEventListener("pointerover", (event) => {
-    if (event.pointerType !== "mouse" && event.pointerType !== "pen") return;
-    pointed = rowsOf(event);
+  function point(rows) {
+    clearTimeout(moving);
+    pointed = rows;
+    if (rows) moving = setTimeout(() => point(null), AFTER_MOVE);
     changed();
-  });
-  live.addEventListener("pointerleave", () => {
-    pointed = null;
-    changed();
-  });
+  }
+  const isMouse = (event) => event.pointerType === "mouse" || event.pointerType === "pen";
+
+  // A row that moves to where the mouse is, when it holds nothing any more, is no move.
+  let last = "";
+  for (const name of ["pointerover", "pointermove", "pointerdown"])
+    live.addEventListener(name, (event) => {
+      const at = `${event.clientX},${event.clientY}`;
+      if (!isMouse(event) || (name === "pointerover" && at === last)) return;
+      last = at;
+      point(rowsOf(event));
+    });
+  live.addEventListener("pointerleave", () => point(null));
   document.addEventListener("pointerdown", (event) => {
     if (event.pointerType !== "touch") return;
     clearTimeout(touching);

@@ -1,0 +1,330 @@
+"""Part: what one process has to say for the first page.
+
+It is made so that those of several processes can be put together, see ``overview``: run
+times are sent and not their median, periods of the charts say which they are.
+"""
+
+from __future__ import annotations
+
+import base64
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, TypedDict, TypeVar
+
+from aiohttp_jobs.core.scheduler import Scheduler
+
+from . import data
+from .history import PERIOD, History
+from .kinds import Kind, Raw
+from .process import address_of
+from .query import Query
+from .record import Record, cut
+from .rows import Clock, job_row, process, record_row
+from .tallies import OTHERS, Tally
+
+__all__ = (
+    "FEW_KINDS",
+    "LOOKED_AT",
+    "ORDERS",
+    "PAGE",
+    "Coroutine",
+    "KindPart",
+    "Look",
+    "Part",
+    "Table",
+    "ended_in",
+    "look",
+    "part",
+    "rows_of",
+    "times_of",
+)
+
+# Rows on one page of a table.
+PAGE: Final = 25
+# How many active and pending jobs are looked at, the oldest first. That a page is quick
+# must not depend on how many there are.
+LOOKED_AT: Final = 1000
+# How many kinds of failures are shown unless all are wanted, and of how many the last
+# jobs are sent: one that is old here may be new elsewhere.
+FEW_KINDS: Final = 5
+SENT_KINDS: Final = 20
+
+T = TypeVar("T")
+
+
+class Coroutine(TypedDict):
+    """As of :class:`data.Coroutine`, and the last run times, see :func:`times_of`."""
+
+    coro: str
+    active: int
+    pending: int
+    ended: int
+    failed: int
+    p50: float | None
+    p90: float | None
+    last_failure: float | None
+    last_failed: str | None
+    times: str
+
+
+class Part(TypedDict):
+    """What does not depend on what the visitor wants to see."""
+
+    at: float
+    process: data.Process
+    now: data.Figures
+    #: Of the two one is empty: points, or the same to be put together with those of
+    #: others, see :func:`.history.read_periods`.
+    points: list[data.Point]
+    periods: str
+    coroutines: list[Coroutine]
+
+
+class KindPart(TypedDict):
+    """As of :class:`data.Kind`, but for what it is called."""
+
+    type: str
+    place: str
+    count: int
+    first: float
+    last: float
+    latest: list[data.Job]
+
+
+class Table(TypedDict):
+    """Rows of a table from one on, up to the page that is wanted."""
+
+    rows: list[data.Job]
+    first: int
+    count: int
+    total: int
+    #: How many were not looked at.
+    beyond: int
+
+
+class Look(TypedDict):
+    """What depends on it."""
+
+    kinds: list[KindPart]
+    forgotten: int
+    active: Table
+    pending: Table
+    recent: Table
+
+
+def part(scheduler: Scheduler, history: History, clock: Clock, alone: bool) -> Part:
+    """Return what this process has to say, whatever is wanted.
+
+    Args:
+        alone: is nothing of others put beside it? Then that is left out which is needed
+            for it alone.
+    """
+    return {
+        "at": clock.at,
+        "process": process(scheduler, history, clock),
+        "now": _figures(scheduler, history),
+        "points": history.points if alone else [],
+        "periods": "" if alone else history.written(),
+        "coroutines": _coroutines(scheduler, history, clock, alone),
+    }
+
+
+def look(
+    scheduler: Scheduler, history: History, clock: Clock, query: Query, alone: bool
+) -> Look:
+    """Return what this process has of what is wanted."""
+    active = scheduler.active_jobs(LOOKED_AT)
+    pending = scheduler.pending_jobs(LOOKED_AT)
+    every = not query.filters  # then there is no need to look at them one by one
+    ends = history.ends()
+    if not every:
+        ends = [end for end in ends if query.takes_end(Record(*end), clock.now)]
+    if query.sort:
+        ends.sort(key=_END_ORDERS[query.sort])
+    kinds = [kind for kind in history.kinds if _takes_kind(query, kind, clock.now)]
+    sent = FEW_KINDS if alone else SENT_KINDS
+    if query.failures == "all":
+        sent = len(kinds)
+    return {
+        "kinds": [_kind(kind, clock, number < sent) for number, kind in enumerate(kinds)],
+        "forgotten": history.kinds.forgotten,
+        "active": _table(
+            [job for job in active if every or query.takes(job)],
+            lambda job: job_row(job, clock),
+            query.active,
+            alone,
+            scheduler.active_count,
+            max(0, scheduler.active_count - LOOKED_AT),
+        ),
+        "pending": _table(
+            [item for item in enumerate(pending, 1) if every or query.takes(item[1])],
+            lambda item: job_row(item[1], clock, item[0]),
+            query.pending,
+            alone,
+            scheduler.pending_count,
+            max(0, scheduler.pending_count - LOOKED_AT),
+        ),
+        "recent": _table(
+            ends,
+            lambda end: record_row(Record(*end), clock),
+            query.recent,
+            alone,
+            len(ends),
+            0,
+        ),
+    }
+
+
+def rows_of(look: Look) -> Iterator[data.Job]:
+    """Go over all rows that are in it, wherever they stand."""
+    for kind in look["kinds"]:
+        yield from kind["latest"]
+    for table in (look["active"], look["pending"], look["recent"]):
+        yield from table["rows"]
+
+
+def _figures(scheduler: Scheduler, history: History) -> data.Figures:
+    now, begin = scheduler.statistics(), history.begin
+    last_minute = history.points[-60 // PERIOD :]
+    let_go = now.let_go - begin.let_go
+    return {
+        "active": now.active,
+        "slots_taken": now.slots_taken,
+        "limit": now.limit,
+        "longest_running": now.longest_running,
+        "pending": now.pending,
+        "pending_limit": now.pending_limit or None,
+        "longest_waiting": now.longest_waiting,
+        "callers_waiting": now.callers_waiting,
+        "succeeded": now.succeeded - begin.succeeded,
+        "failed": now.failed - begin.failed + let_go,
+        "let_go": let_go,
+        "cancelled": now.cancelled - begin.cancelled,
+        "hung_up": now.hung_up - begin.hung_up,
+        "ended": now.closed - begin.closed,
+        "rate": sum(map(ended_in, last_minute)) / 60,
+    }
+
+
+def ended_in(point: data.Point) -> int:
+    """How many ended in the period of this point."""
+    return point["succeeded"] + point["failed"] + point["cancelled"] + point["hung_up"]
+
+
+def _takes_kind(query: Query, kind: Kind, now: float) -> bool:
+    if not query.filters:
+        return True
+    query = Query(query.search, query.name, since=query.since)
+    return any(query.takes_end(Record(*raw), now) for raw in kind.latest)
+
+
+def _kind(kind: Kind, clock: Clock, with_latest: bool) -> KindPart:
+    latest = reversed(kind.latest) if with_latest else ()
+    return {
+        "type": kind.type_name,
+        "place": cut(kind.place),
+        "count": kind.count,
+        "first": clock.wall(kind.first_at),
+        "last": clock.wall(kind.last_at),
+        "latest": [record_row(Record(*raw), clock) for raw in latest],
+    }
+
+
+def _coroutines(
+    scheduler: Scheduler, history: History, clock: Clock, alone: bool
+) -> list[Coroutine]:
+    known = dict(history.tallies)
+    # Counted are all that were spawned and all that have ended; who runs is looked up.
+    active = Counter(
+        name if name in known else OTHERS
+        for name in (job.coro_name for job in scheduler.active_jobs(LOOKED_AT))
+    )
+    return [
+        _coroutine(name, tally, active[name], clock, alone)
+        for name, tally in known.items()
+    ]
+
+
+def _coroutine(
+    name: str, tally: Tally, active: int, clock: Clock, alone: bool
+) -> Coroutine:
+    p50, p90 = tally.percentiles()
+    job_id, last = tally.last_failed or (None, None)
+    return {
+        "coro": cut(name),
+        "active": active,
+        "pending": max(0, tally.spawned - tally.ended - active),
+        "ended": tally.ended,
+        "failed": tally.failed,
+        "p50": p50,
+        "p90": p90,
+        "last_failure": clock.wall_or_none(last),
+        "last_failed": None if job_id is None else address_of(job_id),
+        "times": "" if alone else _written(tally.times),
+    }
+
+
+def _written(times: Iterable[float]) -> str:
+    # Numbers as they are in memory: workers are on one machine, and JSON takes long.
+    return base64.b64encode(array("d", times).tobytes()).decode()
+
+
+def times_of(text: str) -> Iterable[float]:
+    """Read the run times of a :class:`Coroutine`.
+
+    Raises:
+        ValueError: there are none in it.
+    """
+    times = array("d")
+    times.frombytes(base64.b64decode(text))
+    return times
+
+
+def _table(
+    items: Sequence[T],
+    row: Callable[[T], data.Job],
+    page: int,
+    alone: bool,
+    total: int,
+    beyond: int,
+) -> Table:
+    # A page of several processes may be made of the first rows of one of them.
+    first = (min(page, max(1, -(-len(items) // PAGE))) - 1) * PAGE if alone else 0
+    end = first + PAGE if alone else page * PAGE
+    return {
+        "rows": [row(item) for item in items[first:end]],
+        "first": first,
+        "count": len(items),
+        "total": total,
+        "beyond": beyond,
+    }
+
+
+def _ran(end: Raw) -> float:
+    record = Record(*end)
+    return 0.0 if record.started_at is None else record.started_at - record.closed_at
+
+
+def _waited(end: Raw) -> float:
+    record = Record(*end)
+    return record.spawned_at - (record.started_at or record.closed_at)
+
+
+def _row_ran(row: Any) -> float:
+    return float(0 if row["started"] is None else row["started"] - row["ended"])
+
+
+def _row_waited(row: Any) -> float:
+    return float((row["spawned"] or 0) - (row["started"] or row["ended"]))
+
+
+_END_ORDERS: Final = {"ran": _ran, "waited": _waited}
+# By what rows of several processes are sorted.
+ORDERS: Final[dict[str, Callable[[Any], float]]] = {
+    "active": lambda row: row["started"] or 0.0,
+    "pending": lambda row: row["spawned"] or 0.0,
+    "": lambda row: -row["ended"],
+    "ran": _row_ran,
+    "waited": _row_waited,
+}

@@ -1,0 +1,126 @@
+"""What a part of this process has to say to the other workers.
+
+Several dashboards and metrics are one worker: they share its number and its socket, and
+each has a path of its own there. It is the same in every worker, as they all begin with
+the same parts in the same order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Final
+
+from aiohttp.typedefs import Handler
+
+from .folder import check_share
+from .place import Place
+from .worker import Worker
+
+__all__ = ("Member",)
+
+
+@dataclass(eq=False)
+class _Joint:
+    """The worker that members share, and what answers for them."""
+
+    worker: Worker
+    handlers: dict[str, Handler]
+    members: int = 0
+    # One opens or closes it at a time.
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+# Those that are open, by their directory and loop: a thread's loop has its own worker.
+_joints: Final = dict[tuple[str, asyncio.AbstractEventLoop], _Joint]()
+
+
+class Member:
+    """A part of this process, among the workers of its application.
+
+    Args:
+        share: the path of the directory that they share.
+        name: what it has to say, as a path: "/metrics". If that is taken when it opens,
+            it becomes "/metrics~2".
+        handlers: what answers the others, by the path below its own; requests of GET and
+            of POST, as of :class:`.worker.Worker`.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as of :class:`.worker.Worker`.
+    """
+
+    def __init__(
+        self, share: str | os.PathLike[str], name: str, handlers: Mapping[str, Handler]
+    ) -> None:
+        self.share = check_share(share)
+        self._name = name
+        self._own = dict(handlers)
+        self._joint: _Joint | None = None
+        #: The path of its own; where this part of the others is asked.
+        self.path = name
+
+    @property
+    def place(self) -> Place | None:
+        """Where the others find it, as of :attr:`.worker.Worker.place`."""
+        return None if self._joint is None else self._joint.worker.place
+
+    @property
+    def number(self) -> int:
+        """The worker's number; the last one, while it has none."""
+        return 0 if self._joint is None else self._joint.worker.number
+
+    async def open(self) -> None:
+        """Be a part of this process's worker, which is opened if this is the first one.
+
+        Raises:
+            RuntimeError, OSError: as of :meth:`.worker.Worker.open`.
+
+        Cancellation:
+            It is no part of it.
+        """
+        key = self.share, asyncio.get_running_loop()
+        joint = _joints.get(key)
+        if joint is None:
+            handlers: dict[str, Handler] = {}
+            joint = _joints[key] = _Joint(Worker(self.share, handlers), handlers)
+        async with joint.lock:
+            try:
+                if not joint.members:
+                    await joint.worker.open()
+                    # The last one may have left while this one waited.
+                    _joints[key] = joint
+            except BaseException:
+                if _joints.get(key) is joint:
+                    del _joints[key]
+                raise
+            joint.members += 1
+        self._joint = joint
+        for number in count(1):
+            self.path = self._name if number == 1 else f"{self._name}~{number}"
+            if not any(path.startswith(f"{self.path}/") for path in joint.handlers):
+                break
+        for below, handler in self._own.items():
+            joint.handlers[f"{self.path}/{below}"] = handler
+
+    async def close(self) -> None:
+        """Be no part of it any more; the last one closes the worker. May be called twice.
+
+        Cancellation:
+            It is no part of it all the same; requests are broken off.
+        """
+        joint, self._joint = self._joint, None
+        if joint is None:
+            return
+        for below in self._own:
+            del joint.handlers[f"{self.path}/{below}"]
+        key = self.share, asyncio.get_running_loop()
+        # It is the last that goes: nobody who waits here is left out.
+        async with joint.lock:
+            joint.members -= 1
+            if not joint.members:
+                if _joints.get(key) is joint:
+                    del _joints[key]
+                await joint.worker.close()
