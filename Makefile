@@ -17,8 +17,8 @@ PINS :=
 # Two installations into one environment at a time would break it.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test axe test-oldest install-oldest test-loops peer fuzz interrupts storm crash soak
-.PHONY: lint format docs bench dist extras clean
+.PHONY: help demo test heavy axe test-oldest install-oldest test-loops peer fuzz
+.PHONY: interrupts storm crash soak lint format docs bench dist extras clean
 
 help:  ## This list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -28,8 +28,12 @@ help:  ## This list.
 demo: $(VENV)/.installed-demo  ## Run the demo application on PORT.
 	@$(BIN)/python -m demo_app --port $(PORT) $(ARGS)
 
-test: $(VENV)/.installed-test  ## Run the whole test suite; ARGS go to pytest.
-	$(BIN)/python -m pytest $(ARGS)
+# Of several -m the last one counts, so ARGS may choose what takes long, too.
+test: $(VENV)/.installed-test  ## Run the tests but those that take long; ARGS go to pytest.
+	$(BIN)/python -m pytest -m 'not heavy' $(ARGS)
+
+heavy: $(VENV)/.installed-test  ## Run what takes long: browsers, gunicorn, brokers, kills.
+	$(BIN)/python -m pytest -m heavy $(ARGS)
 
 axe:  ## Fetch axe-core by npm; without it the tests do not check accessibility.
 	npm install --prefix .axe --no-save --no-audit --no-fund axe-core@4
