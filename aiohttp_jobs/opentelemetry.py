@@ -115,7 +115,7 @@ def _tell_end(span: Span, job: Job[Any]) -> None:
     elif job.state is LET_GO:
         # Told from outside of the job's context, and it still runs.
         span.set_status(
-            Status(StatusCode.ERROR, "It did not end in time when it was cancelled")
+            Status(StatusCode.ERROR, "It did not end in time after it was cancelled")
         )
 
 

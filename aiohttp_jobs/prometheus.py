@@ -223,7 +223,7 @@ class _Families:
         )
         self.pending = GaugeMetricFamily(
             "aiohttp_jobs_pending",
-            "Jobs that are accepted and not yet started.",
+            "Jobs that are accepted but not yet started.",
             labels=["scheduler"],
         )
         self.taken = GaugeMetricFamily(

@@ -142,8 +142,8 @@ class AllWorkers:
         shown = _shown.setdefault(self._registry, set())
         if self._share in shown:
             raise RuntimeError(
-                f"The registry is shown in share={self._share!r} already: give share to "
-                "one setup_metrics() of a process, or each its own by registry="
+                f"The registry is already shown in share={self._share!r}: pass share to "
+                "one setup_metrics() of a process, or give each a registry (registry=)"
             )
         shown.add(self._share)
         try:

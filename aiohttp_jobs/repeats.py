@@ -284,7 +284,7 @@ class Repeat:
             raise error
         self.scheduler.call_exception_handler(
             {
-                "message": f"Job {shown(self.label)} is repeated no more, since its "
+                "message": f"Job {shown(self.label)} is no longer repeated, since its "
                 "schedule failed",
                 "exception": error,
             }
@@ -299,7 +299,7 @@ class Repeat:
             self.left_out += 1
             say(
                 logging.WARNING,
-                "Job %s is not over yet, and so is not repeated by %r",
+                "Job %s is not over yet, so it is not repeated by %r",
                 shown(self.label),
                 self.schedule,
                 job_name=shown(self.label),
@@ -333,7 +333,7 @@ class Repeat:
         if isinstance(made, Awaitable):
             return _named(_wait_for(made), self.label)  # pyright: ignore[reportUnknownArgumentType]
         error = TypeError(
-            f"repeat() takes a coroutine function, and {self.label} has returned {made!r}"
+            f"repeat() takes a coroutine function, but {self.label} has returned {made!r}"
             ": in_thread calls a plain function, repeat(app, every(60), in_thread, f)"
         )
         return _named(_fail(error), self.label)
@@ -385,7 +385,7 @@ def _check(
         close_coroutine(function)
         raise TypeError(
             f"function takes a coroutine function, not {function!r}: a coroutine runs "
-            "once, give its function, repeat(…, f) and not repeat(…, f())"
+            "once, pass its function, repeat(…, f) and not repeat(…, f())"
         )
     if not callable(function):
         raise TypeError(f"function takes a coroutine function, not {function!r}")

@@ -95,7 +95,7 @@ def every(seconds: float) -> Every:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise TypeError(f"every() takes a number of seconds, not {seconds!r}")
     if not 0 < seconds < math.inf:
-        raise ValueError(f"every() takes more than 0 seconds, and not {seconds!r}")
+        raise ValueError(f"every() takes more than 0 seconds, not {seconds!r}")
     return Every(seconds)
 
 
@@ -135,7 +135,7 @@ def _ticks(expression: str, start: datetime) -> CronSim:
         return cronsim.CronSim(expression, start)
     except cronsim.CronSimError as error:
         raise ValueError(
-            f"cron() takes five fields, as '0 7 * * 1-5', and not {expression!r}: {error}"
+            f"cron() takes five fields like '0 7 * * 1-5', not {expression!r}: {error}"
         ) from None
 
 
@@ -144,8 +144,8 @@ def _zone(tz: str) -> ZoneInfo:
         return ZoneInfo(tz)
     except (LookupError, OSError, ValueError):  # no such one, a folder, no name at all
         raise ValueError(
-            f"cron() takes the name of a time zone as tz, 'Europe/Madrid' for example, "
-            f"and there is no {tz!r} here"
+            f"cron() takes the name of a time zone such as 'Europe/Madrid' as tz, and "
+            f"there is no {tz!r} here"
         ) from None
 
 

@@ -54,7 +54,7 @@ _MOST_TOLD: Final = 100
 _BURIED: Final = "Durable job %s (%s) has failed for good, and is given up: %s"
 _NO_ANSWER: Final = "The broker does not answer: %d durable jobs come back by themselves"
 _NOT_ACKNOWLEDGED: Final = (
-    "Durable job %s has ended and could not be acknowledged, so it runs again: %s"
+    "Durable job %s has ended but could not be acknowledged, so it runs again: %s"
 )
 _NOT_MOVED: Final = (
     "Durable job %s could not be put back, and stays unacknowledged meanwhile: %s"
@@ -111,7 +111,7 @@ class BrokerStore:
         if dead is not None:
             _check("dead", dead)
         if dead is broker:
-            raise ValueError("dead takes another broker than the one for what waits")
+            raise ValueError("dead takes another broker than the one for waiting jobs")
         if not isinstance(delays, bool):
             raise TypeError(f"delays takes True or False, not {delays!r}")
         #: The options of a call that it can keep.
@@ -454,7 +454,9 @@ class BrokerStore:
 
 def _check(name: str, broker: AsyncBroker) -> None:
     if not isinstance(broker, AsyncBroker):
-        raise TypeError(f"{name} takes a broker of taskiq, as AioPikaBroker: {broker!r}")
+        raise TypeError(
+            f"{name} takes a taskiq broker such as AioPikaBroker, not {broker!r}"
+        )
     if isinstance(broker, InMemoryBroker):
         raise TypeError(
             f"{name} takes a broker that keeps messages, and InMemoryBroker keeps none: "

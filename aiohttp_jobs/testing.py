@@ -159,7 +159,7 @@ class SpawnedJobs(Sequence[Job[Any]]):
         the running event loop are held; atomic handlers run.
         """
         if self._held is not None:
-            raise RuntimeError("The jobs are held already: leave that block first")
+            raise RuntimeError("The jobs are already held: leave that block first")
         first = len(self._jobs)
         self._held = []
         for scheduler in list(_failed):

@@ -226,7 +226,7 @@ def _check(function: object, executor: object) -> None:
     if executor is not None and not isinstance(executor, Executor):
         raise TypeError(
             "executor takes a concurrent.futures.Executor or None, not "
-            f"{executor!r}: a function's own argument of that name goes by a "
+            f"{executor!r}: pass a function's own argument of that name with "
             "functools.partial"
         )
 

@@ -76,5 +76,5 @@ def current_traceparent() -> str | None:
         return _tell()
     except Exception:
         tell_spans_by(None)
-        logger.exception("The current span cannot be told, and is asked for no more")
+        logger.exception("The current span cannot be found, and is no longer asked for")
         return None

@@ -82,17 +82,15 @@ class Envelope:
         try:
             found: Any = json.loads(text)
             if found.pop("version") > _VERSION:
-                raise ValueError("a newer release has written it")
+                raise ValueError("it was written by a newer release")
             names = {field.name for field in fields(cls)}
             envelope = cls(**{name: found[name] for name in found if name in names})
             if not isinstance(envelope.id, str) or not isinstance(envelope.task, str):
-                raise ValueError("its id or task is no string")
+                raise ValueError("its id or task is not a string")
             if not isinstance(envelope.attempt, int):
-                raise ValueError("its attempt is no number")
+                raise ValueError("its attempt is not a number")
             if not isinstance(envelope.due, float | int | None):
-                raise ValueError("its due is no number")
+                raise ValueError("its due is not a number")
         except _UNREADABLE as error:
-            raise ValueError(
-                f"This is no durable job that can be read: {error}"
-            ) from None
+            raise ValueError(f"This is not a readable durable job: {error}") from None
         return envelope

@@ -236,8 +236,8 @@ def setup_durable(
         )
     if DURABLE in app:
         raise RuntimeError(
-            "setup_durable() was called before for this application: call it once, with "
-            "all tasks"
+            "setup_durable() has already been called for this application: call it once, "
+            "with all tasks"
         )
     if app.on_startup.frozen:
         raise RuntimeError(
@@ -280,12 +280,10 @@ def _check_tasks(tasks: Iterable[Task[..., Any]]) -> dict[str, Task[..., Any]]:
     by_name = dict[str, Task[..., Any]]()
     for task in tasks:
         if not isinstance(task, Task):
-            raise TypeError(
-                f"tasks takes what @durable(name) has made, and {task!r} is none"
-            )
+            raise TypeError(f"tasks takes what @durable(name) has made, not {task!r}")
         if by_name.setdefault(task.name, task) is not task:
             raise ValueError(
-                f"tasks has two tasks of the name {task.name!r}: give each its own"
+                f"tasks has two tasks named {task.name!r}: give each a name of its own"
             )
     return by_name
 
@@ -330,8 +328,8 @@ async def spawn_durable(
         order = task
     else:
         raise TypeError(
-            f"spawn_durable() takes a task, made by @durable(name), and not {task!r}: "
-            "give it the task and its arguments, spawn_durable(request, task, ...)"
+            f"spawn_durable() takes a task, made by @durable(name), not {task!r}: "
+            "pass the task and its arguments, spawn_durable(request, task, ...)"
         )
     return await durable.put(order, args, kwargs, origin)
 

@@ -119,13 +119,13 @@ class Task(Generic[P, R]):
         if at is not None and not isinstance(at, datetime):
             raise TypeError(f"at takes a datetime or None, not {at!r}")
         if at is not None and at.utcoffset() is None:
-            raise ValueError(f"at takes a datetime with a time zone, and {at!r} has none")
+            raise ValueError(f"at takes a datetime with a time zone, but {at!r} has none")
         if at is not None and delay is not None:
-            raise ValueError("delay and at exclude each other: give one of them")
+            raise ValueError("delay and at cannot be combined: give one of them")
         if isinstance(priority, bool) or not isinstance(priority, int):
             raise TypeError(f"priority takes a whole number, not {priority!r}")
         if priority not in _PRIORITIES:
-            raise ValueError(f"priority takes a number of 32 bits, not {priority!r}")
+            raise ValueError(f"priority takes a 32-bit number, not {priority!r}")
         check_name("key", key)
         if key is not None and not _is_text(key):
             raise ValueError(f"key takes text that is valid Unicode, not {key!r}")
@@ -192,7 +192,9 @@ def durable(
         TypeError, ValueError: an argument cannot be right; the sentence names it.
     """
     if not isinstance(name, str):
-        raise TypeError(f"durable() takes a str as name, as 'mail.welcome', not {name!r}")
+        raise TypeError(
+            f"durable() takes a str such as 'mail.welcome' as name, not {name!r}"
+        )
     if not name or len(name) > 200 or not name.isprintable():
         raise ValueError(
             f"durable() takes a name of 1 to 200 printable characters, not {name!r}"

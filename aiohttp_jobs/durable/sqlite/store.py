@@ -76,7 +76,7 @@ class SQLiteStore:
     async def start(self, tasks: Collection[str], *, worker: bool) -> None:
         """Open the file; see :meth:`Store.start`."""
         if self._writer is not None:
-            raise RuntimeError(f"{self!r} is started already: give each application one")
+            raise RuntimeError(f"{self!r} is already started: give each application one")
         loop = asyncio.get_running_loop()
         writer = Writer(
             self.path, tasks, worker, self._max_crashes, self._fsync_acks, loop
