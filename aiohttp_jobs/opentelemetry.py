@@ -47,7 +47,7 @@ class JobTracer:
     """An observer that makes a span of each job that runs, current in the job.
 
     ``setup(app, observers=[JobTracer()])``. One may observe any number of schedulers.
-    From the first one on, durable jobs that this process enqueues keep the current span.
+    From the first one on, durable jobs that this process spawns keep the current span.
 
     Args:
         tracer_provider: None for the global one.

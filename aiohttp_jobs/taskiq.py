@@ -79,22 +79,23 @@ class _Message:
 class BrokerStore:
     """A store for `setup_durable()` that is a broker of taskiq.
 
-    Make the broker for this store alone: it is started, stopped and listened to here, and
-    a worker of taskiq on the same queue would drop the jobs.
+    Make the broker for this store alone: the store starts it, listens to it and stops it,
+    and a worker of taskiq on the same queue would drop the jobs.
 
     Args:
         broker: a broker of taskiq that keeps messages and takes acknowledgements.
-        delays: does it honour the label ``delay``, of seconds? taskiq-aio-pika's does if
-            it is given a ``delay_queue``, or the plugin for delayed messages. Without,
-            `delay=` and `at=` are refused, and a job that has failed waits for its next
-            attempt in the process, which needs not live until then.
+        delays: whether the broker honours the label ``delay``, in seconds.
+            taskiq-aio-pika's does if it has a ``delay_queue``, or the plugin for delayed
+            messages. Without that, `delay=` and `at=` are refused, and a job that has
+            failed waits for its next attempt in the process, which need not live until
+            then.
         dead: another broker, with another queue, for the jobs that have failed for good.
-            Nothing listens to it here. Without, they are in the log only, and there
-            without their arguments.
+            Nothing listens to it here. Without it they are only logged, and without
+            their arguments.
 
     Raises:
-        TypeError, ValueError: an argument is no broker, or keeps nothing, or cannot be
-            right; the sentence names it.
+        TypeError, ValueError: an argument is not a broker, keeps nothing, or is invalid;
+            the message names it.
     """
 
     #: It does not know which ticks of periodic jobs were put: tell one process to.

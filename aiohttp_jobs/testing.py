@@ -141,13 +141,13 @@ class SpawnedJobs(Sequence[Job[Any]]):
 
     @property
     def names(self) -> list[str]:
-        """What they are called, by their names or else those of their coroutines."""
+        """Their names, or else those of their coroutines."""
         return [job.label for job in self._jobs]
 
     def arguments_of(self, job: Job[Any]) -> dict[str, Any]:
         """Return what the coroutine function of the job was called with, by name.
 
-        Empty for coroutines that do not tell, which are not Python's own.
+        Empty for coroutines that are not Python's own, and do not tell.
         """
         return dict(self._arguments[job])
 

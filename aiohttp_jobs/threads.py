@@ -34,8 +34,8 @@ class InThread:
         function: what to call; a plain function.
         args, kwargs: what to call it with.
         executor: where to call it, instead of the default executor of the event loop. In
-            one of processes, function, arguments and result have to be picklable, and no
-            context variables come along.
+            a process pool, function, arguments and result have to be picklable, and no
+            context variables are passed on.
 
     Returns:
         A coroutine with the result of the function. It has the name of the function.

@@ -68,7 +68,7 @@ class SchedulerFull(JobsError):
 
 
 class StoreUnavailable(JobsError):
-    """What keeps durable jobs can keep none just now: the job was not accepted.
+    """The store cannot keep durable jobs just now: the job was not accepted.
 
     Args:
         reason: what is wrong with it, and what to do; a sentence without its full stop.
@@ -88,7 +88,7 @@ class JobCancelled(asyncio.CancelledError):
     its own cancellation, which is a plain :exc:`asyncio.CancelledError`.
 
     Args:
-        job: how the job is called.
+        job: what the job is called.
     """
 
     def __init__(self, job: str) -> None:

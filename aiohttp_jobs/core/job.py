@@ -135,7 +135,7 @@ class Job(Generic[T_co]):
 
     @property
     def takes_slot(self) -> bool:
-        """Has it a slot? Not an atomic handler, nor one that has handed its slot on."""
+        """Whether it has a slot; atomic handlers and jobs that lend theirs have none."""
         return self.active and self.keeper is not None and self.keeper.has_slot(self)
 
     @property
@@ -174,7 +174,7 @@ class Job(Generic[T_co]):
 
     @property
     def label(self) -> str:
-        """How messages call the job, which is its name or else that of its coroutine."""
+        """What messages call the job, which is its name or else that of its coroutine."""
         return self.name or self.coro_name
 
     @property

@@ -46,7 +46,7 @@ class Scheduler(Collection[Job[Any]]):
         observers: objects that are called for every job, see :meth:`add_observer`.
 
     Raises:
-        TypeError, ValueError: an argument is out of range; the message names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     def __init__(
@@ -440,7 +440,7 @@ class Scheduler(Collection[Job[Any]]):
         self._parts.reports.call(context)
 
     def check_loop(self) -> None:
-        """Belong to the running loop from now on; RuntimeError if to another one."""
+        """Bind to the running loop; RuntimeError if it is bound to another one."""
         self._parts.binding.check()
 
     async def __aenter__(self) -> Self:

@@ -31,14 +31,14 @@ class SQLiteStore:
     :class:`~aiohttp_jobs.durable.Store` promises.
 
     Args:
-        path: the file. It is made if it is not there; its folder has to be. Beside it
-            there are three more: SQLite's ``-wal`` and ``-shm``, and ``-owners``.
-        max_crashes: how often a job may run in a process that dies before it is buried.
-        fsync_acks: wait for the disk also when jobs are claimed and when they end. Else
-            a power cut may let jobs run again that had ended.
+        path: the file. It is made if it does not exist; its folder has to exist. Beside
+            it there are three more: SQLite's ``-wal`` and ``-shm``, and ``-owners``.
+        max_crashes: how often the process of a job may die before the job is buried.
+        fsync_acks: whether to wait for the disk also when jobs are claimed and when they
+            end. Otherwise jobs that had ended may run again after a power cut.
 
     Raises:
-        TypeError, ValueError: an argument cannot be right; the sentence names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     supports: Collection[str] = OPTIONS
