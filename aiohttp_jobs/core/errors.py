@@ -29,14 +29,14 @@ __all__ = (
 
 
 class JobsError(RuntimeError):
-    """The base of what a scheduler refuses."""
+    """The base class of the errors with which jobs are refused."""
 
 
 class SchedulerClosed(JobsError):
     """The scheduler is closing or closed and takes no more jobs.
 
     Args:
-        refused: what was refused, for the sentence.
+        refused: what was refused, for the message.
     """
 
     def __init__(self, refused: str = "a new job") -> None:

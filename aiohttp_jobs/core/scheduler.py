@@ -89,7 +89,7 @@ class Scheduler(Collection[Job[Any]]):
 
     @property
     def close_timeout(self) -> float | None:
-        """Seconds that a cancelled job is given to end; None for no limit."""
+        """Seconds that a cancelled job has to end; None for no limit."""
         return self._close_timeout
 
     @property
@@ -109,7 +109,7 @@ class Scheduler(Collection[Job[Any]]):
 
     @property
     def pending_count(self) -> int:
-        """How many jobs are accepted and not yet started."""
+        """How many jobs are accepted but not yet started."""
         return len(self._parts.pending)
 
     @property
@@ -137,7 +137,7 @@ class Scheduler(Collection[Job[Any]]):
 
     @property
     def closed(self) -> bool:
-        """Does it refuse new jobs, because it is closing or closed?"""
+        """Whether it refuses new jobs, because it is closing or closed."""
         return self._parts.gate.state is not OPEN
 
     @property
@@ -200,7 +200,7 @@ class Scheduler(Collection[Job[Any]]):
 
     @property
     def held(self) -> bool:
-        """Does it start no pending jobs, because of :meth:`hold`?"""
+        """Whether it starts no pending jobs, because of :meth:`hold`."""
         return self._parts.gate.is_held
 
     def hold(self) -> None:
@@ -325,7 +325,7 @@ class Scheduler(Collection[Job[Any]]):
 
         Args:
             future: what to hold the job back for, for example a task.
-            coro, name, timeout, context, origin, key: as for :meth:`spawn`, with errors.
+            coro, name, timeout, context, origin, key: as for :meth:`spawn`.
 
         Raises:
             SchedulerFull: `pending_limit` is reached.
@@ -375,8 +375,9 @@ class Scheduler(Collection[Job[Any]]):
 
         Args:
             timeout: seconds to wait; None for the scheduler's ``wait_timeout``.
-            background: do not wait for what ends with something else: jobs started by
-                :meth:`spawn_at_once` and those that :meth:`spawn_after` holds back.
+            background: whether to leave out what ends with something else, that is, jobs
+                started by :meth:`spawn_at_once` and those that :meth:`spawn_after` holds
+                back.
 
         Returns:
             Whether no job was left.
@@ -435,7 +436,7 @@ class Scheduler(Collection[Job[Any]]):
         """Hand a failure to the exception handler, or to the event loop's without one.
 
         If that raises, both exceptions go to the event loop's handler. Every failure
-        passes here, with a context as :meth:`asyncio.loop.call_exception_handler` takes.
+        passes here, with a context as for :meth:`asyncio.loop.call_exception_handler`.
         """
         self._parts.reports.call(context)
 

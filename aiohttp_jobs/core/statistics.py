@@ -37,7 +37,7 @@ class Statistics:
     hung_up: int
     #: How many times spawning returned a job that was already there, because of its key.
     joined: int
-    #: Are the pending jobs held, see :meth:`Scheduler.hold`?
+    #: Whether the pending jobs are held, see :meth:`Scheduler.hold`.
     held: bool
     #: For how many seconds the first pending job has waited; 0.0 if none is pending.
     longest_waiting: float

@@ -16,7 +16,7 @@ __all__ = ("DurableStatistics", "Inspectable", "KeptJob", "Place")
 class Place(enum.StrEnum):
     """Where a job is in its life."""
 
-    WAITING = "waiting"  #: due, and not begun
+    WAITING = "waiting"  #: due, but not begun
     DELAYED = "delayed"  #: not due yet
     RUNNING = "running"  #: of a process
     DEAD = "dead"  #: failed for good

@@ -359,7 +359,7 @@ def run_worker(app: web.Application) -> None:
         app: an application with durable jobs, see :func:`setup_durable`.
 
     Raises:
-        RuntimeError: it has none, or does not run them.
+        RuntimeError: it has none.
     """
     durable = app.get(DURABLE)
     if durable is None:

@@ -75,7 +75,7 @@ class Store(Protocol):
         Args:
             tasks: the names of the tasks that the application has. Only jobs of these
                 are fetched; others wait for a process that has them.
-            worker: will anything be fetched?
+            worker: whether anything will be fetched.
 
         Raises:
             StoreUnavailable: it cannot be reached or used.
