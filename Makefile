@@ -98,7 +98,7 @@ clean:  ## Remove everything that was made here.
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamps are what make goes by: an environment that was broken off has none.
+# The stamps are what make goes by: an interrupted environment has none.
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	|| { echo 'Python 3.11 or newer is needed: make PYTHON=python3.11' >&2; exit 1; }

@@ -66,8 +66,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         OPTION,
         type="bool",
         default=False,
-        help="let a test fail when a job of aiohttp-jobs has failed in it that nobody "
-        "has waited for",
+        help="fail a test if a job of aiohttp-jobs fails in it that nobody waits for",
     )
 
 

@@ -31,7 +31,7 @@ async def create_scheduler(
             :class:`Scheduler`.
 
     Raises:
-        TypeError, ValueError: an argument is out of range; the sentence names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
 
     Cancellation:
         It never waits, so it cannot be cancelled.

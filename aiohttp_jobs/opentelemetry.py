@@ -53,7 +53,7 @@ class JobTracer:
     """An observer that makes a span of each job that runs, current in the job.
 
     ``setup(app, observers=[JobTracer()])``. One may observe any number of schedulers.
-    From the first one on, durable jobs that this process enqueues keep the current span.
+    From the first one on, durable jobs that this process spawns keep the current span.
 
     Args:
         tracer_provider: None for the global one.
@@ -121,7 +121,7 @@ def _tell_end(span: Span, job: Job[Any]) -> None:
     elif job.state is LET_GO:
         # Told from outside of the job's context, and it still runs.
         span.set_status(
-            Status(StatusCode.ERROR, "It did not end in time when it was cancelled")
+            Status(StatusCode.ERROR, "It did not end in time after it was cancelled")
         )
 
 

@@ -66,22 +66,22 @@ def setup_metrics(
 
     Args:
         app: the application, or sub-application, with a scheduler of its own.
-        path: where to serve the metrics; None to leave that to others.
+        path: where to serve the metrics; None not to serve them.
         registry: the registry to show the jobs in, and to serve; None for the global
             one, ``prometheus_client.REGISTRY``.
-        name: the value of the label ``scheduler``. At its start the application is
-            refused with :exc:`ValueError` if the registry has another one of this name.
+        name: the value of the label ``scheduler``. The application's start fails with
+            :exc:`ValueError` if the registry already has another one of this name.
         share: a directory of the processes of this application on this machine: each of
             them then serves the metrics of all, with the label ``worker``; see
-            :doc:`workers`. None for what the environment's ``AIOHTTP_JOBS_SHARE`` says,
-            if anything. Without a ``path`` it has no effect. At its start the application
-            is refused with :exc:`RuntimeError` if the directory is not of its own user
-            and of nobody else.
+            :doc:`workers`. None for the environment variable ``AIOHTTP_JOBS_SHARE``, if
+            that is set. Without a ``path`` it has no effect. The application's start
+            fails with :exc:`RuntimeError` if the directory belongs to another user, or
+            others may use it.
 
     Raises:
-        RuntimeError: the application has no scheduler, was given metrics before, or runs
-            already; ``share`` was given on a platform other than Linux.
-        TypeError, ValueError: an argument cannot be right; the sentence names it.
+        RuntimeError: the application has no scheduler, already has metrics, or is
+            running; ``share`` was given on a platform other than Linux.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
     scheduler = app.get(SCHEDULER)
     if scheduler is None:
@@ -130,7 +130,7 @@ def setup_metrics(
 
 
 def jobs_collector(registry: CollectorRegistry | None = None) -> JobsCollector:
-    """Return the collector of this registry; it is put in there if it is not.
+    """Return the collector of this registry; it is added if there is none.
 
     Args:
         registry: None for the global one, ``prometheus_client.REGISTRY``.
@@ -151,7 +151,7 @@ def jobs_collector(registry: CollectorRegistry | None = None) -> JobsCollector:
 class JobsCollector:
     """Shows the jobs of schedulers in a registry of prometheus_client.
 
-    Returned by :func:`jobs_collector`, not made by hand: a registry can have but one. It
+    Returned by :func:`jobs_collector`, not made by hand: a registry can have only one. It
     may be read from any thread.
     """
 
@@ -166,14 +166,14 @@ class JobsCollector:
             name: the value of the label ``scheduler``.
 
         Raises:
-            ValueError: another scheduler is shown by this name, or this one by another.
+            ValueError: another scheduler has this name, or this one has another name.
         """
         watch = _Watch(scheduler, name)
         self._show(watch)
         scheduler.add_observer(watch)
 
     def remove(self, scheduler: Scheduler) -> None:
-        """Show and count the jobs of this scheduler no more; another's are ignored."""
+        """Stop showing and counting the jobs of this scheduler, if it was added."""
         for name, watch in list(self._watches.items()):
             if watch.scheduler is scheduler:
                 del self._watches[name]
@@ -185,8 +185,8 @@ class JobsCollector:
     async def ask(self) -> None:
         """Ask the stores of durable jobs for their figures, to be collected right after.
 
-        It takes some tenths of a second at the most. Only those are asked that belong to
-        applications in this event loop.
+        It takes at most some tenths of a second. Only the stores of applications in this
+        event loop are asked.
         """
         asked = [watch.durable for watch in self._watches.values()]
         await asyncio.gather(*(durable.ask() for durable in asked if durable is not None))
@@ -230,7 +230,7 @@ class _Families:
         )
         self.pending = GaugeMetricFamily(
             "aiohttp_jobs_pending",
-            "Jobs that are accepted and not yet started.",
+            "Jobs that are accepted but not yet started.",
             labels=["scheduler"],
         )
         self.taken = GaugeMetricFamily(

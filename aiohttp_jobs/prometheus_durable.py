@@ -55,7 +55,7 @@ class DurableFamilies:
         )
         self.waiting = GaugeMetricFamily(
             "aiohttp_jobs_durable_waiting",
-            "Durable jobs that are due and not begun, in the whole store.",
+            "Durable jobs that are due but not begun, in the whole store.",
             labels=["scheduler"],
         )
         self.delayed = GaugeMetricFamily(
@@ -75,7 +75,7 @@ class DurableFamilies:
         )
         self.oldest = GaugeMetricFamily(
             "aiohttp_jobs_durable_oldest_waiting_seconds",
-            "How long the first of the durable jobs that wait has been due.",
+            "How long the oldest of the durable jobs that wait has been due.",
             labels=["scheduler"],
             unit="seconds",
         )

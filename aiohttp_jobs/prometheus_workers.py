@@ -140,8 +140,8 @@ class AllWorkers:
         share = self._member.share
         if share in shown:
             raise RuntimeError(
-                f"The registry is shown in share={share!r} already: give share to "
-                "one setup_metrics() of a process, or each its own by registry="
+                f"The registry is already shown in share={share!r}: pass share to one "
+                "setup_metrics() of a process, or give each a registry (registry=)"
             )
         shown.add(share)
         try:

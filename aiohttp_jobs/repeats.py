@@ -87,26 +87,26 @@ def repeat(  # type: ignore[misc]
     runs in a copy of the context variables of the code that called this.
 
     Args:
-        where: an application that was set up: it starts after the start-up, and stops at
-            the shutdown. Or a scheduler: it starts now, and stops when that is closed.
+        where: an application that was set up: the first tick is after the start-up, the
+            last one before the shutdown. Or a scheduler: from now until it is closed.
         schedule: the result of :func:`every` or :func:`cron`, or a similar object.
         function: the coroutine function to call, or another function that returns an
             awaitable.
         args: its arguments.
-        name: how the jobs and their tasks are called.
-        timeout: seconds that each job may run. Then it is cancelled and has failed.
+        name: the name of the jobs and their tasks.
+        timeout: seconds that each job may run. Then it is cancelled and fails.
         jitter: seconds by which each job may be late, at random, so that not all
             processes start theirs at the same moment.
-        at_once: should a first job start at the beginning, without waiting for a tick?
+        at_once: whether to start a first job right away, without waiting for a tick.
 
     Returns:
         An object that knows when the next job is due, and can cancel the repetition.
 
     Raises:
-        RuntimeError: the application was not set up; no event loop is running, or another
-            one than the scheduler's.
+        RuntimeError: the application was not set up; or no event loop is running, or one
+            that is not the scheduler's.
         SchedulerClosed: the scheduler is closing or closed.
-        TypeError, ValueError: an argument cannot be right; the sentence names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
     _check(schedule, function, name, timeout, jitter)
     if isinstance(where, Scheduler):
@@ -138,7 +138,7 @@ def repeat(  # type: ignore[misc]
 
 
 class Repeat:
-    """A job again and again. Made by :func:`repeat`, not by hand."""
+    """A periodic job. Made by :func:`repeat`, not by hand."""
 
     def __init__(
         self,
@@ -150,15 +150,15 @@ class Repeat:
         timeout: float | None,
         jitter: float,
     ) -> None:
-        #: What its jobs are spawned in.
+        #: The scheduler that runs its jobs.
         self.scheduler = scheduler
         #: When they are due.
         self.schedule = schedule
-        #: Seconds that each may run; None for no bound.
+        #: Seconds that each may run; None for no limit.
         self.timeout = timeout
-        #: How many seconds after its tick a job comes at the latest.
+        #: How many seconds after its tick a job starts at the latest.
         self.jitter = jitter
-        #: How many ticks were left out because the last job was not over.
+        #: How many ticks were skipped because the last job was not over.
         self.left_out = 0
         self._make = functools.partial(function, *args)
         # What it is called by: repeat(…, in_thread, f) calls f.
@@ -192,7 +192,7 @@ class Repeat:
 
     @property
     def label(self) -> str:
-        """How messages call it, by the name of its jobs or else by their function."""
+        """What messages call it, by the name of its jobs or else of their function."""
         if self._name is not None:
             return self._name
         return names_of(self._function)[1]
@@ -207,18 +207,18 @@ class Repeat:
 
     @property
     def job(self) -> Job[Any] | None:
-        """The last job, be it over or not; None if there was none."""
+        """The last job, whether it is over or not; None if there was none."""
         return self._job
 
     @property
     def cancelled(self) -> bool:
-        """Does no more job come, because it was cancelled or its scheduler is closed?"""
+        """Whether no more jobs come, as it was cancelled or its scheduler is closed."""
         return self._is_cancelled
 
     def cancel(self) -> None:
-        """Spawn no more jobs. One that is there is left alone: ``job.close()`` ends it.
+        """Spawn no more jobs. A running one is left alone: ``job.close()`` ends it.
 
-        To cancel it again does nothing.
+        Cancelling it again does nothing.
         """
         self._is_cancelled = True
         if self._timer is not None:
@@ -284,7 +284,7 @@ class Repeat:
             raise error
         self.scheduler.call_exception_handler(
             {
-                "message": f"Job {shown(self.label)} is repeated no more, since its "
+                "message": f"Job {shown(self.label)} is no longer repeated, since its "
                 "schedule failed",
                 "exception": error,
             }
@@ -299,7 +299,7 @@ class Repeat:
             self.left_out += 1
             say(
                 logging.WARNING,
-                "Job %s is not over yet, and so is not repeated by %r",
+                "Job %s is not over yet, so it is not repeated by %r",
                 shown(self.label),
                 self.schedule,
                 job_name=shown(self.label),
@@ -333,7 +333,7 @@ class Repeat:
         if isinstance(made, Awaitable):
             return _named(_wait_for(made), self.label)  # pyright: ignore[reportUnknownArgumentType]
         error = TypeError(
-            f"repeat() takes a coroutine function, and {self.label} has returned {made!r}"
+            f"repeat() takes a coroutine function, but {self.label} has returned {made!r}"
             ": in_thread calls a plain function, repeat(app, every(60), in_thread, f)"
         )
         return _named(_fail(error), self.label)
@@ -385,7 +385,7 @@ def _check(
         close_coroutine(function)
         raise TypeError(
             f"function takes a coroutine function, not {function!r}: a coroutine runs "
-            "once, give its function, repeat(…, f) and not repeat(…, f())"
+            "once, pass its function, repeat(…, f) and not repeat(…, f())"
         )
     if not callable(function):
         raise TypeError(f"function takes a coroutine function, not {function!r}")

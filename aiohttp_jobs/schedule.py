@@ -28,7 +28,7 @@ class Schedule(Protocol):
     def next_after(self, moment: float) -> float:
         """Return the first tick that is later than `moment`.
 
-        Both are seconds since the epoch, as those of :func:`time.time`. The answer
+        Both are seconds since the epoch, like those of :func:`time.time`. The result
         depends on nothing else.
         """
         ...
@@ -67,8 +67,8 @@ class Cron:
     def next_after(self, moment: float) -> float:
         """Return the first tick later than `moment`; both in seconds since the epoch.
 
-        When the clocks are put forward, a tick in the hour that is left out comes right
-        after it; when they are put back, one at a fixed time of day comes once.
+        When the clocks go forward, a tick in the hour that is skipped comes right after
+        it; when they go back, one at a fixed time of day comes once.
         """
         for tick in _ticks(
             self.expression, datetime.fromtimestamp(moment, _zone(self.tz))
@@ -81,13 +81,13 @@ class Cron:
 
 
 def every(seconds: float) -> Every:
-    """Return the schedule with a tick each so many seconds.
+    """Return a schedule with a tick every so many seconds.
 
-    The ticks are the whole multiples since the epoch: ``every(3600)`` is each full hour
-    of UTC, in every process.
+    The ticks are the whole multiples since the epoch: ``every(3600)`` is on the hour in
+    UTC, in every process.
 
     Args:
-        seconds: the distance between two ticks; a fraction is allowed.
+        seconds: the time between two ticks; a fraction is allowed.
 
     Raises:
         TypeError, ValueError: it is not a number greater than 0.
@@ -95,7 +95,7 @@ def every(seconds: float) -> Every:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise TypeError(f"every() takes a number of seconds, not {seconds!r}")
     if not 0 < seconds < math.inf:
-        raise ValueError(f"every() takes more than 0 seconds, and not {seconds!r}")
+        raise ValueError(f"every() takes more than 0 seconds, not {seconds!r}")
     return Every(seconds)
 
 
@@ -103,13 +103,13 @@ def cron(expression: str, *, tz: str = "UTC") -> Cron:
     """Return the schedule that a line of a crontab describes. Needs the extra ``cron``.
 
     Args:
-        expression: five fields, as ``"0 7 * * 1-5"``: minute, hour, day of the month,
-            month, day of the week. With six, the first one is the second.
-        tz: the time zone whose clock counts, as ``"Europe/Madrid"``.
+        expression: five fields, such as ``"0 7 * * 1-5"``: minute, hour, day of the
+            month, month, day of the week. With six, the first one is the second.
+        tz: the time zone whose clock counts, such as ``"Europe/Madrid"``.
 
     Raises:
         ModuleNotFoundError: cronsim is not installed.
-        TypeError: an argument is no string.
+        TypeError: an argument is not a string.
         ValueError: the expression cannot be read, or never comes true; or there is no
             such time zone. (A machine without time zones needs the package ``tzdata``.)
     """
@@ -135,7 +135,7 @@ def _ticks(expression: str, start: datetime) -> CronSim:
         return cronsim.CronSim(expression, start)
     except cronsim.CronSimError as error:
         raise ValueError(
-            f"cron() takes five fields, as '0 7 * * 1-5', and not {expression!r}: {error}"
+            f"cron() takes five fields like '0 7 * * 1-5', not {expression!r}: {error}"
         ) from None
 
 
@@ -144,8 +144,8 @@ def _zone(tz: str) -> ZoneInfo:
         return ZoneInfo(tz)
     except (LookupError, OSError, ValueError):  # no such one, a folder, no name at all
         raise ValueError(
-            f"cron() takes the name of a time zone as tz, 'Europe/Madrid' for example, "
-            f"and there is no {tz!r} here"
+            f"cron() takes the name of a time zone such as 'Europe/Madrid' as tz, and "
+            f"there is no {tz!r} here"
         ) from None
 
 

@@ -60,7 +60,7 @@ UNITS: Final = (("day", 86_400), ("hour", 3_600), ("minute", 60))
 
 
 class JobSentry:
-    """An observer that tells Sentry of jobs: ``setup(app, observers=[JobSentry()])``.
+    """An observer that reports jobs to Sentry: ``setup(app, observers=[JobSentry()])``.
 
     Call ``sentry_sdk.init()`` as usual; until then it does nothing. One may observe any
     number of schedulers.
@@ -69,8 +69,8 @@ class JobSentry:
     that somebody received by waiting for the job is not captured here.
 
     Args:
-        monitors: does each :func:`~aiohttp_jobs.repeat` have a monitor in Sentry, which
-            raises an alert when a job fails or does not start? The first job creates it.
+        monitors: whether each :func:`~aiohttp_jobs.repeat` has a monitor in Sentry, which
+            raises an alert when a job fails or does not start. The first job creates it.
     """
 
     def __init__(self, *, monitors: bool = True) -> None:

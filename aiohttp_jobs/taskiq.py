@@ -57,7 +57,7 @@ _MOST_TOLD: Final = 100
 _BURIED: Final = "Durable job %s (%s) has failed for good, and is given up: %s"
 _NO_ANSWER: Final = "The broker does not answer: %d durable jobs come back by themselves"
 _NOT_ACKNOWLEDGED: Final = (
-    "Durable job %s has ended and could not be acknowledged, so it runs again: %s"
+    "Durable job %s has ended but could not be acknowledged, so it runs again: %s"
 )
 _NOT_MOVED: Final = (
     "Durable job %s could not be put back, and stays unacknowledged meanwhile: %s"
@@ -70,22 +70,23 @@ _taken: Final = weakref.WeakSet[AsyncBroker]()
 class BrokerStore:
     """A store for `setup_durable()` that is a broker of taskiq.
 
-    Make the broker for this store alone: it is started, stopped and listened to here, and
-    a worker of taskiq on the same queue would drop the jobs.
+    Make the broker for this store alone: the store starts it, listens to it and stops it,
+    and a worker of taskiq on the same queue would drop the jobs.
 
     Args:
         broker: a broker of taskiq that keeps messages and takes acknowledgements.
-        delays: does it honour the label ``delay``, of seconds? taskiq-aio-pika's does if
-            it is given a ``delay_queue``, or the plugin for delayed messages. Without,
-            `delay=` and `at=` are refused, and a job that has failed waits for its next
-            attempt in the process, which needs not live until then.
+        delays: whether the broker honours the label ``delay``, in seconds.
+            taskiq-aio-pika's does if it has a ``delay_queue``, or the plugin for delayed
+            messages. Without that, `delay=` and `at=` are refused, and a job that has
+            failed waits for its next attempt in the process, which need not live until
+            then.
         dead: another broker, with another queue, for the jobs that have failed for good.
-            Nothing listens to it here. Without, they are in the log only, and there
-            without their arguments.
+            Nothing listens to it here. Without it they are only logged, and without
+            their arguments.
 
     Raises:
-        TypeError, ValueError: an argument is no broker, or keeps nothing, or cannot be
-            right; the sentence names it.
+        TypeError, ValueError: an argument is not a broker, keeps nothing, or is invalid;
+            the message names it.
     """
 
     #: It does not know which ticks of periodic jobs were put: tell one process to.
@@ -102,7 +103,7 @@ class BrokerStore:
         if dead is not None:
             _check("dead", dead)
         if dead is broker:
-            raise ValueError("dead takes another broker than the one for what waits")
+            raise ValueError("dead takes another broker than the one for waiting jobs")
         if not isinstance(delays, bool):
             raise TypeError(f"delays takes True or False, not {delays!r}")
         #: The options of a call that it can keep.
@@ -436,7 +437,9 @@ class BrokerStore:
 
 def _check(name: str, broker: AsyncBroker) -> None:
     if not isinstance(broker, AsyncBroker):
-        raise TypeError(f"{name} takes a broker of taskiq, as AioPikaBroker: {broker!r}")
+        raise TypeError(
+            f"{name} takes a taskiq broker such as AioPikaBroker, not {broker!r}"
+        )
     if isinstance(broker, InMemoryBroker):
         raise TypeError(
             f"{name} takes a broker that keeps messages, and InMemoryBroker keeps none: "

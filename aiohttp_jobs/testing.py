@@ -150,13 +150,13 @@ class SpawnedJobs(Sequence[Job[Any]]):
 
     @property
     def names(self) -> list[str]:
-        """What they are called, by their names or else those of their coroutines."""
+        """Their names, or else those of their coroutines."""
         return [job.label for job in self._jobs]
 
     def arguments_of(self, job: Job[Any]) -> dict[str, Any]:
         """Return what the coroutine function of the job was called with, by name.
 
-        Empty for coroutines that do not tell, which are not Python's own.
+        Empty for coroutines that are not Python's own, and do not tell.
         """
         return dict(self._arguments[job])
 
@@ -168,7 +168,7 @@ class SpawnedJobs(Sequence[Job[Any]]):
         the running event loop are held; atomic handlers run.
         """
         if self._held is not None:
-            raise RuntimeError("The jobs are held already: leave that block first")
+            raise RuntimeError("The jobs are already held: leave that block first")
         first = len(self._jobs)
         self._held = []
         for scheduler in list(_failed):

@@ -34,8 +34,8 @@ class InThread:
         function: what to call; a plain function.
         args, kwargs: what to call it with.
         executor: where to call it, instead of the default executor of the event loop. In
-            one of processes, function, arguments and result have to be picklable, and no
-            context variables come along.
+            a process pool, function, arguments and result have to be picklable, and no
+            context variables are passed on.
 
     Returns:
         A coroutine with the result of the function. It has the name of the function.
@@ -226,7 +226,7 @@ def _check(function: object, executor: object) -> None:
     if executor is not None and not isinstance(executor, Executor):
         raise TypeError(
             "executor takes a concurrent.futures.Executor or None, not "
-            f"{executor!r}: a function's own argument of that name goes by a "
+            f"{executor!r}: pass a function's own argument of that name with "
             "functools.partial"
         )
 

@@ -210,7 +210,7 @@ def start(args: argparse.Namespace) -> int:
             database.parent.mkdir(exist_ok=True)
         except OSError as error:
             why = f"{database.parent} cannot be made: {error.strerror}."
-            raise CannotServe(f"{why} Choose a file by DEMO_DATABASE=FILE.") from error
+            raise CannotServe(f"{why} Choose a file with DEMO_DATABASE=FILE.") from error
     broker = URL(os.environ.get("BROKER_URL", ""))
     if str(broker) and (broker.scheme not in ("amqp", "amqps") or not broker.host):
         raise CannotServe(
@@ -219,8 +219,8 @@ def start(args: argparse.Namespace) -> int:
     jobs = broker.with_password(None) if str(broker) else jobs_file(database)
     listener = listen(args.host, args.port)
     print("The demo shop of aiohttp_jobs; Ctrl-C ends it.")
-    print(f"Database: {database} (DEMO_DATABASE=FILE chooses another one)")
-    print(f"Durable jobs: {jobs} (BROKER_URL=amqp://... gives them to RabbitMQ)")
+    print(f"Database: {database} (DEMO_DATABASE=FILE chooses another file)")
+    print(f"Durable jobs: {jobs} (BROKER_URL=amqp://... keeps them in RabbitMQ)")
     sys.stdout.flush()  # the server is another process
     if not CAN_SUPERVISE:
         return asyncio.run(serve(args, database, listener, None))

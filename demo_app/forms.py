@@ -46,9 +46,9 @@ class Form:
         """Return name and address of a new customer, or None."""
         name = self.values.get("name", "")
         if not name:
-            self.errors["name"] = "Enter the name that the mail shall greet."
+            self.errors["name"] = "Enter the name to use in the mail."
         elif len(name) > 60 or not name.isprintable():
-            self.errors["name"] = "Enter a name of at most 60 characters, in one line."
+            self.errors["name"] = "Enter a name of at most 60 characters, on one line."
         address = self._address("email")
         return None if self.errors else (name, address)
 
@@ -63,7 +63,7 @@ class Form:
         if not value:
             self.errors[name] = "Enter an e-mail address."
         elif len(value) > 120 or not _ADDRESS.fullmatch(value):
-            self.errors[name] = "This is no e-mail address; try ann@example.org."
+            self.errors[name] = "This is not an e-mail address; try ann@example.org."
         return value
 
     def _number(self, name: str, least: int, most: int) -> int:

@@ -30,8 +30,8 @@ AT_ONCE: Final = 50
 async def send_welcome(app: web.Application, name: str, address: str) -> None:
     job = current_durable()
     assert job is not None
-    # After a kill the job runs again, and has the same id: by that the mail is
-    # known to whoever receives it twice.
+    # After a kill the job runs again with the same id, by which whoever receives
+    # the mail twice recognizes it.
     await app[OUTBOX].send(compose(job.id, name, address))
 
 

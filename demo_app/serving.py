@@ -49,8 +49,8 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             why = (
-                f"Port {port} of {host} is taken: choose another one by --port, "
-                "or by 'make demo PORT=9000'."
+                f"Port {port} of {host} is taken: choose another one with --port, "
+                "or with 'make demo PORT=9000'."
             )
         else:
             why = f"Port {port} of {host} cannot be used: {error.strerror or error}."
@@ -126,7 +126,7 @@ def _last_words(left: int) -> str:
     if not left:
         return f"{new_line}Stopping: no jobs are left."
     jobs = "1 job is" if left == 1 else f"{left} jobs are"
-    return f"{new_line}Stopping: {jobs} left, and may end. Ctrl-C again cancels them."
+    return f"{new_line}Stopping: {jobs} left, and may finish. Ctrl-C again cancels them."
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ TOUR: Final = web.AppKey("TOUR", Tour)
 async def sign_up_many(request: web.Request) -> web.Response:
     batch, guests = invite(GUESTS)
     jobs = [spawn_durable(request, send_welcome, *guest) for guest in guests]
-    # When this returns, all of them are on the disk.
+    # When this returns, all of them are on disk, or in RabbitMQ.
     ids = await asyncio.gather(*jobs)
     await request.app[OUTBOX].expect(ids, batch)
     raise web.HTTPSeeOther("/tour/mail")

@@ -220,7 +220,7 @@ async def test_hanging_up_on_the_plain_handler_leaves_half_an_order(
     await app[SHOP].settled()
     assert (await app[SHOP].tally())[Route.PLAIN].half_done == 1
     page = await get(client, "/orders")
-    assert "Half-done, the latest" in page
+    assert "The latest half-done orders" in page
     assert "ann@example.org" in page
 
 
@@ -233,7 +233,7 @@ async def test_hanging_up_on_the_atomic_handler_loses_nothing(
     assert "1 order is under way" in page
     # Which is not the same as half-done.
     assert '<span class="badge neutral">under way</span>' in page
-    assert "Half-done, the latest" not in page
+    assert "The latest half-done orders" not in page
     tally = (await app[SHOP].tally())[Route.ATOMIC]
     assert tally == Tally(charged=1, recorded=0, under_way=1)
     assert tally.half_done == 0
@@ -241,7 +241,7 @@ async def test_hanging_up_on_the_atomic_handler_loses_nothing(
     await app[SHOP].settled()
     tally = (await app[SHOP].tally())[Route.ATOMIC]
     assert (tally.charged, tally.recorded) == (1, 1)
-    assert "Half-done, the latest" not in await get(client, "/orders")
+    assert "The latest half-done orders" not in await get(client, "/orders")
 
 
 async def test_atomic_order_of_a_killed_server_is_explained(
@@ -253,7 +253,7 @@ async def test_atomic_order_of_a_killed_server_is_explained(
     await bank.charged.wait()
     killed.cancel()
     await app[SHOP].settled()
-    assert "where the server itself was killed" in await get(client, "/orders")
+    assert "if the server itself was killed" in await get(client, "/orders")
     tally = (await app[SHOP].tally())[Route.ATOMIC]
     assert verdict(tally).startswith("Atomic orders that are half-done: 1. ")
 
@@ -295,14 +295,14 @@ async def test_outbox_tells_of_mail_on_its_way(
 @pytest.mark.parametrize(
     ("path", "fields", "message"),
     [
-        ("/orders/plain", ORDER | {"customer": "<i>ann"}, "This is no e-mail address"),
+        ("/orders/plain", ORDER | {"customer": "<i>ann"}, "not an e-mail address"),
         ("/orders/atomic", ORDER | {"customer": ""}, "Enter an e-mail address"),
         ("/orders/atomic", ORDER | {"quantity": "21"}, "whole number from 1 to 20"),
         ("/orders/plain", ORDER | {"quantity": "1e3"}, "whole number from 1 to 20"),
         ("/orders/plain", ORDER | {"article": "moon"}, "Choose one of the articles"),
         ("/signup", {"name": "", "email": "a@b.example"}, "Enter the name"),
-        ("/signup", {"name": "Ann", "email": "a@b.example\nx"}, "no e-mail address"),
-        ("/signup", {"name": "A\r\nBcc: x", "email": "a@b.example"}, "in one line"),
+        ("/signup", {"name": "Ann", "email": "a@b.example\nx"}, "not an e-mail address"),
+        ("/signup", {"name": "A\r\nBcc: x", "email": "a@b.example"}, "on one line"),
         ("/experiment", {"clients": "501"}, "whole number from 1 to 500"),
         ("/experiment", {"clients": "5", "seed": "x"}, "whole number from 0"),
     ],

@@ -267,11 +267,11 @@ def test_setup_is_checked(path: Path) -> None:
     refuse("limit", app, limit=0)
     refuse("limit", app, limit=None)
     refuse("tasks takes what @durable", app, tasks=[note.function])
-    refuse("two tasks of the name 'note'", app, tasks=[note, durable("note")(digest_of)])
-    refuse("wait cannot be called so", app, periodic={wait: every(60)})
+    refuse("two tasks named 'note'", app, tasks=[note, durable("note")(digest_of)])
+    refuse("wait cannot be called like that", app, periodic={wait: every(60)})
     refuse("store takes a path", app, store=7)
     setup_durable(app, path, tasks=TASKS)
-    refuse("was called before", app)
+    refuse("has already been called", app)
     app = web.Application()
     setup(app)
     web.Application().add_subapp("/below", app)
@@ -634,7 +634,7 @@ async def test_store_is_down_at_the_start_and_comes_back(
         assert (await server.get()).status == 200
         await begun(app)
     assert about_store(caplog) == [
-        "Durable jobs cannot be kept: the broker is away. It is tried again and again",
+        "Durable jobs cannot be kept: the broker is away. It will be tried again",
         "Durable jobs can be kept again",
     ]
 

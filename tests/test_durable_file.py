@@ -65,7 +65,7 @@ def connecting(monkeypatch: pytest.MonkeyPatch, *statements: str, **options: Any
 async def test_file_that_is_no_database_is_named(path: Path) -> None:
     """And left as it is."""
     path.write_bytes(b"Dear diary, " * 1000)
-    assert f"the file {path} is no SQLite database" in await refusal(path)
+    assert f"the file {path} is not an SQLite database" in await refusal(path)
     assert path.read_bytes() == b"Dear diary, " * 1000
 
 
@@ -180,7 +180,7 @@ async def test_end_that_is_never_noted_is_logged_and_the_job_runs_again(
         store.ack(delivery)
         await store.stop()
         other.execute("COMMIT")
-    assert "How the last durable jobs ended was not noted" in caplog.text
+    assert "The end of the last durable jobs is not recorded" in caplog.text
     async with started(path) as again, asyncio.timeout(PATIENCE):
         [delivery] = await again.fetch(1)
         assert delivery.envelope.attempt == 1
@@ -192,7 +192,7 @@ async def test_file_of_a_newer_release_is_named(path: Path) -> None:
         pass
     with opened(path) as connection:
         connection.execute("UPDATE aiohttp_jobs_schema SET version = 99")
-    assert f"the file {path} is of version 99" in await refusal(path)
+    assert f"the file {path} has version 99" in await refusal(path)
 
 
 async def test_file_on_a_network_is_named(
@@ -233,7 +233,7 @@ async def test_file_that_was_replaced_takes_no_job(path: Path, tmp_path: Path) -
         pass
     async with started(path) as store:
         other.rename(path)
-        with pytest.raises(StoreUnavailable, match="another file was put into the place"):
+        with pytest.raises(StoreUnavailable, match="another file was put in the place"):
             await store.put(envelope())
         await store.put(sent := envelope())
         assert (sent.id,) in look(path, "SELECT id FROM aiohttp_jobs")

@@ -284,10 +284,10 @@ async def test_command_shows_what_waits_and_why(
         assert "delayed 1, running 1, dead 2" in text
         assert "in process " in lines["runs"]
         assert "attempt 3, for a free slot" in lines["waits"]
-        assert "no process that works on this file has this task" in lines["unknown"]
+        assert "no worker that uses this file has this task" in lines["unknown"]
         assert "due in " in lines["later"]
     assert await asyncio.to_thread(main, [str(path)]) == 0
-    assert "no process works on this file" in capsys.readouterr().out
+    assert "no worker uses this file" in capsys.readouterr().out
 
 
 async def test_command_deals_with_the_dead(
@@ -306,7 +306,7 @@ async def test_command_deals_with_the_dead(
         assert r"    ValueError: \x1b[31mno" in text
         assert SECRET not in text
         assert "dropped: 1" in await asyncio.to_thread(run, "drop", "buried", "waits")
-        assert "wait again: 1" in await asyncio.to_thread(run, "retry", "--all")
+        assert "waiting again: 1" in await asyncio.to_thread(run, "retry", "--all")
         got = {each.envelope.id for each in await store.fetch(10)}
         assert got == {"dead", "waits"}
         assert await asyncio.to_thread(run, "dead") == ""
@@ -342,7 +342,7 @@ async def test_command_names_what_is_wrong_with_the_file(
     with opened(path) as connection:
         connection.execute("UPDATE aiohttp_jobs_schema SET version = 99")
     assert main([str(path)]) == 1
-    assert "is of version 99" in capsys.readouterr().err
+    assert "has version 99" in capsys.readouterr().err
     path.write_bytes(b"Dear diary, " * 1000)
     assert main([str(path)]) == 1
-    assert f"{path} is no SQLite database" in capsys.readouterr().err
+    assert f"{path} is not an SQLite database" in capsys.readouterr().err

@@ -488,5 +488,5 @@ def test_max_crashes_is_checked(path: Path, value: int, error: type[Exception]) 
 async def test_store_is_started_once(path: Path) -> None:
     """Two applications that share one object would share its loop, too."""
     async with started(path) as store:
-        with pytest.raises(RuntimeError, match="started already"):
+        with pytest.raises(RuntimeError, match="already started"):
             await store.start(["mail"], worker=True)

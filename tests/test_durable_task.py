@@ -135,7 +135,7 @@ def test_members_of_enumerations_come_back_as_their_values() -> None:
 @pytest.mark.parametrize(
     ("value", "fault"),
     [
-        (b"ada", "has a bytes, which JSON has not"),
+        (b"ada", "has a bytes, which JSON cannot hold"),
         ({"a": [datetime.now()]}, "has a datetime"),
         ({1: 2}, "has the key 1, which would come back as a string"),
         ([("a", "b")], "has a tuple, which would come back as a list"),
@@ -161,7 +161,7 @@ def test_what_is_nested_in_itself_is_refused() -> None:
     """It would have no end."""
     endless = list[Any]()
     endless.append(endless)
-    with pytest.raises(TypeError, match="is nested too deeply, or in itself"):
+    with pytest.raises(TypeError, match="is nested too deeply, or contains itself"):
         packed(welcome, endless)
 
 
@@ -180,7 +180,9 @@ def test_arguments_that_do_not_fit_are_refused(
     task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], fault: str
 ) -> None:
     """As Python would when the job runs."""
-    with pytest.raises(TypeError, match=f"{task.name} cannot be called so: .*{fault}"):
+    with pytest.raises(
+        TypeError, match=f"{task.name} cannot be called like that: .*{fault}"
+    ):
         packed(task, *args, **kwargs)
 
 
@@ -218,7 +220,7 @@ def test_order_knows_what_it_asks_for() -> None:
         ({"delay": float("inf")}, "delay"),
         ({"at": 7}, "at takes a datetime"),
         ({"at": datetime(2026, 1, 1)}, "with a time zone"),
-        ({"at": datetime.now(UTC), "delay": 1}, "exclude each other"),
+        ({"at": datetime.now(UTC), "delay": 1}, "cannot be combined"),
         ({"priority": 1.5}, "priority"),
         ({"priority": True}, "priority"),
         ({"priority": 2**31}, "priority"),
@@ -282,7 +284,7 @@ def test_envelope_of_the_first_release_can_be_read_for_ever() -> None:
 )
 def test_what_is_no_envelope_is_refused(text: str | bytes) -> None:
     """A queue may hold anything."""
-    with pytest.raises(ValueError, match="no durable job that can be read"):
+    with pytest.raises(ValueError, match="not a readable durable job"):
         Envelope.from_json(text)
 
 

@@ -83,4 +83,4 @@ def test_tracer_that_raises_is_asked_once(caplog: pytest.LogCaptureFixture) -> N
         assert current_traceparent() is None
         assert current_traceparent() is None
     [record] = caplog.records
-    assert "asked for no more" in record.getMessage()
+    assert "no longer asked for" in record.getMessage()

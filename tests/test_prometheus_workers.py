@@ -159,7 +159,7 @@ async def test_registry_that_is_shown_twice_is_refused(share: str) -> None:
         setup(app)
         setup_metrics(app, registry=registry, share=share, name="second")
         runner = web.AppRunner(app)
-        with pytest.raises(RuntimeError, match="give share to one setup_metrics"):
+        with pytest.raises(RuntimeError, match="pass share to one setup_metrics"):
             await runner.setup()
         await runner.cleanup()
 

@@ -191,7 +191,7 @@ async def test_schedule_of_ones_own_that_fails_is_told(
         assert repeats_.cancelled
         [context] = reports.contexts
         assert isinstance(context["exception"], IndexError)
-        assert "Work.refresh is repeated no more" in context["message"]
+        assert "Work.refresh is no longer repeated" in context["message"]
 
 
 # -- what --------------------------------------------------------------------------------

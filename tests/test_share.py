@@ -81,14 +81,14 @@ def test_link_to_a_directory_is_refused(share: str, tmp_path: Path, slash: str) 
     """With a slash at its end the kernel alone would follow it."""
     (tmp_path / "real").mkdir(mode=0o700)
     os.symlink("real", share)
-    with pytest.raises(RuntimeError, match="is no directory, or a link to one"):
+    with pytest.raises(RuntimeError, match="is not a directory, or is a link to one"):
         Folder(check_share(share + slash))
 
 
 def test_file_is_refused(share: str) -> None:
     """It is no directory."""
     Path(share).touch()
-    with pytest.raises(RuntimeError, match="is no directory"):
+    with pytest.raises(RuntimeError, match="is not a directory"):
         Folder(share)
 
 
@@ -414,7 +414,7 @@ async def test_what_is_missing_is_put_back(
     assert second.place.number == 1
     assert await ask(second) == {"version": 1, "number": 1, "process": os.getpid()}
     [message] = caplog.messages
-    assert message == f"The directory {share!r} was mended: this worker is in it"
+    assert message == f"The directory {share!r} was repaired: this worker is in it"
     await second.close()
 
 

@@ -166,9 +166,9 @@ def records(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_what_is_no_broker_that_keeps_jobs_is_refused() -> None:
     """Each with its sentence."""
     wrong: Any = "amqp://"
-    with pytest.raises(TypeError, match=r"broker takes a broker of taskiq.*'amqp://'"):
+    with pytest.raises(TypeError, match=r"broker takes a taskiq broker.*'amqp://'"):
         BrokerStore(wrong)
-    with pytest.raises(TypeError, match=r"dead takes a broker of taskiq.*'amqp://'"):
+    with pytest.raises(TypeError, match=r"dead takes a taskiq broker.*'amqp://'"):
         BrokerStore(FakeBroker(), dead=wrong)
     broker = FakeBroker()
     with pytest.raises(ValueError, match="dead takes another broker"):

@@ -32,8 +32,8 @@ class Binding:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             raise RuntimeError(
-                f"{self._name()} was used where no event loop runs: call it in its own "
-                "loop, from another thread with asyncio.run_coroutine_threadsafe()"
+                f"{self._name()} was used where no event loop is running: call it in its "
+                "own loop, or from another thread by asyncio.run_coroutine_threadsafe()"
             ) from None
         if loop is not self.loop:
             if self.loop is not None:

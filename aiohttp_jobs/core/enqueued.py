@@ -26,7 +26,7 @@ __all__ = (
 class CurrentDurable:
     """The durable job that the running code is part of."""
 
-    #: The same over all attempts, and no other job's. It serves as idempotency key.
+    #: The same for all attempts, and no other job's. It serves as an idempotency key.
     id: str
     #: The number of this attempt, from 1. What a process took with it when it died is
     #: not counted: it was no failure of the job, as far as anybody knows.
@@ -76,5 +76,5 @@ def current_traceparent() -> str | None:
         return _tell()
     except Exception:
         tell_spans_by(None)
-        logger.exception("The current span cannot be told, and is asked for no more")
+        logger.exception("The current span cannot be found, and is no longer asked for")
         return None

@@ -30,14 +30,14 @@ __all__ = (
 
 
 class JobsError(RuntimeError):
-    """The base of what a scheduler refuses."""
+    """The base class of the errors with which jobs are refused."""
 
 
 class SchedulerClosed(JobsError):
     """The scheduler is closing or closed and takes no more jobs.
 
     Args:
-        refused: what was refused, for the sentence.
+        refused: what was refused, for the message.
     """
 
     def __init__(self, refused: str = "a new job") -> None:
@@ -69,7 +69,7 @@ class SchedulerFull(JobsError):
 
 
 class StoreUnavailable(JobsError):
-    """What keeps durable jobs can keep none just now: the job was not accepted.
+    """The store cannot keep durable jobs just now: the job was not accepted.
 
     Args:
         reason: what is wrong with it, and what to do; a sentence without its full stop.
@@ -89,7 +89,7 @@ class JobCancelled(asyncio.CancelledError):
     its own cancellation, which is a plain :exc:`asyncio.CancelledError`.
 
     Args:
-        job: how the job is called.
+        job: what the job is called.
     """
 
     def __init__(self, job: str) -> None:

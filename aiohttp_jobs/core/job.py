@@ -91,13 +91,13 @@ class Job(Generic[T_co]):
     origin: str | None
     #: When it was accepted, in seconds of :func:`time.monotonic`.
     spawned_at: float | None
-    #: When it became active, likewise; None if it did not.
+    #: When it became active, on the same clock; None if it did not.
     started_at: float | None
-    #: When it ended or was let go, likewise; None before that.
+    #: When it ended or was let go, on the same clock; None before that.
     closed_at: float | None
-    #: What it runs in, and what is told of it is told in; None when all has been told.
+    #: The context that it runs in, and is reported in; None after that.
     context: contextvars.Context | None
-    #: Its task, once it has one; None when all has been told.
+    #: Its task, once it has one; None after its end has been reported.
     task: asyncio.Future[Any] | None
 
     # For the core. The name that it was given; label is never None.
@@ -125,22 +125,22 @@ class Job(Generic[T_co]):
 
     @property
     def active(self) -> bool:
-        """Is it running?"""
+        """Whether it is running."""
         return PENDING < self.state < SUCCEEDED
 
     @property
     def pending(self) -> bool:
-        """Is it accepted, and not yet started?"""
+        """Whether it is accepted but not yet started."""
         return self.state is PENDING
 
     @property
     def takes_slot(self) -> bool:
-        """Has it a slot? Not an atomic handler, nor one that has handed its slot on."""
+        """Whether it has a slot; atomic handlers and jobs that lend theirs have none."""
         return self.active and self.keeper is not None and self.keeper.has_slot(self)
 
     @property
     def closed(self) -> bool:
-        """Is it over, because it succeeded, failed or was cancelled?"""
+        """Whether it is over, because it succeeded, failed or was cancelled."""
         return self.state >= SUCCEEDED
 
     def get_name(self) -> str | None:
@@ -174,7 +174,7 @@ class Job(Generic[T_co]):
 
     @property
     def label(self) -> str:
-        """How messages call the job, which is its name or else that of its coroutine."""
+        """What messages call the job, which is its name or else that of its coroutine."""
         return self.name or self.coro_name
 
     @property
@@ -214,7 +214,7 @@ class Job(Generic[T_co]):
         waiting cannot exhaust ``limit``.
 
         Args:
-            timeout: seconds to wait. When they are over the job is cancelled and given
+            timeout: seconds to wait. When they are over, the job is cancelled and given
                 the scheduler's ``close_timeout`` to end before the error is raised.
 
         Raises:

@@ -23,14 +23,14 @@ def say(level: int, message: str, *args: object, **fields: object) -> None:
 class JobLogger:
     """An observer that logs the end of every job, like an access log of requests.
 
-    ``setup(app, observers=[JobLogger()])``. The records are those of the logger
-    ``aiohttp_jobs``. They do not replace the exception handler: no traceback is in them.
+    ``setup(app, observers=[JobLogger()])``. The logger is ``aiohttp_jobs``. The records
+    do not replace the exception handler: they have no traceback.
 
     Args:
         level: the level of all these records.
 
     Raises:
-        TypeError: the level is no number.
+        TypeError: the level is not a number.
     """
 
     def __init__(self, level: int = logging.INFO) -> None:

@@ -99,7 +99,7 @@ def _method(observer: object, event: str) -> Callable[[Job[Any]], object] | None
         return None
     if not callable(method) or inspect.iscoroutinefunction(method):
         raise TypeError(
-            f"observer takes plain methods, and {event} of {observer!r} is none: spawn a "
-            "job in it for what has to be awaited"
+            f"observer takes plain methods, and {event} of {observer!r} is not one: "
+            "spawn a job in it for what has to be awaited"
         )
     return method  # type: ignore[no-any-return]

@@ -159,7 +159,7 @@ class Parts:
         # Active jobs keep their scheduler: these never started, or their loop is gone.
         if jobs := self.jobs():
             warnings.warn(
-                f"{owner!r} was never closed: use it by 'async with', or call "
+                f"{owner!r} was never closed: use it with 'async with', or call "
                 "wait_and_close()",
                 ResourceWarning,
                 source=owner,

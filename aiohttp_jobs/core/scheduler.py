@@ -41,12 +41,11 @@ class Scheduler(Collection[Job[Any]]):
         exception_handler: a plain function that is called with the scheduler and a
             context, a dict as in :meth:`asyncio.loop.call_exception_handler` with the
             keys ``message``, ``exception`` and ``job`` (``future`` for a shielded
-            awaitable), for each failure that nobody waits for. None for the event
-            loop's own handler.
+            awaitable), for each failure that nobody waits for. None for the loop's own.
         observers: objects that are called for every job, see :meth:`add_observer`.
 
     Raises:
-        TypeError, ValueError: an argument is out of range; the message names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Scheduler(Collection[Job[Any]]):
 
     @property
     def close_timeout(self) -> float | None:
-        """Seconds that a cancelled job is given to end; None for no limit."""
+        """Seconds that a cancelled job has to end; None for no limit."""
         return self._close_timeout
 
     @property
@@ -109,7 +108,7 @@ class Scheduler(Collection[Job[Any]]):
 
     @property
     def pending_count(self) -> int:
-        """How many jobs are accepted and not yet started."""
+        """How many jobs are accepted but not yet started."""
         return len(self._parts.pending)
 
     @property
@@ -132,7 +131,7 @@ class Scheduler(Collection[Job[Any]]):
 
     @property
     def closed(self) -> bool:
-        """Does it refuse new jobs, because it is closing or closed?"""
+        """Whether it refuses new jobs, because it is closing or closed."""
         return self._parts.gate.state is not OPEN
 
     @property
@@ -195,7 +194,7 @@ class Scheduler(Collection[Job[Any]]):
 
     @property
     def held(self) -> bool:
-        """Does it start no pending jobs, because of :meth:`hold`?"""
+        """Whether it starts no pending jobs, because of :meth:`hold`."""
         return self._parts.gate.is_held
 
     def hold(self) -> None:
@@ -318,7 +317,7 @@ class Scheduler(Collection[Job[Any]]):
 
         Args:
             future: what to hold the job back for, for example a task.
-            coro, name, timeout, context, origin, key: as for :meth:`spawn`, with errors.
+            coro, name, timeout, context, origin, key: as for :meth:`spawn`.
 
         Raises:
             SchedulerFull: `pending_limit` is reached.
@@ -368,8 +367,9 @@ class Scheduler(Collection[Job[Any]]):
 
         Args:
             timeout: seconds to wait; None for the scheduler's ``wait_timeout``.
-            background: do not wait for what ends with something else: jobs started by
-                :meth:`spawn_at_once` and those that :meth:`spawn_after` holds back.
+            background: whether to leave out what ends with something else, that is, jobs
+                started by :meth:`spawn_at_once` and those that :meth:`spawn_after` holds
+                back.
 
         Returns:
             Whether no job was left.
@@ -430,12 +430,12 @@ class Scheduler(Collection[Job[Any]]):
         """Hand a failure to the exception handler, or to the event loop's without one.
 
         If that raises, both exceptions go to the event loop's handler. Every failure
-        passes here, with a context as :meth:`asyncio.loop.call_exception_handler` takes.
+        passes here, with a context as for :meth:`asyncio.loop.call_exception_handler`.
         """
         self._parts.reports.call(context)
 
     def check_loop(self) -> None:
-        """Belong to the running loop from now on; RuntimeError if to another one."""
+        """Bind to the running loop; RuntimeError if it is bound to another one."""
         self._parts.binding.check()
 
     async def __aenter__(self) -> Self:

@@ -9,11 +9,11 @@ __all__ = ("Statistics",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """What :meth:`Scheduler.statistics` returns. It does not change any more."""
+    """What :meth:`Scheduler.statistics` returns: a snapshot."""
 
     #: How many jobs run.
     active: int
-    #: How many are accepted and not yet started.
+    #: How many are accepted but not yet started.
     pending: int
     #: How many slots are taken, see :attr:`Scheduler.slots_taken`.
     slots_taken: int
@@ -31,13 +31,13 @@ class Statistics:
     failed: int
     #: How many were cancelled or never started.
     cancelled: int
-    #: How many did not end in time when they were cancelled, and were let go.
+    #: How many did not end in time after they were cancelled, and were let go.
     let_go: int
     #: How many jobs have ended because the client that they worked for had gone.
     hung_up: int
     #: How many times spawning returned a job that was already there, because of its key.
     joined: int
-    #: Are the pending jobs held, see :meth:`Scheduler.hold`?
+    #: Whether the pending jobs are held, see :meth:`Scheduler.hold`.
     held: bool
     #: For how many seconds the first pending job has waited; 0.0 if none is pending.
     longest_waiting: float

@@ -26,8 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m aiohttp_jobs.durable",
-        description="Show the durable jobs in a file, without their arguments; let dead "
-        "ones run again, or drop them.",
+        description="Show the durable jobs in a file, without their arguments; retry "
+        "or drop dead ones.",
     )
     parser.add_argument("file", help="the file of the store")
     parser.add_argument(
@@ -35,11 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
         nargs="?",
         default="list",
         choices=("list", "dead", "retry", "drop"),
-        help="list what waits and runs (this without an action); show the dead with the "
-        "ends of their tracebacks; let dead jobs run again; drop them",
+        help="list what waits and runs (the default); show the dead with the ends of "
+        "their tracebacks; let dead jobs run again; drop them",
     )
-    parser.add_argument("ids", nargs="*", help="the dead jobs for retry and drop")
-    parser.add_argument("--all", action="store_true", help="retry or drop all the dead")
+    parser.add_argument("ids", nargs="*", help="which dead jobs to retry or drop")
+    parser.add_argument("--all", action="store_true", help="retry or drop all dead jobs")
     options = parser.parse_args(arguments)
     changes = options.action in ("retry", "drop")
     if changes and bool(options.ids) is options.all:
@@ -67,8 +67,8 @@ def _do(path: str, action: str, ids: list[str] | None) -> Iterator[str]:
             connection.execute("BEGIN IMMEDIATE")
             count = change(connection, ids)
             connection.execute("COMMIT")
-            done = "wait again" if action == "retry" else "are dropped"
-            yield f"Dead jobs that {done}: {count}"
+            done = "waiting again" if action == "retry" else "dropped"
+            yield f"Dead jobs {done}: {count}"
             return
     if action == "dead":
         yield from _show_dead(path)
@@ -103,9 +103,9 @@ def _why(job: KeptJob, known: set[str]) -> str:
         return f"due in {max(0, job.due - time()):.0f} s{past}"
     age = f"since {max(0, time() - job.accepted_at):.0f} s{past}"
     if not known:
-        return f"{age}, no process works on this file"
+        return f"{age}, no worker uses this file"
     if job.task not in known:
-        return f"{age}, no process that works on this file has this task"
+        return f"{age}, no worker that uses this file has this task"
     return f"{age}, for a free slot"
 
 

@@ -46,7 +46,7 @@ class Arguments:
         takes_any = any(each.kind is each.VAR_POSITIONAL for each in parameters)
         if not positional and not takes_any:
             raise TypeError(
-                f"A durable task takes the application as its first argument, and "
+                f"A durable task takes the application as its first argument, but "
                 f"{function!r} takes none: add one, `app: web.Application`"
             )
         self._names = [each.name for each in positional][1:]
@@ -67,7 +67,9 @@ class Arguments:
             try:
                 self._signature.bind(None, *args, **kwargs)
             except TypeError as error:
-                raise TypeError(f"{self._name} cannot be called so: {error}") from None
+                raise TypeError(
+                    f"{self._name} cannot be called like that: {error}"
+                ) from None
         for position, value in enumerate(args):
             if type(value) not in _PLAIN:
                 self._check(value, position)
@@ -80,7 +82,7 @@ class Arguments:
         try:
             fault = _fault_of(value)
         except RecursionError:
-            fault = "is nested too deeply, or in itself"
+            fault = "is nested too deeply, or contains itself"
         if fault is not None:
             raise TypeError(
                 f"Argument {self._parameter(place)} of {self._name} {fault}: durable "
@@ -100,7 +102,7 @@ def _fault_of(value: object) -> str | None:
     if isinstance(value, str | int | None):
         return None
     if isinstance(value, float):
-        return None if math.isfinite(value) else f"is {value!r}, which JSON has not"
+        return None if math.isfinite(value) else f"is {value!r}, which JSON cannot hold"
     if isinstance(value, list):
         faults = map(_fault_of, cast("list[object]", value))
     elif isinstance(value, dict):
@@ -112,5 +114,5 @@ def _fault_of(value: object) -> str | None:
     elif isinstance(value, tuple):
         return "has a tuple, which would come back as a list"
     else:
-        return f"has a {type(value).__qualname__}, which JSON has not"
+        return f"has a {type(value).__qualname__}, which JSON cannot hold"
     return next((fault for fault in faults if fault is not None), None)

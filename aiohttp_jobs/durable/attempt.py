@@ -44,9 +44,9 @@ current: Final = ContextVar[CurrentDurable | None]("aiohttp_jobs.durable", defau
 
 
 def current_durable() -> CurrentDurable | None:
-    """Return the durable job that the running code is part of; None outside of one.
+    """Return the durable job that the running code is part of; None outside one.
 
-    Tasks and jobs that it starts are part of it, too.
+    Tasks and jobs that a durable job starts are part of it, too.
     """
     return current.get()
 

@@ -22,26 +22,26 @@ def new_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """One durable job, as it waits: what to run, when, and what is known of it.
+    """One durable job, as it waits: what to run, when, and what is known about it.
 
-    Times are seconds since the epoch, as those of :func:`time.time`.
+    Times are seconds since the epoch, like those of :func:`time.time`.
     """
 
-    #: The same over all attempts, and no other job's.
+    #: The same for all attempts, and no other job's.
     id: str
     #: The name of its task.
     task: str
-    #: Its arguments but for the application, ``[args, kwargs]`` as JSON.
+    #: Its arguments without the application, ``[args, kwargs]`` as JSON.
     arguments: str
     #: When it was accepted.
     accepted_at: float
     #: The number of the attempt that comes next, or is under way, from 1.
     attempt: int = 1
-    #: Not to be begun before this; None for at once.
+    #: It does not begin before this; None for at once.
     due: float | None = None
-    #: Of those that are due, one with a higher number is begun first.
+    #: Of those that are due, one with a higher number begins first.
     priority: int = 0
-    #: With the same task and key no second one waits.
+    #: No second job with the same task and key waits.
     key: str | None = None
     #: Where it comes from, the method and route of a request for example.
     origin: str | None = None
@@ -82,17 +82,15 @@ class Envelope:
         try:
             found: Any = json.loads(text)
             if found.pop("version") > _VERSION:
-                raise ValueError("a newer release has written it")
+                raise ValueError("it was written by a newer release")
             names = {field.name for field in fields(cls)}
             envelope = cls(**{name: found[name] for name in found if name in names})
             if not isinstance(envelope.id, str) or not isinstance(envelope.task, str):
-                raise ValueError("its id or task is no string")
+                raise ValueError("its id or task is not a string")
             if not isinstance(envelope.attempt, int):
-                raise ValueError("its attempt is no number")
+                raise ValueError("its attempt is not a number")
             if not isinstance(envelope.due, float | int | None):
-                raise ValueError("its due is no number")
+                raise ValueError("its due is not a number")
         except _UNREADABLE as error:
-            raise ValueError(
-                f"This is no durable job that can be read: {error}"
-            ) from None
+            raise ValueError(f"This is not a readable durable job: {error}") from None
         return envelope

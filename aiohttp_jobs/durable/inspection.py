@@ -110,8 +110,8 @@ class Inspection:
                 return await change(self._checked())
         except TimeoutError:
             raise StoreUnavailable(
-                f"their store has not answered within {PATIENCE_FOR_CHANGES:.0f} s, look "
-                "later what has become of it"
+                f"their store has not answered within {PATIENCE_FOR_CHANGES:.0f} s: "
+                "check later whether it was done"
             ) from None
         except Exception as error:
             raise _fault(error) from error
@@ -140,7 +140,7 @@ class Inspection:
             answer = self._answers.get(key)
         if answer is None or key in self._asked:
             raise StoreUnavailable(
-                f"their store has not answered within {PATIENCE:.0f} s, try again later"
+                f"their store has not answered within {PATIENCE:.0f} s: try again later"
             )
         if answer.error is not None:
             raise StoreUnavailable(*answer.error.args) from answer.error
@@ -169,8 +169,8 @@ class Inspection:
     def _checked(self) -> Inspectable:
         if not isinstance(self._store, Inspectable):
             raise StoreUnavailable(
-                f"{type(self._store).__name__} does not tell what it keeps: look at its "
-                "broker by the tools that this has"
+                f"{type(self._store).__name__} does not tell what it keeps: use the "
+                "tools of its broker"
             )
         self._check()
         return self._store

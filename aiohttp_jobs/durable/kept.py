@@ -16,7 +16,7 @@ __all__ = ("DurableStatistics", "Inspectable", "KeptJob", "Place")
 class Place(enum.StrEnum):
     """Where a job is in its life."""
 
-    WAITING = "waiting"  #: due, and not begun
+    WAITING = "waiting"  #: due, but not begun
     DELAYED = "delayed"  #: not due yet
     RUNNING = "running"  #: of a process
     DEAD = "dead"  #: failed for good
@@ -34,7 +34,7 @@ class KeptJob:
     #: How often it has run in a process that died.
     crashes: int
     accepted_at: float
-    #: Not to be begun before this; None for at once.
+    #: It does not begin before this; None for at once.
     due: float | None
     priority: int
     key: str | None
@@ -48,25 +48,25 @@ class KeptJob:
 
 @dataclass(frozen=True, slots=True)
 class DurableStatistics:
-    """How many durable jobs are where, at one moment, of all processes together."""
+    """How many durable jobs are where at one moment, in all processes together."""
 
     waiting: int
     delayed: int
     running: int
     dead: int
-    #: Seconds that the first of those that wait has been due.
+    #: Seconds that the oldest of those that wait has been due.
     oldest_waiting: float
 
 
 @runtime_checkable
 class Inspectable(Protocol):
-    """A store that can be looked into, and whose dead can be dealt with."""
+    """A store that can be looked into, and whose dead jobs can be retried or dropped."""
 
     async def statistics(self) -> DurableStatistics:
         """Return how many jobs are where.
 
         Raises:
-            StoreUnavailable: the store cannot tell just now. So with all that follow.
+            StoreUnavailable: the store cannot tell just now. The same for all below.
         """
         ...
 
@@ -75,7 +75,7 @@ class Inspectable(Protocol):
     ) -> Sequence[KeptJob]:
         """Return the first `count` jobs of a place, after `skip` others.
 
-        They are in the order in which they were accepted; the delayed ones in that in
+        They are in the order in which they were accepted; delayed ones in the order in
         which they are due; of the dead, those that were buried last come first.
         """
         ...
@@ -91,7 +91,7 @@ class Inspectable(Protocol):
 
         Args:
             ids: which; None for all.
-            until: none that was buried later than this; None for no bound.
+            until: none that was buried later than this; None for no limit.
 
         Returns:
             How many.

@@ -80,17 +80,17 @@ class Durable:
 
     @property
     def fault(self) -> StoreUnavailable | None:
-        """Why nothing can be kept just now; None if it can, as far as is known."""
+        """Why no job can be kept just now; None if one can, as far as is known."""
         return self._upkeep.fault
 
     @property
     def attempts(self) -> Counter[str]:
-        """How many attempts of this process have ended so far, by how; of all tasks."""
+        """How many attempts have ended in this process so far, by outcome."""
         return sum(self.attempts_of.values(), Counter[str]())
 
     @property
     def running_count(self) -> int:
-        """How many durable jobs this process runs just now."""
+        """How many durable jobs this process is running."""
         return 0 if self._worker is None else self._worker.running_count
 
     @property
@@ -213,28 +213,29 @@ def setup_durable(
     """Give an application jobs that survive the process. Call it after ``setup(app)``.
 
     Args:
-        app: the application, or sub-application; it was set up.
+        app: the application, or sub-application, with a scheduler of its own.
         store: the path of a file, which is made if it is not there, or a store.
         tasks: all tasks whose jobs the application spawns or runs; those of `periodic`
-            need not stand here, too.
-        limit: how many of them run at once in this process, beside the scheduler's
-            ``limit``.
-        worker: run them in this process? False: only keep them, for others to run.
-        periodic: tasks that take nothing but the application, and when each is due. At
-            each tick one job is kept, however many processes share the store.
-        catch_up: if ticks were missed while no process ran, run the job once at the
-            start?
-        put_periodic: does this process put the periodic jobs? None: all processes do if
-            the store remembers which it has, as SQLite does; with a broker none does, so
-            tell exactly one of them, by True.
+            need not be repeated.
+        limit: how many of their jobs run at once in this process, in addition to the
+            scheduler's ``limit``.
+        worker: whether to run jobs in this process. False: only keep them, for other
+            processes to run.
+        periodic: tasks that take nothing but the application, and the schedule of each.
+            At each tick one job is kept, however many processes share the store.
+        catch_up: whether to run a job once at the start if ticks were missed while no
+            process ran.
+        put_periodic: whether this process spawns the periodic jobs. None: all processes
+            do if the store remembers ticks, as SQLite does; with a broker none does, so
+            pass True in exactly one of them.
 
     Returns:
         What is at ``app[DURABLE]``, to look at.
 
     Raises:
-        RuntimeError: the application has no scheduler, was given durable jobs before, or
-            is frozen: it runs already, or was added to its parent.
-        TypeError, ValueError: an argument cannot be right; the sentence names it.
+        RuntimeError: the application has no scheduler, has durable jobs already, or is
+            frozen: it is running, or was added to its parent.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
     scheduler = app.get(SCHEDULER)
     if scheduler is None:
@@ -244,8 +245,8 @@ def setup_durable(
         )
     if DURABLE in app:
         raise RuntimeError(
-            "setup_durable() was called before for this application: call it once, with "
-            "all tasks"
+            "setup_durable() has already been called for this application: call it once, "
+            "with all tasks"
         )
     if app.on_startup.frozen:
         raise RuntimeError(
@@ -290,12 +291,10 @@ def _check_tasks(tasks: Iterable[Task[..., Any]]) -> dict[str, Task[..., Any]]:
     by_name = dict[str, Task[..., Any]]()
     for task in tasks:
         if not isinstance(task, Task):
-            raise TypeError(
-                f"tasks takes what @durable(name) has made, and {task!r} is none"
-            )
+            raise TypeError(f"tasks takes what @durable(name) has made, not {task!r}")
         if by_name.setdefault(task.name, task) is not task:
             raise ValueError(
-                f"tasks has two tasks of the name {task.name!r}: give each its own"
+                f"tasks has two tasks named {task.name!r}: give each a name of its own"
             )
     return by_name
 
@@ -308,24 +307,24 @@ async def spawn_durable(
 ) -> str:
     """Keep a job, to be run by this process or another one; it survives them all.
 
-    When this returns the job is on the disk. It is run at least once; more than once only
-    if a process dies in the middle, or the power fails.
+    When this returns, the job is on disk, or in the broker. It runs at least once, and
+    again if a process dies in the middle or the power fails.
 
     Args:
-        where: the request at hand, or an application that was given durable jobs.
+        where: the request at hand, or an application that has durable jobs.
         task: a task of that application, or ``task.options(...)``.
-        args, kwargs: what the task is given after the application. They have to be JSON:
-            None, booleans, numbers, strings, and lists and dicts of such.
+        args, kwargs: the arguments of the task after the application. They have to be
+            JSON: None, Booleans, numbers, strings, and lists and dicts of these.
 
     Returns:
-        The job's id. With the option ``key``, that of the job that waits already, if one
-        does.
+        The job's id. With the option ``key``, that of the job that already waits, if
+        there is one.
 
     Raises:
         StoreUnavailable: the job is not kept. A handler may let it through: the client
             gets 503.
         RuntimeError: the application has no durable jobs.
-        TypeError: an argument is no JSON, or does not fit the task; the sentence names
+        TypeError: an argument is not JSON, or does not fit the task; the message names
             it.
         ValueError: the task is not one of the application's, or the store cannot keep a
             job with these options.
@@ -340,8 +339,8 @@ async def spawn_durable(
         order = task
     else:
         raise TypeError(
-            f"spawn_durable() takes a task, made by @durable(name), and not {task!r}: "
-            "give it the task and its arguments, spawn_durable(request, task, ...)"
+            f"spawn_durable() takes a task, made by @durable(name), not {task!r}: "
+            "pass the task and its arguments, spawn_durable(request, task, ...)"
         )
     return await durable.put(order, args, kwargs, origin)
 
@@ -361,7 +360,7 @@ def _find(where: web.Request | web.Application) -> tuple[Durable, str | None]:
 
 
 def run_worker(app: web.Application) -> None:
-    """Run an application without a server, for a machine that only works.
+    """Run an application without a server, in a process that only runs jobs.
 
     Start-up, drain and clean-up are those of a server. SIGTERM and SIGINT (Ctrl-C) end
     it; a second one ends it at once.
@@ -370,7 +369,7 @@ def run_worker(app: web.Application) -> None:
         app: an application with durable jobs, see :func:`setup_durable`.
 
     Raises:
-        RuntimeError: it has none, or does not run them.
+        RuntimeError: it has none.
     """
     durable = app.get(DURABLE)
     if durable is None:

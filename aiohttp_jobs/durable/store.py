@@ -58,12 +58,12 @@ class Store(Protocol):
     be later, raises :exc:`~aiohttp_jobs.StoreUnavailable` with a sentence that says why.
     """
 
-    #: The options of OPTIONS that it can keep. A call with another one is refused, with a
+    #: The options of a call that it can keep. A call with another one is refused, with a
     #: sentence that names both, before `put`.
     supports: Collection[str]
 
     #: Does it remember which ticks of periodic jobs were put? Then every process may put
-    #: them, and each is kept once. Else one process has to be told to.
+    #: them, and each is kept once. Otherwise one process has to be chosen to.
     remembers_ticks: bool
 
     async def start(self, tasks: Collection[str], *, worker: bool) -> None:
@@ -75,7 +75,7 @@ class Store(Protocol):
         Args:
             tasks: the names of the tasks that the application has. Only jobs of these
                 are fetched; others wait for a process that has them.
-            worker: will anything be fetched?
+            worker: whether anything will be fetched.
 
         Raises:
             StoreUnavailable: it cannot be reached or used.
@@ -176,7 +176,7 @@ class Store(Protocol):
         ...
 
     def bury(self, delivery: Delivery, reason: str) -> None:
-        """It has failed for good: lay it aside, with the reason, a traceback for example.
+        """It has failed for good: put it aside, with the reason, a traceback for example.
 
         A store without a place for the dead logs it.
         """

@@ -26,15 +26,15 @@ _PRIORITIES: Final = range(-(2**31), 2**31)
 
 
 class GiveUp(Exception):
-    """Raised by a task: to try again would not help, so bury the job at once."""
+    """Raised by a task when trying again would not help: the job is buried at once."""
 
 
 def backoff(attempt: int) -> float:
     """Return the seconds between an attempt that has failed and the next one.
 
-    A second after the first, then twice as long each time, up to an hour; of that a
-    random part, at least half, so that what has failed together does not come back
-    together.
+    One second after the first attempt, then twice as long each time, up to an hour; of
+    that a random part, at least half, so that jobs that have failed together do not come
+    back together.
 
     Args:
         attempt: the number of the attempt that has failed, from 1.
@@ -45,7 +45,7 @@ def backoff(attempt: int) -> float:
 class Task(Generic[P, R]):
     """A coroutine function whose jobs survive the process. Made by :func:`durable`.
 
-    Called, it is the function that it was made of.
+    Calling it calls that function.
     """
 
     __slots__ = (
@@ -96,22 +96,21 @@ class Task(Generic[P, R]):
         key: str | None = None,
         connection: object = None,
     ) -> Order[P]:
-        """Return it with options for one call, to be given to :func:`spawn_durable`.
+        """Return the task with options for one call, for :func:`spawn_durable`.
 
         Args:
-            delay: seconds before which the job is not begun.
-            at: a moment before which it is not begun, a datetime with a time zone; not
+            delay: seconds before which the job does not begin.
+            at: a moment before which it does not begin, a datetime with a time zone; not
                 together with `delay`.
-            priority: of the jobs that are due, those with a higher number are begun
-                first.
+            priority: of the jobs that are due, those with a higher number begin first.
             key: as long as a job of this task with the same key waits, no second one is
-                kept: the caller is given the id of the first.
+                kept, and the caller gets the id of the first.
             connection: a connection to the file of an SQLite store, of sqlite3 or
-                aiosqlite: the job is kept in that one's transaction, if and when it is
+                aiosqlite: the job is part of its transaction, and kept when that is
                 committed.
 
         Raises:
-            TypeError, ValueError: an option cannot be right; the sentence names it.
+            TypeError, ValueError: an option is invalid; the message names it.
         """
         check_seconds("delay", delay)
         if delay is not None and math.isinf(delay):
@@ -119,13 +118,13 @@ class Task(Generic[P, R]):
         if at is not None and not isinstance(at, datetime):
             raise TypeError(f"at takes a datetime or None, not {at!r}")
         if at is not None and at.utcoffset() is None:
-            raise ValueError(f"at takes a datetime with a time zone, and {at!r} has none")
+            raise ValueError(f"at takes a datetime with a time zone, but {at!r} has none")
         if at is not None and delay is not None:
-            raise ValueError("delay and at exclude each other: give one of them")
+            raise ValueError("delay and at cannot be combined: give one of them")
         if isinstance(priority, bool) or not isinstance(priority, int):
             raise TypeError(f"priority takes a whole number, not {priority!r}")
         if priority not in _PRIORITIES:
-            raise ValueError(f"priority takes a number of 32 bits, not {priority!r}")
+            raise ValueError(f"priority takes a 32-bit number, not {priority!r}")
         check_name("key", key)
         if key is not None and not _is_text(key):
             raise ValueError(f"key takes text that is valid Unicode, not {key!r}")
@@ -179,20 +178,22 @@ def durable(
     of :func:`current_durable`.
 
     Args:
-        name: what its jobs are kept under. It is stored with them: who renames a task
-            leaves behind the jobs that wait under its old name.
+        name: the name that is stored with its jobs. If you rename a task, you leave
+            behind the jobs that wait under its old name.
         max_attempts: how often a job is tried before it is buried.
-        timeout: seconds that one attempt may take. Then it is cancelled and has failed
-            with :exc:`TimeoutError`.
-        backoff: a plain function that is given the number of the attempt that has
-            failed, from 1, and returns the seconds until the next one. By default a
-            second, and twice as long each time, with jitter.
+        timeout: seconds that one attempt may take. Then it is cancelled and fails with
+            :exc:`TimeoutError`.
+        backoff: a plain function that takes the number of the attempt that has failed,
+            from 1, and returns the seconds until the next one. See :func:`backoff` for
+            the default.
 
     Raises:
-        TypeError, ValueError: an argument cannot be right; the sentence names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
     if not isinstance(name, str):
-        raise TypeError(f"durable() takes a str as name, as 'mail.welcome', not {name!r}")
+        raise TypeError(
+            f"durable() takes a str such as 'mail.welcome' as name, not {name!r}"
+        )
     if not name or len(name) > 200 or not name.isprintable():
         raise ValueError(
             f"durable() takes a name of 1 to 200 printable characters, not {name!r}"

@@ -104,7 +104,7 @@ class Upkeep:
         self._is_down = True
         call_guest(
             lambda: logger.error(
-                "%s. It is tried again and again",
+                "%s. It will be tried again",
                 self.fault,
                 exc_info=None if is_expected else error,
             )

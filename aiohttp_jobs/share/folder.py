@@ -66,13 +66,13 @@ class Folder:
         except NotADirectoryError:
             # What the kernel says of a link, too: it looks at O_DIRECTORY first.
             raise RuntimeError(
-                f"share={path!r} is no directory, or a link to one: give the path of a "
-                "directory itself"
+                f"share={path!r} is not a directory, or is a link to one: give the path "
+                "of a directory itself"
             ) from None
         except OSError as exc:
             raise RuntimeError(
                 f"share={path!r} cannot be opened ({exc.strerror}): give a directory "
-                "that the workers may write to, or may make in one that is there"
+                "that the workers may write to, or may make in an existing one"
             ) from exc
         try:
             _check(path, os.fstat(self.descriptor))
@@ -146,7 +146,7 @@ class Folder:
 
 def _check(path: str, found: os.stat_result) -> None:
     if not stat.S_ISDIR(found.st_mode):
-        raise RuntimeError(f"share={path!r} is no directory: give the path of one")
+        raise RuntimeError(f"share={path!r} is not a directory: give the path of one")
     user = os.geteuid()
     if found.st_uid != user:
         raise RuntimeError(
@@ -156,7 +156,7 @@ def _check(path: str, found: os.stat_result) -> None:
     mode = stat.S_IMODE(found.st_mode)
     if mode & 0o077:
         raise RuntimeError(
-            f"share={path!r} has the mode {mode:04o}, by which others than its user get "
-            f"in: give it 0700, as by chmod 700, or the path of a directory inside that "
-            "is not there yet, which is made so"
+            f"share={path!r} has the mode {mode:04o}, which lets in others than its "
+            "user: give it the mode 0700 (chmod 700), or give the path of a directory in "
+            "it that is not there yet, which is then made with that mode"
         )

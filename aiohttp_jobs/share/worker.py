@@ -99,7 +99,7 @@ class Worker:
             It is closed, as if it had never been open.
         """
         if self._runner is not None:
-            raise RuntimeError("Worker.open() was called twice: close it before")
+            raise RuntimeError("Worker.open() was called twice: close it first")
         app = web.Application(middlewares=[_of_own_user, in_time])
         app.router.add_get("/", self._hello)
         for add in (app.router.add_get, app.router.add_post):
@@ -144,10 +144,10 @@ class Worker:
         except (OSError, RuntimeError) as exc:
             if self._trouble != str(exc):
                 self._trouble = str(exc)
-                _log.warning("The other workers do not find this one: %s", exc)
+                _log.warning("The other workers cannot find this one: %s", exc)
             return
         self._trouble = ""
-        _log.warning("The directory %r was mended: this worker is in it", self._path)
+        _log.warning("The directory %r was repaired: this worker is in it", self._path)
 
     async def _keep_place(self) -> None:
         while True:

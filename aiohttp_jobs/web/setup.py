@@ -37,7 +37,7 @@ def setup(
     Args:
         app: the application, or sub-application.
         close_timeout, wait_timeout, limit, pending_limit: as for :class:`Scheduler`.
-        exception_handler: likewise.
+        exception_handler: as for :class:`Scheduler`, too.
         observers: what is called for every job, see :meth:`Scheduler.add_observer`.
         atomic_methods: HTTP methods whose handlers are all atomic, for example
             ``{"POST", "PUT"}``.

@@ -37,7 +37,7 @@ def check_place(path: str) -> None:
     kind = file_system_of(os.path.realpath(path), mounts)
     if kind in _SHARED:
         raise StoreUnavailable(
-            f"the file {path} lies on a file system that machines share ({kind}), where "
+            f"the file {path} is on a file system that machines share ({kind}), where "
             "neither its log nor its locks work: put it on a local disk, or use a broker"
         )
 

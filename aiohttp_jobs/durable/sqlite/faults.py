@@ -15,7 +15,7 @@ PATIENCE: Final = 30.0
 # By SQLite's primary result codes, https://www.sqlite.org/rescode.html.
 _SENTENCES: Final = {
     sqlite3.SQLITE_PERM: (
-        "the file {path} may not be used: let this user read and write it"
+        "the file {path} cannot be accessed: let this user read and write it"
     ),
     sqlite3.SQLITE_BUSY: (
         "the file {path} was locked for over {patience:.0f} s: look for a transaction "
@@ -26,15 +26,15 @@ _SENTENCES: Final = {
         "the file {path} is read-only: let this user write to it, and to its folder"
     ),
     sqlite3.SQLITE_IOERR: (
-        "the disk fails to read or write {path} ({error}): look for a fault of the disk, "
-        "or a full one"
+        "the disk fails to read or write {path} ({error}): check whether it is faulty "
+        "or full"
     ),
     sqlite3.SQLITE_CORRUPT: (
-        "the file {path} is damaged: restore a backup of it, or move it away, and a new "
-        "one is made"
+        "the file {path} is damaged: restore a backup, or move it away for a new one "
+        "to be made"
     ),
     sqlite3.SQLITE_NOTADB: (
-        "the file {path} is no SQLite database: give another path, or move it away"
+        "the file {path} is not an SQLite database: give another path, or move it away"
     ),
     sqlite3.SQLITE_FULL: "the disk of {path} is full: make room on it",
     sqlite3.SQLITE_CANTOPEN: (
@@ -44,7 +44,7 @@ _SENTENCES: Final = {
     sqlite3.SQLITE_PROTOCOL: (
         "the locks of the file {path} do not work: put it on a local disk"
     ),
-    sqlite3.SQLITE_NOLFS: "the disk of {path} takes no file so large",
+    sqlite3.SQLITE_NOLFS: "the disk of {path} does not allow such a large file",
 }
 
 

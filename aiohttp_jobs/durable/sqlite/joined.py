@@ -52,7 +52,7 @@ async def _schema_of(connection: Any, path: str) -> str:
             return str(name)
         files.append(str(file) or "memory")
     raise ValueError(
-        f"connection takes one to the store's file, {path}, and this one has "
+        f"connection takes one to the store's file, {path}, but this one has "
         f"{', '.join(files)}: a job can share a transaction in one file only"
     )
 

@@ -122,8 +122,8 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
         version = _version_of(connection)  # somebody else may have been first
         if version > VERSION:
             raise StoreUnavailable(
-                f"the file {path} is of version {version}, which a newer release of "
-                f"aiohttp-jobs has written; this one knows up to {VERSION}: update it"
+                f"the file {path} has version {version}, written by a newer release of "
+                f"aiohttp-jobs; this one knows versions up to {VERSION}: update it"
             )
         for step in _STEPS[version:]:
             step(connection)
@@ -149,8 +149,8 @@ def check_version(connection: sqlite3.Connection, path: str) -> None:
     version = _version_of(connection)
     if version != VERSION:
         raise StoreUnavailable(
-            f"the file {path} is of version {version}, and this release reads "
-            f"{VERSION}: look with the release that works on it"
+            f"the file {path} has version {version}, but this release reads {VERSION}: "
+            "use the release whose workers use the file"
             if version
             else f"the file {path} has no durable jobs"
         )
@@ -184,6 +184,6 @@ def _log_ahead(connection: sqlite3.Connection, path: str) -> None:
             sleep(0.01)
     if mode != "wal":
         raise StoreUnavailable(
-            f"the file {path} cannot have a write-ahead log (it stays in the journal "
+            f"the file {path} cannot have a write-ahead log (it stays in journal "
             f"mode {mode}): put it on a local disk"
         )

@@ -31,14 +31,14 @@ class SQLiteStore:
     :class:`~aiohttp_jobs.durable.Store` promises.
 
     Args:
-        path: the file. It is made if it is not there; its folder has to be. Beside it
-            there are three more: SQLite's ``-wal`` and ``-shm``, and ``-owners``.
-        max_crashes: how often a job may run in a process that dies before it is buried.
-        fsync_acks: wait for the disk also when jobs are claimed and when they end. Else
-            a power cut may let jobs run again that had ended.
+        path: the file. It is made if it does not exist; its folder has to exist. Beside
+            it there are three more: SQLite's ``-wal`` and ``-shm``, and ``-owners``.
+        max_crashes: how often the process of a job may die before the job is buried.
+        fsync_acks: whether to wait for the disk also when jobs are claimed and when they
+            end. Otherwise jobs that had ended may run again after a power cut.
 
     Raises:
-        TypeError, ValueError: an argument cannot be right; the sentence names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     supports: Collection[str] = OPTIONS
@@ -76,7 +76,7 @@ class SQLiteStore:
     async def start(self, tasks: Collection[str], *, worker: bool) -> None:
         """Open the file; see :meth:`Store.start`."""
         if self._writer is not None:
-            raise RuntimeError(f"{self!r} is started already: give each application one")
+            raise RuntimeError(f"{self!r} is already started: give each application one")
         loop = asyncio.get_running_loop()
         writer = Writer(
             self.path, tasks, worker, self._max_crashes, self._fsync_acks, loop

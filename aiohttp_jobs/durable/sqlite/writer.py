@@ -362,7 +362,7 @@ class Writer:
             if crashed.buried:
                 say(
                     logging.ERROR,
-                    "Durable jobs are buried, since their process died each time: %s",
+                    "Durable jobs were buried, since their process died each time: %s",
                     listed(crashed.buried),
                 )
 
@@ -373,7 +373,7 @@ class Writer:
         """
         if self._identity != identity_of(self._path):
             raise StoreUnavailable(
-                f"another file was put into the place of {self._path} while it was open: "
+                f"another file was put in the place of {self._path} while it was open: "
                 "the jobs go into that one from now on"
             )
 
@@ -396,7 +396,7 @@ class Writer:
             self._roll_back()
             say(
                 logging.ERROR,
-                "How the last durable jobs ended was not noted, so they run again: %s",
+                "The end of the last durable jobs is not recorded: they run again: %s",
                 fault_of(error, self._path) or error,
             )
         self._close()
