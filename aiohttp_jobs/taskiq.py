@@ -50,7 +50,6 @@ _HOP: Final = 60.0
 
 # Seconds for which a job is rather held than sent round once more: clocks differ.
 _ROUND: Final = 1.0
-
 # Different faults of messages that are told, each once.
 _MOST_TOLD: Final = 100
 
@@ -437,9 +436,7 @@ class BrokerStore:
 
 def _check(name: str, broker: AsyncBroker) -> None:
     if not isinstance(broker, AsyncBroker):
-        raise TypeError(
-            f"{name} takes a taskiq broker such as AioPikaBroker, not {broker!r}"
-        )
+        raise TypeError(f"{name} takes a taskiq broker, not {broker!r}")
     if isinstance(broker, InMemoryBroker):
         raise TypeError(
             f"{name} takes a broker that keeps messages, and InMemoryBroker keeps none: "
