@@ -113,6 +113,53 @@ async def test_caller_is_cancelled_in_the_turn_of_the_failure() -> None:
     assert len(reports.contexts) == 1 - received
 
 
+async def test_failure_that_nobody_ever_awaits_is_reported_once() -> None:
+    """R2: the caller has dropped what shield() returned, which is to have gone."""
+    go, reports = asyncio.Event(), Reports()
+    async with Scheduler(exception_handler=reports) as scheduler:
+        scheduler.shield(fail(go))
+        kept = scheduler.shield(fail(go))
+        waited_for = asyncio.gather(scheduler.shield(fail(go)), return_exceptions=True)
+        await settle()
+        go.set()
+        await settle()
+        assert [context["message"] for context in reports.contexts] == [LOST]
+        del kept
+        await settle()
+        assert [context["message"] for context in reports.contexts] == [LOST] * 2
+        assert [type(each) for each in await waited_for] == [Boom]
+    assert [type(context["exception"]) for context in reports.contexts] == [Boom] * 2
+
+
+async def test_failure_that_nobody_awaits_while_another_caller_does() -> None:
+    """R2: who receives it, receives it for all."""
+    go, reports = asyncio.Event(), Reports()
+    async with Scheduler(exception_handler=reports) as scheduler:
+        inner = asyncio.ensure_future(fail(go))
+        scheduler.shield(inner)
+        outer = scheduler.shield(inner)
+        go.set()
+        with pytest.raises(Boom):
+            await outer
+    assert reports.contexts == []
+
+
+def test_failure_that_nobody_awaits_is_dropped_after_the_loop_has_ended() -> None:
+    """R2: then the loop's own handler hears of it, as of any future's."""
+    told, kept = list[str](), list[Any]()
+
+    async def main() -> None:
+        kept.append(Scheduler().shield(fail()))
+        await settle()
+
+    with contextlib.closing(make_loop("asyncio")) as loop:
+        loop.set_exception_handler(lambda loop, context: told.append(context["message"]))
+        loop.run_until_complete(main())
+    assert told == []
+    kept.clear()
+    assert told == [LOST]
+
+
 async def test_one_of_two_callers_has_gone() -> None:
     """R2: what two have shielded fails to the one who is still there, and to nobody
     else."""

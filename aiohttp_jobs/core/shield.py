@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from .errors import JobCancelled
 from .failures import Failure
@@ -20,6 +20,8 @@ from .reports import Reports
 __all__ = ("Shields",)
 
 T = TypeVar("T")
+
+LOST: Final = "Shielded awaitable failed after its caller had gone"
 
 
 class _Shielded:
@@ -192,8 +194,7 @@ class Shields:
         self.when_over(inner)
 
     def _lose(self, inner: asyncio.Future[Any], error: BaseException) -> None:
-        message = "Shielded awaitable failed after its caller had gone"
-        failure = self._tell(inner, error, message)
+        failure = self._tell(inner, error, LOST)
         if not issubclass(type(error), LEAVES):
             self._lost[inner] = failure
 
@@ -245,6 +246,19 @@ class _Outer(asyncio.Future[T]):
             self.set_exception(error)
             self.exception()  # nobody has to retrieve it: it is no failure
 
+    def __del__(self) -> None:
+        """Give up a failure that nobody has asked for here, and nobody can any more."""
+        if not getattr(self, "_log_traceback", False):  # asyncio's own mark of that
+            return
+        loop, error, missed = self.get_loop(), self.exception(), self._shielded.missed
+        assert error is not None
+        if loop.is_closed():
+            loop.call_exception_handler({"message": LOST, "exception": error})
+        elif _is_running(loop):
+            call_guest(missed, error)
+        else:  # it may be another thread that collects garbage
+            loop.call_soon_threadsafe(missed, error)
+
     def __await__(self) -> Generator[Any, None, T]:
         self._awaited += 1
         try:
@@ -267,3 +281,11 @@ class _Outer(asyncio.Future[T]):
             # The caller was cancelled in the very turn in which the failure arrived:
             # asyncio would drop it.
             self._shielded.missed(failure)
+
+
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    """Is it the loop that runs here?"""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
