@@ -87,6 +87,7 @@ bench: $(VENV)/.installed-bench  ## Run the benchmarks; ARGS go to them.
 dist: $(VENV)/.installed-test  ## Build wheel and sdist into dist/, and look into them.
 	rm -rf dist
 	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 	DIST_DIR=dist $(BIN)/python -m pytest -m packaging
 
 # PYTHONS are those that it is tried with; by default the one of the environment.
