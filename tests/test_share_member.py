@@ -101,7 +101,7 @@ async def test_directory_is_refused_and_the_next_part_may_try_again(share: str) 
     """Nothing is left of the first one."""
     Path(share).touch()
     first, second = member(share, "a"), member(share, "b")
-    with pytest.raises(RuntimeError, match="is no directory"):
+    with pytest.raises(RuntimeError, match="is not a directory"):
         await first.open()
     await first.close()
     Path(share).unlink()
