@@ -53,18 +53,9 @@ SENT_KINDS: Final = 20
 T = TypeVar("T")
 
 
-class Coroutine(TypedDict):
-    """As of :class:`data.Coroutine`, and the last run times, see :func:`times_of`."""
+class Coroutine(data.Coroutine):
+    """Its last run times besides, see :func:`times_of`."""
 
-    coro: str
-    active: int
-    pending: int
-    ended: int
-    failed: int
-    p50: float | None
-    p90: float | None
-    last_failure: float | None
-    last_failed: str | None
     times: str
 
 
