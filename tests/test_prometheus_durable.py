@@ -290,7 +290,7 @@ async def test_each_worker_shows_the_figures_of_the_store(tmp_path: Path) -> Non
     path, share = tmp_path / "jobs.sqlite", str(tmp_path / "share")
     apps = [make(path, share, worker=False) for _ in range(2)]
     async with contextlib.AsyncExitStack() as stack:
-        clients = list[TestClient[Any, Any]]()
+        clients: list[TestClient[Any, Any]] = []
         for app in apps:
             with apart():
                 clients.append(await stack.enter_async_context(serving(app)))
