@@ -32,6 +32,24 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "jobs.sqlite"
 
 
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Where SQLite's steps in reading are counted, in tens: in the last of these."""
+    steps = list[int]()
+
+    def tick() -> int:
+        steps[-1] += 1
+        return 0
+
+    def connect(path: str) -> sqlite3.Connection:
+        connection = schema.connect(path)
+        connection.set_progress_handler(tick, 10)
+        return connection
+
+    monkeypatch.setattr(look_module, "connect", connect)
+    return steps
+
+
 async def fill(store: SQLiteStore) -> list[Delivery]:
     """Let one job be at each place, two be dead and one be unknown."""
     for name in ("dead", "buried", "runs"):
@@ -205,21 +223,9 @@ async def test_order_of_what_waits_is_the_same_with_many_priorities(
 
 @pytest.mark.parametrize("place", Place)
 async def test_cost_of_a_list_does_not_grow_with_what_is_elsewhere(
-    path: Path, monkeypatch: pytest.MonkeyPatch, place: Place
+    path: Path, steps: list[int], place: Place
 ) -> None:
     """Counted: SQLite does not go through the table, for the sake of an order."""
-    steps = list[int]()
-
-    def tick() -> int:
-        steps[-1] += 1
-        return 0
-
-    def connect(path: str) -> sqlite3.Connection:
-        connection = schema.connect(path)
-        connection.set_progress_handler(tick, 10)
-        return connection
-
-    monkeypatch.setattr(look_module, "connect", connect)
     async with started(path) as store:
         for count in (20, 5000):
             await asyncio.gather(*(store.put(envelope()) for _ in range(count)))
@@ -244,21 +250,9 @@ async def test_cost_of_a_list_does_not_grow_with_what_is_elsewhere(
 
 
 async def test_cost_of_a_list_does_not_grow_with_what_waits(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, steps: list[int]
 ) -> None:
     """Counted: what SQLite does for the first of a hundred or of ten thousand jobs."""
-    steps = list[int]()
-
-    def tick() -> int:
-        steps[-1] += 1
-        return 0
-
-    def connect(path: str) -> sqlite3.Connection:
-        connection = schema.connect(path)
-        connection.set_progress_handler(tick, 10)
-        return connection
-
-    monkeypatch.setattr(look_module, "connect", connect)
     async with started(path) as store:
         for count in (100, 9_900):
             await asyncio.gather(*(store.put(envelope()) for _ in range(count)))

@@ -16,7 +16,7 @@ from .query import Query
 from .source import NoSuchJob, Source
 from .views import JOB
 
-__all__ = ("Actions", "fields_of", "wants_json")
+__all__ = ("Actions", "fields_of", "tell")
 
 # Of how many processes a form may tell.
 MOST_PROCESSES: Final = 1000
@@ -173,15 +173,9 @@ class Actions:
         return self._tell(request, links, outcome, 409 if lost == len(told) else 200)
 
     def _tell(
-        self,
-        request: web.Request,
-        links: Links,
-        outcome: data.Outcome,
-        status: int = 200,
+        self, request: web.Request, links: Links, outcome: data.Outcome, status: int = 200
     ) -> web.Response:
-        if wants_json(request):
-            return web.json_response(outcome, status=status)
-        return self._pages.message(request, links, outcome["says"] + ".", status)
+        return tell(self._pages, request, links, outcome, status)
 
 
 _NO_FILTER = (
@@ -193,6 +187,20 @@ _NO_FILTER = (
 def wants_json(request: web.Request) -> bool:
     """Is it a script that asks, ours or somebody else's?"""
     return "application/json" in request.headers.get("Accept", "")
+
+
+def tell(
+    pages: Pages,
+    request: web.Request,
+    links: Links,
+    outcome: data.Outcome,
+    status: int,
+    back: str = "overview",
+) -> web.Response:
+    """Answer with what has come of an action; a page of it leads back to this route."""
+    if wants_json(request):
+        return web.json_response(outcome, status=status)
+    return pages.message(request, links, f"{outcome['says']}.", status, back)
 
 
 async def fields_of(request: web.Request) -> MultiMapping[str]:

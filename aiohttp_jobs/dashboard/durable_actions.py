@@ -13,7 +13,7 @@ from aiohttp_jobs.core.scheduler import Scheduler
 
 from . import data
 from .access import VISITOR, require_manage
-from .actions import fields_of, wants_json
+from .actions import fields_of, tell
 from .durable_data import Turned
 from .durable_source import DurableSource, NoSuchDead, find_durable
 from .durable_views import DEAD, NONE
@@ -111,16 +111,9 @@ class DurableActions:
         return source
 
     def _tell(
-        self,
-        request: web.Request,
-        links: Links,
-        outcome: data.Outcome,
-        status: int = 200,
+        self, request: web.Request, links: Links, outcome: data.Outcome, status: int = 200
     ) -> web.Response:
-        if wants_json(request):
-            return web.json_response(outcome, status=status)
-        says = f"{outcome['says']}."
-        return self._pages.message(request, links, says, status, "durable")
+        return tell(self._pages, request, links, outcome, status, "durable")
 
 
 def _moment(fields: Mapping[str, str]) -> float:
