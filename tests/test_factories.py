@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from aiohttp_jobs import Job, JobCancelled, JobState, Scheduler
+from aiohttp_jobs.core.running import JobTask
 from tests.factories import Dropping, contextless, strangely_named
 from tests.loops import VirtualLoop, later, settle
 from tests.work import Boom, Reports, fail, give, stubborn, wait_for
@@ -539,6 +540,17 @@ async def test_a_task_shows_the_users_coroutine_to_whoever_looks(asked: str) -> 
         go.set()
         await job
         assert "coro=<wait_for()" in repr(task)
+
+
+async def test_a_task_without_its_job_can_be_shown() -> None:
+    """A9: a KeyboardInterrupt may keep it from its job, and somebody tells of it then."""
+
+    async def _run() -> None:  # called as what a job's task runs
+        pass
+
+    task = JobTask(_run(), loop=asyncio.get_running_loop())
+    assert "_run" in repr(task)
+    await task
 
 
 # -- one context for several jobs --------------------------------------------------------

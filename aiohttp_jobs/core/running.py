@@ -55,7 +55,8 @@ class JobTask(asyncio.Task[None]):
         It is named when somebody looks, which few do: at each start it costs 3 %.
         """
         runner: Any = super().get_coro()
-        if getattr(runner, "__name__", None) == _run.__name__:
+        # It has no job yet if a KeyboardInterrupt came right after it was made.
+        if getattr(runner, "__name__", None) == _run.__name__ and hasattr(self, "job"):
             _name(runner, self.job)
         return runner
 
