@@ -53,7 +53,8 @@ peer: $(VENV)/.installed-test  ## Run the tests and examples of aiojobs against 
 	$(BIN)/python -m tests.peer
 
 fuzz: $(VENV)/.installed-test  ## Search the interleavings for longer; the seed is printed.
-	FUZZ=1 $(BIN)/python -m pytest tests/test_model.py --hypothesis-profile=fuzz $(ARGS)
+	FUZZ=1 $(BIN)/python -m pytest --hypothesis-profile=fuzz $(ARGS) \
+	    tests/test_model.py tests/test_durable_task.py tests/test_schedule.py
 	$(BIN)/python -m pytest --shuffled 25 $(ARGS)
 
 interrupts: $(VENV)/.installed-test  ## Press Ctrl-C at each line of the core.

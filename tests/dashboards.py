@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -51,10 +54,43 @@ def make_app(
     return app
 
 
+class PagesTime:
+    """The time that jobs and pages read: it goes on by 0.1 ms at each look, however long
+    the machine takes. Loops and deadlines go by the real one."""
+
+    def __init__(self) -> None:
+        self._gone = 0.0
+        self._began, self._began_at = time.monotonic(), time.time()
+
+    def monotonic(self) -> float:
+        self._gone += 1e-4
+        return self._began + self._gone
+
+    def time(self) -> float:
+        return self._began_at + self._gone
+
+
+@contextlib.contextmanager
+def pages_time() -> Iterator[None]:
+    """Let the pages of this process tell PagesTime, and no period end by itself."""
+    told = PagesTime()
+    as_module = SimpleNamespace(monotonic=told.monotonic, time=told.time)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in [*sys.modules.items()]:
+            if name.startswith("aiohttp_jobs.dashboard.") and hasattr(module, "time"):
+                patch.setattr(module, "time", as_module)
+        for name in ("job", "parts"):
+            patch.setattr(f"aiohttp_jobs.core.{name}.monotonic", told.monotonic)
+        patch.setattr("aiohttp_jobs.dashboard.app.until_next", lambda now: 3600)
+        yield
+
+
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Serve an application. What its jobs wait for is not waited for in the end."""
+    """Serve an application, whose pages tell PagesTime. What its jobs wait for is not
+    waited for in the end."""
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(pages_time())
 
         async def start(app: web.Application) -> Client:
             server = TestServer(app, host="127.0.0.1")

@@ -21,8 +21,12 @@ JSON: st.SearchStrategy[Any] = st.recursive(
     | st.booleans()
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=5)
+        | st.dictionaries(st.text(max_size=9), inner, max_size=5)
+    ),
+    max_leaves=20,
 )
 
 
@@ -112,7 +116,10 @@ def test_task_takes_a_coroutine_function_with_an_application() -> None:
 # -- arguments --------------------------------------------------------------------------
 
 
-@given(st.lists(JSON, min_size=1), st.dictionaries(st.from_regex("z[a-z]+"), JSON))
+@given(
+    st.lists(JSON, min_size=1, max_size=4),
+    st.dictionaries(st.from_regex("z[a-z]{1,9}"), JSON, max_size=4),
+)
 def test_json_comes_back_as_it_was(args: list[Any], kwargs: dict[str, Any]) -> None:
     """Whatever it is made of, by place and by name."""
     assert packed(welcome, *args, **kwargs) == [args, kwargs]
