@@ -11,7 +11,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -599,19 +599,20 @@ async def test_first_ctrl_c_cancels_nothing_when_the_server_ends_already(
 @needs_signals
 def test_progress_bar_on_a_terminal() -> None:
     """One line that is drawn again and again, and left by the end or by Ctrl-C."""
-    arguments = ("experiment", "--clients", "20", "--seed", "7")
-    whole = in_terminal(arguments)
+    whole = in_terminal(20)
     assert re.search(r"\r\[=* *\] 39 of 40\r\[={30}\] 40 of 40\r?\n", whole)
-    broken_off = in_terminal(arguments, ctrl_c_at="20 of 40")
-    assert re.search(r"20 of 40(\^C)?\r\n(.*\r)?Stopping: ", broken_off)
+    # So many that it is not over before Ctrl-C comes.
+    broken_off = in_terminal(2000, ctrl_c_at="20 of 4000")
+    assert re.search(r"\] \d+ of 4000(\^C)?\r\n(.*\r)?Stopping: ", broken_off)
 
 
-def in_terminal(arguments: Sequence[str], ctrl_c_at: str = "") -> str:
-    """Run the demo in a terminal of its own; return all that it shows there."""
+def in_terminal(clients: int, ctrl_c_at: str = "") -> str:
+    """Run an experiment in a terminal of its own; return all that it shows there."""
     import pty  # not on Windows
 
     shown = ""
     ours, its = pty.openpty()
+    arguments = ("experiment", "--clients", str(clients), "--seed", "7")
     with demo(*arguments, stdout=its) as command:
         os.close(its)
         with contextlib.suppress(OSError):  # how Linux says that this is the end
