@@ -312,9 +312,9 @@ async def test_stopped_worker_costs_a_line_and_does_nothing_later(
     told = await here.until(lambda told: numbers(told) == {0: "", 1: "does not answer"})
     assert told["now"]["active"] == 0
     start = time.monotonic()
-    for _ in range(10):
+    for _ in range(50):  # half a second each would be 25
         page = await here.get("/jobs/")
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 20
     assert "Worker 1 does not answer : what it has is not here" in words_of(page)
     page = words_of(await here.get(f"/jobs/job/{job}"))
     assert "Worker 1 does not answer: this is what it said" in page
@@ -370,7 +370,7 @@ async def test_draining_worker_is_shown_and_its_job_can_be_cancelled(
         there.command.send(signal.SIGTERM)
         while await stream.content.readline():
             pass
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 30
 
     def is_draining(told: Any) -> bool:
         return any(
@@ -397,7 +397,7 @@ async def test_relay_of_a_stopped_worker_ends_at_once(shops: list[Shop]) -> None
         start = time.monotonic()
         here.command.send(signal.SIGTERM)
         assert here.command.end()[0] == 0
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 9  # of the ten that aiohttp would give it
     there.go_on()
 
 
