@@ -538,13 +538,22 @@ async def in_two_tasks(answer: Awaitable[web.StreamResponse]) -> web.StreamRespo
     return done
 
 
+@pytest.fixture(params=["lazy", pytest.param("eager", marks=pytest.mark.eager)])
+async def tasks_start(request: pytest.FixtureRequest) -> None:
+    """Let tasks begin with their creation, or in the next turn."""
+    if request.param == "eager":
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009
+
+
 @kinds_of_handlers
+@pytest.mark.usefixtures("tasks_start")
 @pytest.mark.parametrize("pass_on", [asyncio.shield, in_a_task, in_two_tasks])
 async def test_middleware_outside_makes_a_task_job_waits_until_the_response_is_sent(
     pass_on: Callable[[Awaitable[web.StreamResponse]], Awaitable[web.StreamResponse]],
     atomic_handler: bool,
 ) -> None:
-    """W8: in whatever task the handler runs."""
+    """W8: in whatever task the handler runs, also if it never waits."""
 
     @web.middleware
     async def outside(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -566,6 +575,7 @@ async def test_middleware_outside_makes_a_task_job_waits_until_the_response_is_s
             late.gate = Gate()
 
 
+@pytest.mark.usefixtures("tasks_start")
 async def test_middleware_outside_spawns_in_a_task_job_waits_for_the_response() -> None:
     """W8: also where no middleware of ours is between it and the server."""
     late = Late()

@@ -51,10 +51,10 @@ class Attempt:
     cancelled: asyncio.CancelledError | None = None
     #: The shielded awaitables that are not done. None: nothing was shielded.
     shields: set[asyncio.Future[Any]] | None = None
-    #: The task that aiohttp made for the request, which ends when the response has been
-    #: sent in full.
-    task: asyncio.Task[Any] | None = None
-    #: Done with that task; only if it was asked for before there is one.
+    #: Done when the response has been sent in full: the task that aiohttp made for the
+    #: request, where that is known. None until the attempt is left.
+    sent: asyncio.Future[Any] | None = None
+    #: Done with that; only if it was asked for before.
     end: asyncio.Future[None] | None = None
     #: What it was writing to when it was given up.
     given_up: AbstractStreamWriter | None = None
@@ -75,18 +75,18 @@ class Attempt:
 
     def leave(self, request: web.Request) -> bool:
         """Note what answers the request; does anything go on?"""
-        self.task = task = _task_of(request)
-        if self.end is not None and task is not None:
-            task.add_done_callback(self._task_is_done)
+        self.sent = _answer_to(request)
+        if self.end is not None:
+            self.sent.add_done_callback(self._is_sent)
         shields, self.shields = self.shields, None
         for inner in shields or ():
             # It may be shared by many requests, and outlive them by far.
             inner.remove_done_callback(self._shield_is_done)
         return self.runs or any(not inner.done() for inner in shields or ())
 
-    def _task_is_done(self, task: asyncio.Task[Any]) -> None:
-        if self.end is not None and not self.end.done():
-            self.end.set_result(None)
+    def _is_sent(self, sent: asyncio.Future[Any]) -> None:
+        if self.end is not None:
+            _set(self.end)
 
     def when_over(self) -> asyncio.Future[Any]:
         """Return what is done when the response was sent, or the request has ended."""
@@ -96,8 +96,8 @@ class Attempt:
             if self.end is None:
                 self.end = loop.create_future()
             return self.end
-        if self.task is not None:
-            return self.task
+        if self.sent is not None:
+            return self.sent
         # Whoever asks was not started by us, and asks late.
         over = loop.create_future()
         over.set_result(None)
@@ -143,17 +143,49 @@ def is_served(request: web.Request) -> bool:
     return asyncio.isfuture(task)
 
 
-def _task_of(request: web.Request) -> asyncio.Task[Any] | None:
-    """Return the task in which the server answers a request that is being answered.
+def _answer_to(request: web.Request) -> asyncio.Future[Any]:
+    """Return what is done when the running code's request has been answered in full.
 
-    Mostly that is the running one. But a middleware outside may have made others, as
-    asyncio.wait_for() does on Python 3.11. Then the task of the connection waits for the
-    right one, and nobody but it knows for what it waits.
+    That is a task which the server makes, mostly the running one. But a middleware
+    outside may have made others, as asyncio.wait_for() does on Python 3.11. Then the task
+    of the connection waits for the right one, and nobody but it knows for what it waits.
+    Where tasks start eagerly it does not wait yet: all of this is in a step of its own.
     """
-    waits_for: Any = getattr(request.task, "_fut_waiter", None)
+    task = asyncio.current_task()
+    assert task is not None
+    connection: Any = request.task
+    try:
+        waits_for = connection._fut_waiter
+    except AttributeError:  # somebody else's kind of task
+        return task
     if isinstance(waits_for, asyncio.Task):
         return waits_for  # pyright: ignore[reportUnknownVariableType]
-    return asyncio.current_task()
+    if waits_for is not None or _is_of_server(task):
+        return task
+    loop = asyncio.get_running_loop()
+    end = loop.create_future()
+    loop.call_soon(_follow, connection, end)
+    return end
+
+
+def _is_of_server(task: asyncio.Task[Any]) -> bool:
+    """Is it the one that aiohttp makes for a request?"""
+    name: str = getattr(task.get_coro(), "__qualname__", "")
+    return name == "RequestHandler._handle_request"
+
+
+def _follow(connection: Any, end: asyncio.Future[None]) -> None:
+    """Set the end when the task ends for which the connection waits after its step."""
+    waits_for = connection._fut_waiter
+    if isinstance(waits_for, asyncio.Task):
+        waits_for.add_done_callback(lambda task: _set(end))
+    else:
+        _set(end)
+
+
+def _set(end: asyncio.Future[None]) -> None:
+    if not end.done():
+        end.set_result(None)
 
 
 def end_of_request(request: web.Request) -> asyncio.Future[Any]:
@@ -168,10 +200,7 @@ def end_of_request(request: web.Request) -> asyncio.Future[Any]:
             outermost = attempt
     if outermost is not None:
         return outermost.when_over()
-    # Code outside of the middleware.
-    task = _task_of(request)
-    assert task is not None
-    return task
+    return _answer_to(request)  # for code outside of the middleware
 
 
 def is_being_cancelled() -> bool:
