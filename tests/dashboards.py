@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -55,34 +54,38 @@ def make_app(
 
 
 class PagesTime:
-    """The time that jobs and pages read: it goes on by 0.1 ms at each look, however long
-    the machine takes. Loops and deadlines go by the real one."""
+    """The time that jobs and their pages read: it goes on by a millisecond at each look,
+    however long the machine takes. Loops, deadlines and stores go by the real one."""
 
     def __init__(self) -> None:
-        self._gone = 0.0
-        self._began, self._began_at = time.monotonic(), time.time()
+        self._looks = 0
+        # Pages round to milliseconds: these are whole ones.
+        self._began, self._began_at = int(time.monotonic()), int(time.time())
 
     def monotonic(self) -> float:
-        self._gone += 1e-4
-        return self._began + self._gone
+        self._looks += 1
+        return self._began + self._looks / 1000
 
     def time(self) -> float:
-        return self._began_at + self._gone
+        return self._began_at + self._looks / 1000
 
 
 @contextlib.contextmanager
-def pages_time() -> Iterator[None]:
+def pages_time() -> Generator[None]:
     """Let the pages of this process tell PagesTime, and no period end by itself."""
     told = PagesTime()
     as_module = SimpleNamespace(monotonic=told.monotonic, time=told.time)
     with pytest.MonkeyPatch.context() as patch:
-        for name, module in [*sys.modules.items()]:
-            if name.startswith("aiohttp_jobs.dashboard.") and hasattr(module, "time"):
-                patch.setattr(module, "time", as_module)
+        for name in ("app", "history", "rows"):
+            patch.setattr(f"aiohttp_jobs.dashboard.{name}.time", as_module)
         for name in ("job", "parts"):
             patch.setattr(f"aiohttp_jobs.core.{name}.monotonic", told.monotonic)
-        patch.setattr("aiohttp_jobs.dashboard.app.until_next", lambda now: 3600)
+        patch.setattr("aiohttp_jobs.dashboard.app.until_next", _an_hour)
         yield
+
+
+def _an_hour(now: float) -> float:
+    return 3600
 
 
 @pytest.fixture

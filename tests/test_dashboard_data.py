@@ -339,7 +339,7 @@ async def test_recent_jobs_are_sorted_and_filtered_by_time(
     await scheduler.drain()
 
     def times(told: Any, begin: str, end: str) -> list[float]:
-        return [row[end] - row[begin] for row in told["recent"]["rows"]]
+        return [round(row[end] - row[begin], 3) for row in told["recent"]["rows"]]
 
     ran = times(await ask(client, "overview?sort=ran"), "started", "ended")
     assert ran == sorted(ran, reverse=True)
