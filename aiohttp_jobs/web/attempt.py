@@ -155,11 +155,11 @@ def _answer_to(request: web.Request) -> asyncio.Future[Any]:
     assert task is not None
     connection: Any = request.task
     try:
-        waits_for = connection._fut_waiter
+        waits_for: asyncio.Future[Any] | None = connection._fut_waiter
     except AttributeError:  # somebody else's kind of task
         return task
     if isinstance(waits_for, asyncio.Task):
-        return waits_for  # pyright: ignore[reportUnknownVariableType]
+        return waits_for
     if waits_for is not None or _is_of_server(task):
         return task
     loop = asyncio.get_running_loop()
@@ -176,7 +176,7 @@ def _is_of_server(task: asyncio.Task[Any]) -> bool:
 
 def _follow(connection: Any, end: asyncio.Future[None]) -> None:
     """Set the end when the task ends for which the connection waits after its step."""
-    waits_for = connection._fut_waiter
+    waits_for: asyncio.Future[Any] | None = connection._fut_waiter
     if isinstance(waits_for, asyncio.Task):
         waits_for.add_done_callback(lambda task: _set(end))
     else:
