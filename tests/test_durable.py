@@ -368,6 +368,20 @@ async def test_job_whose_backoff_fails_is_buried_with_both(path: Path) -> None:
     assert "Its backoff(1) failed: ZeroDivisionError" in reason
 
 
+@pytest.mark.parametrize("pause", [float("nan"), float("inf"), -float("inf")])
+async def test_job_whose_backoff_is_no_moment_is_buried(path: Path, pause: float) -> None:
+    """SQLite keeps NaN as NULL: it would come first for ever, and hold up all others."""
+    app = make(path, [note, durable("fail", backoff=lambda n: pause)(fail.function)])
+    async with run(app):
+        await spawn_durable(app, app[DURABLE].tasks["fail"], "boom")
+        await begun(app)
+        await spawn_durable(app, note.options(delay=0.01), "delayed")
+        await begun(app)
+    [reason] = look(path, "SELECT reason FROM aiohttp_jobs")[0]
+    assert "ValueError: boom" in reason
+    assert f"Its backoff(1) failed: ValueError: it returned {pause}, which" in reason
+
+
 async def test_job_with_arguments_that_cannot_be_read_is_not_lost(path: Path) -> None:
     """It is tried as others are, and buried with the reason."""
     store = MemoryStore()

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import inspect
 import math
+import sys
 from collections.abc import Coroutine
 
 __all__ = (
@@ -24,6 +25,8 @@ def check_seconds(argument: str, value: object) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{argument} takes a number of seconds or None, not {value!r}")
+    if isinstance(value, int) and value > sys.float_info.max:
+        raise ValueError(f"{argument} takes at most {sys.float_info.max} seconds or None")
     if value < 0 or math.isnan(value):
         raise ValueError(f"{argument} takes at least 0 seconds or None, not {value!r}")
 
