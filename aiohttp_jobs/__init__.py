@@ -33,13 +33,14 @@
 #
 # The aiohttp layer, thin: it finds the scheduler and delegates.
 #
-#   web/attempt.py     which code answers a request, and what it leaves behind
-#   web/hangup.py      how a client's hang-up is told from a failure
-#   web/giveup.py      what becomes of a request that was given up
-#   web/request.py     the app key, get_scheduler*, spawn, shield
-#   web/atomic.py      @atomic, and what marks a handler
-#   web/middleware.py  the middleware: atomic requests, 503 on overload
-#   web/setup.py       setup: puts the above into an application, drains it at shutdown
+#   web/application.py  whether something is an application
+#   web/attempt.py      which code answers a request, and what it leaves behind
+#   web/hangup.py       how a client's hang-up is told from a failure
+#   web/giveup.py       what becomes of a request that was given up
+#   web/request.py      the app key, get_scheduler*, spawn, shield
+#   web/atomic.py       @atomic, and what marks a handler
+#   web/middleware.py   the middleware: atomic requests, 503 on overload
+#   web/setup.py        setup: puts the above into an application, drains it at shutdown
 #
 # For applications that come from aiojobs, the names that they import from there:
 #

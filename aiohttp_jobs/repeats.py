@@ -21,7 +21,7 @@ from weakref import WeakSet
 
 from aiohttp import web
 
-from .core.checks import check_name, check_seconds
+from .core.checks import check_name, check_schedule, check_seconds
 from .core.errors import SchedulerClosed
 from .core.guests import LEAVES, close_coroutine
 from .core.job import Job
@@ -32,6 +32,7 @@ from .core.scheduler import Scheduler
 from .core.states import SchedulerState
 from .schedule import Schedule
 from .threads import InThread, in_thread, names_of
+from .web.application import is_application
 from .web.request import get_scheduler_from_app
 
 __all__ = ("Repeat", "repeat", "repeat_of", "repeats_of")
@@ -113,6 +114,8 @@ def repeat(  # type: ignore[misc]
         repeats = Repeat(where, schedule, function, args, name, timeout, jitter)
         repeats._start(at_once)
         return repeats
+    if not is_application(where):
+        raise TypeError(f"repeat() takes an application or a scheduler, not {where!r}")
     scheduler = get_scheduler_from_app(where)
     if scheduler is None:
         raise RuntimeError(
@@ -379,8 +382,7 @@ def _named(coro: Any, name: str) -> Coroutine[Any, Any, object]:
 def _check(
     schedule: object, function: object, name: object, timeout: object, jitter: object
 ) -> None:
-    if not callable(getattr(schedule, "next_after", None)):
-        raise TypeError(f"schedule takes every(…) or cron(…), not {schedule!r}")
+    check_schedule("schedule", schedule)
     if isinstance(function, Coroutine):
         close_coroutine(function)
         raise TypeError(

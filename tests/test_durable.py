@@ -261,6 +261,7 @@ def test_setup_is_checked(path: Path) -> None:
         with pytest.raises((RuntimeError, TypeError, ValueError), match=match):
             setup_durable(app, options.pop("store", path), **{"tasks": TASKS, **options})
 
+    tick: Any = durable("tick")(digest_of)
     app = web.Application()
     refuse(r"aiohttp_jobs\.setup\(app\) first", app)
     setup(app)
@@ -269,6 +270,12 @@ def test_setup_is_checked(path: Path) -> None:
     refuse("tasks takes what @durable", app, tasks=[note.function])
     refuse("two tasks named 'note'", app, tasks=[note, durable("note")(digest_of)])
     refuse("wait cannot be called like that", app, periodic={wait: every(60)})
+    refuse(r"periodic takes every\(…\) or cron\(…\), not 60", app, periodic={tick: 60})
+    refuse("periodic takes .* as a dict, not", app, periodic=[tick])
+    refuse("tasks takes a list or the like, not <Task 'note'>", app, tasks=note)
+    refuse("worker takes True or False, not '0'", app, worker="0")
+    refuse("catch_up takes True or False", app, catch_up=1)
+    refuse("put_periodic takes True or False", app, put_periodic="no")
     refuse("store takes a path", app, store=7)
     setup_durable(app, path, tasks=TASKS)
     refuse("has already been called", app)

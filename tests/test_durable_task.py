@@ -176,9 +176,13 @@ def test_number_with_more_digits_than_python_writes_is_refused() -> None:
     """By the name of its parameter, wherever it stands."""
     huge = 10**5000
     for value in huge, [1, huge], {"a": [huge]}:
-        with pytest.raises(TypeError, match=r"Argument 'copies' of mail.welcome .*digits"):
+        with pytest.raises(
+            TypeError, match=r"Argument 'copies' of mail.welcome .*digits"
+        ):
             packed(welcome, "a", value)
-        with pytest.raises(TypeError, match=r"Argument 'copies' of mail.welcome .*digits"):
+        with pytest.raises(
+            TypeError, match=r"Argument 'copies' of mail.welcome .*digits"
+        ):
             packed(welcome, "a", copies=value)
 
 

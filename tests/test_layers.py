@@ -52,6 +52,7 @@ CORE = (
     "core.scheduler",
 )
 AIOHTTP_LAYER = (
+    "web.application",
     "web.attempt",
     "web.hangup",
     "web.giveup",

@@ -7,16 +7,44 @@ import contextvars
 import inspect
 import math
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
+from typing import TypeVar
 
 __all__ = (
+    "check_collection",
     "check_count",
+    "check_flag",
     "check_future",
     "check_handler",
     "check_name",
+    "check_schedule",
     "check_seconds",
     "check_spawn",
 )
+
+
+T = TypeVar("T")
+
+
+def check_collection(argument: str, value: Iterable[T]) -> Iterable[T]:
+    """Return it; refuse what is no collection."""
+    try:
+        iter(value)
+    except TypeError:
+        raise TypeError(f"{argument} takes a list or the like, not {value!r}") from None
+    return value
+
+
+def check_flag(argument: str, value: object) -> None:
+    """Refuse what is neither True nor False, and would count as one of them."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} takes True or False, not {value!r}")
+
+
+def check_schedule(argument: str, value: object) -> None:
+    """Refuse what is no schedule."""
+    if not callable(getattr(value, "next_after", None)):
+        raise TypeError(f"{argument} takes every(…) or cron(…), not {value!r}")
 
 
 def check_seconds(argument: str, value: object) -> None:

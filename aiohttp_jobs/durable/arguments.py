@@ -84,7 +84,8 @@ class Arguments:
 
     def _check_digits(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Name the argument with a number of more digits than Python writes."""
-        for place, value in (*enumerate(args), *kwargs.items()):
+        given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+        for place, value in given:
             try:
                 _encode(value)
             except ValueError:

@@ -13,12 +13,18 @@ from typing import Any, Final, ParamSpec
 from aiohttp import web
 from aiohttp.web import Request  # bound now, before a tool puts another class there
 
-from aiohttp_jobs.core.checks import check_count
+from aiohttp_jobs.core.checks import (
+    check_collection,
+    check_count,
+    check_flag,
+    check_schedule,
+)
 from aiohttp_jobs.core.enqueued import current_traceparent
 from aiohttp_jobs.core.errors import StoreUnavailable
 from aiohttp_jobs.core.guests import call_guest
 from aiohttp_jobs.core.scheduler import Scheduler
 from aiohttp_jobs.schedule import Schedule
+from aiohttp_jobs.web.application import check_application, is_application
 from aiohttp_jobs.web.request import SCHEDULER, origin_of
 
 from .attempt import Attempt
@@ -237,6 +243,7 @@ def setup_durable(
             frozen: it is running, or was added to its parent.
         TypeError, ValueError: an argument is invalid; the message names it.
     """
+    check_application("setup_durable", app)
     scheduler = app.get(SCHEDULER)
     if scheduler is None:
         raise RuntimeError(
@@ -253,10 +260,20 @@ def setup_durable(
             "setup_durable() was called for an application that is frozen: call it "
             "before add_subapp(), run_app() or AppRunner.setup()"
         )
-    periodic = dict(periodic or {})
-    by_name = _check_tasks([*tasks, *periodic])
-    for task in periodic:
+    periodic = {} if periodic is None else periodic
+    if not isinstance(periodic, Mapping):
+        raise TypeError(
+            f"periodic takes tasks and the schedule of each, as a dict, not {periodic!r}"
+        )
+    periodic = dict(periodic)
+    by_name = _check_tasks([*check_collection("tasks", tasks), *periodic])
+    for task, schedule in periodic.items():
         task.arguments.pack((), {})
+        check_schedule("periodic", schedule)
+    check_flag("worker", worker)
+    check_flag("catch_up", catch_up)
+    if put_periodic is not None:
+        check_flag("put_periodic", put_periodic)
     check_count("limit", limit, least=1)
     if limit is None:
         raise TypeError("limit takes a number of jobs, not None")
@@ -349,8 +366,12 @@ def _find(where: web.Request | web.Application) -> tuple[Durable, str | None]:
     if isinstance(where, Request):
         durable = where.app.get(DURABLE) or where.config_dict.get(DURABLE)
         origin = origin_of(where)
-    else:
+    elif is_application(where):
         durable, origin = where.get(DURABLE), None
+    else:
+        raise TypeError(
+            f"spawn_durable() takes a request or an application, not {where!r}"
+        )
     if durable is None:
         raise RuntimeError(
             "The application has no durable jobs: call setup_durable(app, ...) where it "
@@ -371,6 +392,7 @@ def run_worker(app: web.Application) -> None:
     Raises:
         RuntimeError: it has none.
     """
+    check_application("run_worker", app)
     durable = app.get(DURABLE)
     if durable is None:
         raise RuntimeError(
