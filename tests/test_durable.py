@@ -20,6 +20,7 @@ from aiohttp_jobs.durable import (
     CurrentDurable,
     Envelope,
     GiveUp,
+    SQLiteStore,
     StoreUnavailable,
     Task,
     current_durable,
@@ -283,6 +284,39 @@ def test_setup_is_checked(path: Path) -> None:
     setup(app)
     web.Application().add_subapp("/below", app)
     refuse("is frozen", app)
+
+
+async def test_store_that_another_application_has_started_goes_on(path: Path) -> None:
+    """The second one to be given it is refused, and does not stop it at its own end."""
+    store = SQLiteStore(path)
+    first, second = make(store), make(store)
+    async with run(first):
+        async with run(second):
+            with pytest.raises(StoreUnavailable, match="give each application one"):
+                await spawn_durable(second, note, "lost")
+        await spawn_durable(first, note, "kept")
+        await begun(first)
+    assert [each[0] for each in first[LOG]] == ["kept"]
+
+
+async def test_spawn_after_the_end_is_refused_and_promises_nothing(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store is not lost but closed: nobody will try it again."""
+    app, refused = make(path), list[str]()
+
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        yield
+        with pytest.raises(StoreUnavailable) as caught:
+            await spawn_durable(app, note)
+        refused.append(str(caught.value))
+
+    app.cleanup_ctx.append(context)
+    async with run(app):
+        pass
+    [sentence] = refused
+    assert sentence.endswith("their store is closed: the application has ended")
+    assert caplog.messages == []
 
 
 async def digest_of(app: web.Application) -> None:
@@ -700,7 +734,7 @@ async def test_store_that_never_comes_back_does_not_hold_up_the_end() -> None:
     async with run(app):
         with pytest.raises(StoreUnavailable, match="it is away"):
             await spawn_durable(app, note)
-    assert store.calls[-1] == "stop"
+    assert "stop" not in store.calls  # what has not started has nothing to stop
 
 
 async def test_start_does_not_wait_for_a_store_that_hangs(

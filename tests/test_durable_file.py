@@ -82,7 +82,7 @@ async def test_damaged_file_is_named(path: Path) -> None:
 async def test_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     """It is not made: it may be a disk that is not mounted."""
     path = tmp_path / "data" / "jobs.sqlite"
-    assert f"the file {path} cannot be opened: is its folder there" in await refusal(path)
+    assert f"the file {path} cannot be opened: make its folder" in await refusal(path)
 
 
 async def test_file_that_cannot_be_written_is_named(

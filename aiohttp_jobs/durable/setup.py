@@ -124,6 +124,8 @@ class Durable:
                     f"{type(self.store).__name__} cannot keep jobs with {option}=: leave "
                     "it out, or use a store that can"
                 )
+        if self._is_stopped:
+            raise StoreUnavailable("their store is closed: the application has ended")
         now = time()
         envelope = Envelope(
             id=new_id(),
@@ -198,7 +200,8 @@ class Durable:
             self._opening.cancel()
             await asyncio.wait([self._opening])
         await self.inspection.stop()
-        await self.store.stop()
+        if self._upkeep.is_open:  # else it may be open for another application
+            await self.store.stop()
 
 
 #: Where :func:`setup_durable` puts what it has made: ``app[DURABLE]``.
