@@ -105,7 +105,8 @@
 #
 # And what composes them:
 #
-#   durable/setup.py     setup_durable, spawn_durable, run_worker
+#   durable/setup.py     setup_durable, spawn_durable
+#   durable/alone.py     run_worker: without a server
 #   durable/__main__.py  the command that shows a file, and deals with its dead
 #
 # For those on top, who need no durable jobs:

@@ -255,6 +255,37 @@ async def test_application_without_durable_jobs_is_named(path: Path) -> None:
     await app[SCHEDULER].close()
 
 
+@pytest.mark.parametrize(
+    ("options", "does_something"),
+    [
+        ({}, True),
+        ({"worker": False}, False),
+        ({"worker": False, "periodic": True}, True),
+        ({"worker": False, "periodic": True, "put_periodic": False}, False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("is_below", [False, True])
+def test_worker_that_would_do_nothing_is_refused(
+    path: Path, options: dict[str, Any], does_something: bool, is_below: bool
+) -> None:
+    """It would wait for a signal for ever. The jobs may be those of a sub-application."""
+    if "periodic" in options:
+        options = {**options, "periodic": {durable("tick")(digest_of): every(60)}}
+    app = make(path, **options)
+    if is_below:
+        app, below = web.Application(), app
+        app.add_subapp("/below", below)
+    with mock.patch.object(asyncio, "run") as ran:
+        if does_something:
+            run_worker(app)
+            ran.call_args.args[0].close()
+        else:
+            with pytest.raises(RuntimeError, match="leave out worker=False"):
+                run_worker(app)
+    assert ran.called is does_something
+
+
 def test_setup_is_checked(path: Path) -> None:
     """Each with its own sentence."""
 

@@ -162,6 +162,7 @@ DURABLE = (
     "durable.sqlite.store",
     "durable.sqlite",
     "durable.setup",
+    "durable.alone",
     "durable.__main__",
     "durable",
 )

@@ -51,6 +51,11 @@ class Periodic:
         self._catch_up = catch_up
         self._running = list[asyncio.Task[None]]()
 
+    @property
+    def is_any(self) -> bool:
+        """Are there any?"""
+        return bool(self._schedules)
+
     def start(self) -> None:
         """Begin, once the store is open."""
         self._running = [

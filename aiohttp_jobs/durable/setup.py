@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from time import monotonic, time
@@ -37,7 +36,7 @@ from .task import Order, Task
 from .upkeep import Upkeep
 from .worker import Worker
 
-__all__ = ("DURABLE", "Durable", "run_worker", "setup_durable", "spawn_durable")
+__all__ = ("DURABLE", "Durable", "setup_durable", "spawn_durable")
 
 P = ParamSpec("P")
 
@@ -103,6 +102,11 @@ class Durable:
     def is_working(self) -> bool:
         """Does this process begin the jobs that wait?"""
         return self._worker is not None and self._worker.is_fetching
+
+    @property
+    def has_work(self) -> bool:
+        """Is there anything for this process to do, of its own accord?"""
+        return self._worker is not None or self._periodic.is_any
 
     async def put(
         self,
@@ -381,59 +385,3 @@ def _find(where: web.Request | web.Application) -> tuple[Durable, str | None]:
             "is made"
         )
     return durable, origin
-
-
-def run_worker(app: web.Application) -> None:
-    """Run an application without a server, in a process that only runs jobs.
-
-    Start-up, drain and clean-up are those of a server. SIGTERM and SIGINT (Ctrl-C) end
-    it; a second one ends it at once.
-
-    Args:
-        app: an application with durable jobs, see :func:`setup_durable`.
-
-    Raises:
-        RuntimeError: it has none.
-    """
-    check_application("run_worker", app)
-    durable = app.get(DURABLE)
-    if durable is None:
-        raise RuntimeError(
-            "run_worker() was called for an application that has no durable jobs: call "
-            "setup_durable(app, ...) first"
-        )
-    asyncio.run(_work(app))
-
-
-async def _work(app: web.Application) -> None:
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    runner = web.AppRunner(app)
-    # Before the start-up: one that comes in its middle lets it end first.
-    undo = [_on_signal(loop, number, told.set) for number in _ENDING]
-    try:
-        await runner.setup()
-        await told.wait()
-    finally:
-        for each in undo:
-            each()
-        await runner.cleanup()
-
-
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
-
-
-def _on_signal(
-    loop: asyncio.AbstractEventLoop, number: signal.Signals, call: Callable[[], None]
-) -> Callable[[], object]:
-    """Call it when the signal comes; return what undoes that."""
-    try:
-        loop.add_signal_handler(number, call)
-    except NotImplementedError:  # on Windows
-
-        def handle(number: int, frame: object) -> None:
-            loop.call_soon_threadsafe(call)
-
-        before = signal.signal(number, handle)
-        return lambda: signal.signal(number, before)
-    return lambda: loop.remove_signal_handler(number)
