@@ -330,6 +330,22 @@ async def test_store_that_another_application_has_started_goes_on(path: Path) ->
     assert [each[0] for each in first[LOG]] == ["kept"]
 
 
+async def test_spawn_from_another_loop_is_refused(path: Path) -> None:
+    """A8: nobody would tell that loop that the job is kept."""
+
+    def spawn_in_a_thread() -> None:
+        coro = spawn_durable(app, note, "never")
+        with pytest.raises(RuntimeError, match="bound to a different event loop"):
+            asyncio.run(asyncio.wait_for(coro, PATIENCE))
+
+    app = make(path)
+    async with run(app):
+        await asyncio.to_thread(spawn_in_a_thread)
+        await spawn_durable(app, note, "kept")
+        await begun(app)
+    assert [each[0] for each in app[LOG]] == ["kept"]
+
+
 async def test_spawn_after_the_end_is_refused_and_promises_nothing(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -130,6 +130,7 @@ class Durable:
                 )
         if self._is_stopped:
             raise StoreUnavailable("their store is closed: the application has ended")
+        self.scheduler.check_loop()
         now = time()
         envelope = Envelope(
             id=new_id(),
@@ -347,7 +348,8 @@ async def spawn_durable(
     Raises:
         StoreUnavailable: the job is not kept. A handler may let it through: the client
             gets 503.
-        RuntimeError: the application has no durable jobs.
+        RuntimeError: the application has no durable jobs; or it runs in another event
+            loop than the caller's.
         TypeError: an argument is not JSON, or does not fit the task; the message names
             it.
         ValueError: the task is not one of the application's, or the store cannot keep a
