@@ -21,7 +21,7 @@ from weakref import WeakSet
 
 from aiohttp import web
 
-from .core.checks import check_name, check_schedule, check_seconds
+from .core.checks import check_name, check_schedule, check_seconds, check_tick
 from .core.errors import SchedulerClosed
 from .core.guests import LEAVES, close_coroutine
 from .core.job import Job
@@ -237,7 +237,11 @@ class Repeat:
             self.cancel()
             raise SchedulerClosed("what is to be repeated")
         now = time()
-        self._plan(now)
+        try:
+            self._plan(now)
+        except BaseException:
+            self.cancel()
+            raise
         self._wait(now)
         if at_once:
             self._context.run(self._run)
@@ -252,6 +256,7 @@ class Repeat:
         if last is not None and now < last <= now + LONGEST:
             after = last  # the clock was put back a little: not the same tick once more
         tick = self.schedule.next_after(after)
+        check_tick(self.schedule, after, tick)
         if tick != self._tick:
             self._tick = tick
             self._delay = random.uniform(0, self.jitter)

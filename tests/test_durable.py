@@ -887,6 +887,38 @@ async def test_tick_that_could_not_be_put_is_put_when_the_store_is_back() -> Non
     assert len(ids) == len(set(ids))
 
 
+class Broken:
+    """A schedule that tells what is no later tick, or raises."""
+
+    def __init__(self, tick: Any) -> None:
+        self._tick = tick
+
+    def next_after(self, moment: float) -> Any:
+        if isinstance(self._tick, Exception):
+            raise self._tick
+        return moment + self._tick if isinstance(self._tick, float) else self._tick
+
+
+BROKEN = [KeyError("x"), -5.0, 0.0, float("nan"), None, "soon"]
+
+
+@pytest.mark.parametrize("tick", BROKEN, ids=repr)
+async def test_schedule_that_fails_is_told_and_is_not_the_store_s_fault(
+    path: Path, tick: Any
+) -> None:
+    """It is followed no more, as that of repeat(), and does not turn in circles."""
+    broken: Any = durable("broken")(note.function)
+    app = make(path, periodic={broken: Broken(tick), digest: Soon(0.05)})
+    async with run(app):
+        await begun(app, 2)
+        assert app[DURABLE].fault is None
+    [context] = failures_of(app)
+    assert context["message"] == (
+        "Durable job broken is no longer spawned here, since its schedule failed"
+    )
+    assert isinstance(context["exception"], KeyError | ValueError | TypeError)
+
+
 # -- a machine that only works ----------------------------------------------------------
 
 

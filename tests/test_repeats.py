@@ -194,6 +194,22 @@ async def test_schedule_of_ones_own_that_fails_is_told(
         assert "Work.refresh is no longer repeated" in context["message"]
 
 
+@pytest.mark.parametrize("tick", [-5, 0, float("nan"), None])
+async def test_schedule_that_tells_no_later_tick_is_refused(
+    work: Work, tick: Any
+) -> None:
+    """R2: it would be due again and again, without a pause."""
+
+    class Broken:
+        def next_after(self, moment: float) -> Any:
+            return None if tick is None else moment + tick
+
+    async with Scheduler() as scheduler:
+        with pytest.raises((TypeError, ValueError), match=r"has returned .* next tick"):
+            repeat(scheduler, Broken(), work.refresh)
+        assert repeats_of(scheduler) == []
+
+
 # -- what --------------------------------------------------------------------------------
 
 

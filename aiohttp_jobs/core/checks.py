@@ -8,6 +8,7 @@ import inspect
 import math
 import sys
 from collections.abc import Coroutine, Iterable
+from numbers import Real
 from typing import TypeVar
 
 __all__ = (
@@ -20,6 +21,7 @@ __all__ = (
     "check_schedule",
     "check_seconds",
     "check_spawn",
+    "check_tick",
 )
 
 
@@ -45,6 +47,17 @@ def check_schedule(argument: str, value: object) -> None:
     """Refuse what is no schedule."""
     if not callable(getattr(value, "next_after", None)):
         raise TypeError(f"{argument} takes every(…) or cron(…), not {value!r}")
+
+
+def check_tick(schedule: object, moment: float, tick: object) -> None:
+    """Refuse what a schedule has said if it is no later moment: it would never end."""
+    if not isinstance(tick, Real):
+        raise TypeError(f"{schedule!r} has returned {tick!r} as its next tick, no number")
+    if not float(tick) > moment:
+        raise ValueError(
+            f"{schedule!r} has returned {tick!r} as the next tick after {moment!r}: that "
+            "is not later"
+        )
 
 
 def check_seconds(argument: str, value: object) -> None:

@@ -70,7 +70,8 @@ class Durable:
             if worker
             else None
         )
-        self._periodic = Periodic(store, self._upkeep, periodic, catch_up)
+        report = scheduler.call_exception_handler
+        self._periodic = Periodic(store, self._upkeep, periodic, catch_up, report)
         self._opening: asyncio.Task[None] | None = None
         self._is_below = False
         self._is_stopped = False
