@@ -189,8 +189,12 @@ class Repeat:
         elif self.next_at is None:
             when = "not started"
         else:
-            moment = datetime.fromtimestamp(self.next_at, UTC)
-            when = f"next at {moment:%Y-%m-%d %H:%M:%S} UTC"
+            try:
+                moment = datetime.fromtimestamp(self.next_at, UTC)
+            except (OverflowError, OSError, ValueError):  # after the year 9999
+                when = "next at the end of time"
+            else:
+                when = f"next at {moment:%Y-%m-%d %H:%M:%S} UTC"
         return f"<Repeat {self.label} {self.schedule!r} {when}>"
 
     @property

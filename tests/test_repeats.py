@@ -616,6 +616,14 @@ async def test_observers_know_which_jobs_are_repeated(work: Work) -> None:
         assert repeat_of(repeats_.job) is None
 
 
+@pytest.mark.parametrize("seconds", [1e13, 1e300])
+async def test_tick_after_the_last_year_can_be_shown(seconds: float) -> None:
+    """A date has no year of more than four digits."""
+    async with Scheduler() as scheduler:
+        repeats_ = repeat(scheduler, every(seconds), nothing)
+        assert repr(repeats_).endswith("next at the end of time>")
+
+
 # -- refused -----------------------------------------------------------------------------
 
 
