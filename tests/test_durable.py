@@ -346,6 +346,24 @@ async def test_spawn_from_another_loop_is_refused(path: Path) -> None:
     assert [each[0] for each in app[LOG]] == ["kept"]
 
 
+def test_spawn_before_the_start_does_not_choose_the_loop(path: Path) -> None:
+    """A8: it is refused, and the application may start in another loop."""
+
+    async def spawn_too_early() -> None:
+        with pytest.raises(StoreUnavailable, match="is not open yet"):
+            await spawn_durable(app, note, "early")
+
+    async def start() -> None:
+        async with run(app):
+            await spawn_durable(app, note, "kept")
+            await begun(app)
+
+    app = make(path)
+    asyncio.run(spawn_too_early())
+    asyncio.run(start())
+    assert [each[0] for each in app[LOG]] == ["kept"]
+
+
 async def test_spawn_after_the_end_is_refused_and_promises_nothing(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

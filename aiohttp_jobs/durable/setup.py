@@ -131,7 +131,6 @@ class Durable:
                 )
         if self._is_stopped:
             raise StoreUnavailable("their store is closed: the application has ended")
-        self.scheduler.check_loop()
         now = time()
         envelope = Envelope(
             id=new_id(),
@@ -145,6 +144,7 @@ class Durable:
             traceparent=current_traceparent(),
         )
         self._upkeep.check()
+        self.scheduler.check_loop()  # not before: it would bind what has not started
         begun = monotonic()
         try:
             number = await self.store.put(envelope, connection=order.connection)
