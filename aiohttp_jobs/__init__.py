@@ -94,6 +94,7 @@
 #   durable/sqlite/faults.py  what can be wrong with the file, as sentences
 #   durable/sqlite/disk.py    where the file lies
 #   durable/sqlite/locks.py   how a process shows that it lives
+#   durable/sqlite/turn.py    waits until nobody else writes
 #   durable/sqlite/schema.py  the tables, and their version
 #   durable/sqlite/rows.py    what is done to the rows, as statements
 #   durable/sqlite/batch.py   what shares a transaction

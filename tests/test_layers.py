@@ -152,6 +152,7 @@ DURABLE = (
     "durable.sqlite.faults",
     "durable.sqlite.disk",
     "durable.sqlite.locks",
+    "durable.sqlite.turn",
     "durable.sqlite.schema",
     "durable.sqlite.rows",
     "durable.sqlite.batch",
