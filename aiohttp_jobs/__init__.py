@@ -33,13 +33,14 @@
 #
 # The aiohttp layer, thin: it finds the scheduler and delegates.
 #
-#   web/attempt.py     which code answers a request, and what it leaves behind
-#   web/hangup.py      how a client's hang-up is told from a failure
-#   web/giveup.py      what becomes of a request that was given up
-#   web/request.py     the app key, get_scheduler*, spawn, shield
-#   web/atomic.py      @atomic, and what marks a handler
-#   web/middleware.py  the middleware: atomic requests, 503 on overload
-#   web/setup.py       setup: puts the above into an application, drains it at shutdown
+#   web/application.py  whether something is an application
+#   web/attempt.py      which code answers a request, and what it leaves behind
+#   web/hangup.py       how a client's hang-up is told from a failure
+#   web/giveup.py       what becomes of a request that was given up
+#   web/request.py      the app key, get_scheduler*, spawn, shield
+#   web/atomic.py       @atomic, and what marks a handler
+#   web/middleware.py   the middleware: atomic requests, 503 on overload
+#   web/setup.py        setup: puts the above into an application, drains it at shutdown
 #
 # For applications that come from aiojobs, the names that they import from there:
 #
@@ -93,6 +94,7 @@
 #   durable/sqlite/faults.py  what can be wrong with the file, as sentences
 #   durable/sqlite/disk.py    where the file lies
 #   durable/sqlite/locks.py   how a process shows that it lives
+#   durable/sqlite/turn.py    waits until nobody else writes
 #   durable/sqlite/schema.py  the tables, and their version
 #   durable/sqlite/rows.py    what is done to the rows, as statements
 #   durable/sqlite/batch.py   what shares a transaction
@@ -104,7 +106,8 @@
 #
 # And what composes them:
 #
-#   durable/setup.py     setup_durable, spawn_durable, run_worker
+#   durable/setup.py     setup_durable, spawn_durable
+#   durable/alone.py     run_worker: without a server
 #   durable/__main__.py  the command that shows a file, and deals with its dead
 #
 # For those on top, who need no durable jobs:

@@ -38,6 +38,7 @@ from .prometheus_durable import DurableFamilies, DurableWatch
 from .prometheus_times import Times
 from .prometheus_workers import AllWorkers
 from .share.folder import share_of_environment
+from .web.application import check_application
 from .web.request import SCHEDULER
 
 __all__ = ("JobsCollector", "jobs_collector", "setup_metrics")
@@ -83,6 +84,7 @@ def setup_metrics(
             running; ``share`` was given on a platform other than Linux.
         TypeError, ValueError: an argument is invalid; the message names it.
     """
+    check_application("setup_metrics", app)
     scheduler = app.get(SCHEDULER)
     if scheduler is None:
         raise RuntimeError(

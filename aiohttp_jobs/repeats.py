@@ -21,7 +21,7 @@ from weakref import WeakSet
 
 from aiohttp import web
 
-from .core.checks import check_name, check_seconds
+from .core.checks import check_name, check_schedule, check_seconds, check_tick
 from .core.errors import SchedulerClosed
 from .core.guests import LEAVES, close_coroutine
 from .core.job import Job
@@ -32,6 +32,7 @@ from .core.scheduler import Scheduler
 from .core.states import SchedulerState
 from .schedule import Schedule
 from .threads import InThread, in_thread, names_of
+from .web.application import is_application
 from .web.request import get_scheduler_from_app
 
 __all__ = ("Repeat", "repeat", "repeat_of", "repeats_of")
@@ -113,6 +114,8 @@ def repeat(  # type: ignore[misc]
         repeats = Repeat(where, schedule, function, args, name, timeout, jitter)
         repeats._start(at_once)
         return repeats
+    if not is_application(where):
+        raise TypeError(f"repeat() takes an application or a scheduler, not {where!r}")
     scheduler = get_scheduler_from_app(where)
     if scheduler is None:
         raise RuntimeError(
@@ -186,8 +189,12 @@ class Repeat:
         elif self.next_at is None:
             when = "not started"
         else:
-            moment = datetime.fromtimestamp(self.next_at, UTC)
-            when = f"next at {moment:%Y-%m-%d %H:%M:%S} UTC"
+            try:
+                moment = datetime.fromtimestamp(self.next_at, UTC)
+            except (OverflowError, OSError, ValueError):  # after the year 9999
+                when = "next at the end of time"
+            else:
+                when = f"next at {moment:%Y-%m-%d %H:%M:%S} UTC"
         return f"<Repeat {self.label} {self.schedule!r} {when}>"
 
     @property
@@ -234,7 +241,11 @@ class Repeat:
             self.cancel()
             raise SchedulerClosed("what is to be repeated")
         now = time()
-        self._plan(now)
+        try:
+            self._plan(now)
+        except BaseException:
+            self.cancel()
+            raise
         self._wait(now)
         if at_once:
             self._context.run(self._run)
@@ -249,6 +260,7 @@ class Repeat:
         if last is not None and now < last <= now + LONGEST:
             after = last  # the clock was put back a little: not the same tick once more
         tick = self.schedule.next_after(after)
+        check_tick(self.schedule, after, tick)
         if tick != self._tick:
             self._tick = tick
             self._delay = random.uniform(0, self.jitter)
@@ -379,8 +391,7 @@ def _named(coro: Any, name: str) -> Coroutine[Any, Any, object]:
 def _check(
     schedule: object, function: object, name: object, timeout: object, jitter: object
 ) -> None:
-    if not callable(getattr(schedule, "next_after", None)):
-        raise TypeError(f"schedule takes every(…) or cron(…), not {schedule!r}")
+    check_schedule("schedule", schedule)
     if isinstance(function, Coroutine):
         close_coroutine(function)
         raise TypeError(

@@ -8,6 +8,7 @@ tick, and one of them can run it for all.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
@@ -29,7 +30,8 @@ class Schedule(Protocol):
         """Return the first tick that is later than `moment`.
 
         Both are seconds since the epoch, like those of :func:`time.time`. The result
-        depends on nothing else.
+        depends on nothing else. If it raises, or returns what is not later, the schedule
+        is followed no more, and the exception handler is told.
         """
         ...
 
@@ -94,8 +96,10 @@ def every(seconds: float) -> Every:
     """
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise TypeError(f"every() takes a number of seconds, not {seconds!r}")
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"every() takes more than 0 seconds, not {seconds!r}")
+    if not 0 < seconds <= sys.float_info.max:
+        raise ValueError(
+            f"every() takes more than 0 seconds, and a finite number, not {seconds!r}"
+        )
     return Every(seconds)
 
 

@@ -28,6 +28,7 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra(error, "taskiq") from error
 
+from .core.checks import check_flag
 from .core.failures import line_of
 from .core.logs import say
 from .durable.envelope import Envelope
@@ -103,8 +104,7 @@ class BrokerStore:
             _check("dead", dead)
         if dead is broker:
             raise ValueError("dead takes another broker than the one for waiting jobs")
-        if not isinstance(delays, bool):
-            raise TypeError(f"delays takes True or False, not {delays!r}")
+        check_flag("delays", delays)
         #: The options of a call that it can keep.
         self.supports: Collection[str] = ("delay", "at") if delays else ()
         self._broker = broker

@@ -27,6 +27,7 @@ from .core.states import FAILED, LET_GO
 from .durable.kept import Inspectable, Place
 from .durable.memory import MemoryStore
 from .durable.setup import DURABLE, STORES_INSTEAD, Durable
+from .web.application import is_application
 from .web.setup import applications_below, schedulers_of
 
 if TYPE_CHECKING:
@@ -341,8 +342,8 @@ class _Stir(asyncio.Event):
 def _find(where: object) -> tuple[list[Scheduler], list[Durable]]:
     if isinstance(where, Scheduler):
         return [where], []
-    app = where if isinstance(where, web.Application) else getattr(where, "app", None)
-    if not isinstance(app, web.Application):
+    app = where if is_application(where) else getattr(where, "app", None)
+    if not is_application(app):
         raise TypeError(
             "drain_jobs() takes a test client, an application or a scheduler, "
             f"not {where!r}"

@@ -113,6 +113,7 @@ def test_setup_returns_the_scheduler_and_stores_it() -> None:
         ({"limit": 0}, ValueError, "limit takes at least 1"),
         ({"observers": [3]}, TypeError, "observer takes an object"),
         ({"wait_timeout": -1}, ValueError, "wait_timeout takes at least 0"),
+        ({"wait_timeout": 10**400}, ValueError, "wait_timeout takes at most 1.79"),
         ({"exception_handler": nothing}, TypeError, "exception_handler takes a plain"),
         ({"atomic_methods": "POST"}, TypeError, r"as \{'POST'\}, not 'POST'"),
         ({"atomic_methods": None}, TypeError, r"as \{'POST'\}, not None"),

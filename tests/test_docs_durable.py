@@ -73,10 +73,15 @@ async def test_brokers_rabbitmq(
 
 
 async def test_brokers_nats() -> None:
-    """It waits longer for an acknowledgement than NATS does by default."""
+    """It waits longer for an acknowledgement than NATS does by default, and asks again.
+
+    Else it would not notice that a server which was restarted does not know what it has
+    asked for: see test_taskiq_nats.py for that, with a server.
+    """
     broker = run("brokers-nats")["nats_broker"]("nats://127.0.0.1:1")
     config = broker.consumer_config
     assert (config.durable_name, config.ack_wait) == (broker.durable, 3600)
+    assert broker.pull_consume_timeout == 5
     BrokerStore(broker)
 
 

@@ -20,6 +20,7 @@ from aiohttp_jobs.durable import (
     CurrentDurable,
     Envelope,
     GiveUp,
+    SQLiteStore,
     StoreUnavailable,
     Task,
     current_durable,
@@ -254,6 +255,37 @@ async def test_application_without_durable_jobs_is_named(path: Path) -> None:
     await app[SCHEDULER].close()
 
 
+@pytest.mark.parametrize(
+    ("options", "does_something"),
+    [
+        ({}, True),
+        ({"worker": False}, False),
+        ({"worker": False, "periodic": True}, True),
+        ({"worker": False, "periodic": True, "put_periodic": False}, False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("is_below", [False, True])
+def test_worker_that_would_do_nothing_is_refused(
+    path: Path, options: dict[str, Any], does_something: bool, is_below: bool
+) -> None:
+    """It would wait for a signal for ever. The jobs may be those of a sub-application."""
+    if "periodic" in options:
+        options = {**options, "periodic": {durable("tick")(digest_of): every(60)}}
+    app = make(path, **options)
+    if is_below:
+        app, below = web.Application(), app
+        app.add_subapp("/below", below)
+    with mock.patch.object(asyncio, "run") as ran:
+        if does_something:
+            run_worker(app)
+            ran.call_args.args[0].close()
+        else:
+            with pytest.raises(RuntimeError, match="leave out worker=False"):
+                run_worker(app)
+    assert ran.called is does_something
+
+
 def test_setup_is_checked(path: Path) -> None:
     """Each with its own sentence."""
 
@@ -261,6 +293,7 @@ def test_setup_is_checked(path: Path) -> None:
         with pytest.raises((RuntimeError, TypeError, ValueError), match=match):
             setup_durable(app, options.pop("store", path), **{"tasks": TASKS, **options})
 
+    tick: Any = durable("tick")(digest_of)
     app = web.Application()
     refuse(r"aiohttp_jobs\.setup\(app\) first", app)
     setup(app)
@@ -269,6 +302,12 @@ def test_setup_is_checked(path: Path) -> None:
     refuse("tasks takes what @durable", app, tasks=[note.function])
     refuse("two tasks named 'note'", app, tasks=[note, durable("note")(digest_of)])
     refuse("wait cannot be called like that", app, periodic={wait: every(60)})
+    refuse(r"periodic takes every\(…\) or cron\(…\), not 60", app, periodic={tick: 60})
+    refuse("periodic takes .* as a dict, not", app, periodic=[tick])
+    refuse("tasks takes a list or the like, not <Task 'note'>", app, tasks=note)
+    refuse("worker takes True or False, not '0'", app, worker="0")
+    refuse("catch_up takes True or False", app, catch_up=1)
+    refuse("put_periodic takes True or False", app, put_periodic="no")
     refuse("store takes a path", app, store=7)
     setup_durable(app, path, tasks=TASKS)
     refuse("has already been called", app)
@@ -276,6 +315,73 @@ def test_setup_is_checked(path: Path) -> None:
     setup(app)
     web.Application().add_subapp("/below", app)
     refuse("is frozen", app)
+
+
+async def test_store_that_another_application_has_started_goes_on(path: Path) -> None:
+    """The second one to be given it is refused, and does not stop it at its own end."""
+    store = SQLiteStore(path)
+    first, second = make(store), make(store)
+    async with run(first):
+        async with run(second):
+            with pytest.raises(StoreUnavailable, match="give each application one"):
+                await spawn_durable(second, note, "lost")
+        await spawn_durable(first, note, "kept")
+        await begun(first)
+    assert [each[0] for each in first[LOG]] == ["kept"]
+
+
+async def test_spawn_from_another_loop_is_refused(path: Path) -> None:
+    """A8: nobody would tell that loop that the job is kept."""
+
+    def spawn_in_a_thread() -> None:
+        coro = spawn_durable(app, note, "never")
+        with pytest.raises(RuntimeError, match="bound to a different event loop"):
+            asyncio.run(asyncio.wait_for(coro, PATIENCE))
+
+    app = make(path)
+    async with run(app):
+        await asyncio.to_thread(spawn_in_a_thread)
+        await spawn_durable(app, note, "kept")
+        await begun(app)
+    assert [each[0] for each in app[LOG]] == ["kept"]
+
+
+def test_spawn_before_the_start_does_not_choose_the_loop(path: Path) -> None:
+    """A8: it is refused, and the application may start in another loop."""
+
+    async def spawn_too_early() -> None:
+        with pytest.raises(StoreUnavailable, match="is not open yet"):
+            await spawn_durable(app, note, "early")
+
+    async def start() -> None:
+        async with run(app):
+            await spawn_durable(app, note, "kept")
+            await begun(app)
+
+    app = make(path)
+    asyncio.run(spawn_too_early())
+    asyncio.run(start())
+    assert [each[0] for each in app[LOG]] == ["kept"]
+
+
+async def test_spawn_after_the_end_is_refused_and_promises_nothing(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store is not lost but closed: nobody will try it again."""
+    app, refused = make(path), list[str]()
+
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        yield
+        with pytest.raises(StoreUnavailable) as caught:
+            await spawn_durable(app, note)
+        refused.append(str(caught.value))
+
+    app.cleanup_ctx.append(context)
+    async with run(app):
+        pass
+    [sentence] = refused
+    assert sentence.endswith("their store is closed: the application has ended")
+    assert caplog.messages == []
 
 
 async def digest_of(app: web.Application) -> None:
@@ -366,6 +472,20 @@ async def test_job_whose_backoff_fails_is_buried_with_both(path: Path) -> None:
     [(_, reason)] = store.dead
     assert "ValueError: boom" in reason
     assert "Its backoff(1) failed: ZeroDivisionError" in reason
+
+
+@pytest.mark.parametrize("pause", [float("nan"), float("inf"), -float("inf")])
+async def test_job_whose_backoff_is_no_moment_is_buried(path: Path, pause: float) -> None:
+    """SQLite keeps NaN as NULL: it would come first for ever, and hold up all others."""
+    app = make(path, [note, durable("fail", backoff=lambda n: pause)(fail.function)])
+    async with run(app):
+        await spawn_durable(app, app[DURABLE].tasks["fail"], "boom")
+        await begun(app)
+        await spawn_durable(app, note.options(delay=0.01), "delayed")
+        await begun(app)
+    [reason] = look(path, "SELECT reason FROM aiohttp_jobs")[0]
+    assert "ValueError: boom" in reason
+    assert f"Its backoff(1) failed: ValueError: it returned {pause}, which" in reason
 
 
 async def test_job_with_arguments_that_cannot_be_read_is_not_lost(path: Path) -> None:
@@ -679,7 +799,7 @@ async def test_store_that_never_comes_back_does_not_hold_up_the_end() -> None:
     async with run(app):
         with pytest.raises(StoreUnavailable, match="it is away"):
             await spawn_durable(app, note)
-    assert store.calls[-1] == "stop"
+    assert "stop" not in store.calls  # what has not started has nothing to stop
 
 
 async def test_start_does_not_wait_for_a_store_that_hangs(
@@ -783,6 +903,38 @@ async def test_tick_that_could_not_be_put_is_put_when_the_store_is_back() -> Non
         assert len(app[LOG]) > count
     ids = [current.id for _, current in app[LOG]]
     assert len(ids) == len(set(ids))
+
+
+class Broken:
+    """A schedule that tells what is no later tick, or raises."""
+
+    def __init__(self, tick: Any) -> None:
+        self._tick = tick
+
+    def next_after(self, moment: float) -> Any:
+        if isinstance(self._tick, Exception):
+            raise self._tick
+        return moment + self._tick if isinstance(self._tick, float) else self._tick
+
+
+BROKEN = [KeyError("x"), -5.0, 0.0, float("nan"), None, "soon"]
+
+
+@pytest.mark.parametrize("tick", BROKEN, ids=repr)
+async def test_schedule_that_fails_is_told_and_is_not_the_store_s_fault(
+    path: Path, tick: Any
+) -> None:
+    """It is followed no more, as that of repeat(), and does not turn in circles."""
+    broken: Any = durable("broken")(note.function)
+    app = make(path, periodic={broken: Broken(tick), digest: Soon(0.05)})
+    async with run(app):
+        await begun(app, 2)
+        assert app[DURABLE].fault is None
+    [context] = failures_of(app)
+    assert context["message"] == (
+        "Durable job broken is no longer spawned here, since its schedule failed"
+    )
+    assert isinstance(context["exception"], KeyError | ValueError | TypeError)
 
 
 # -- a machine that only works ----------------------------------------------------------

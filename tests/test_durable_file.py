@@ -12,13 +12,13 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from typing import Any
 
 import pytest
 
 from aiohttp_jobs.durable import SQLiteStore, StoreUnavailable
-from aiohttp_jobs.durable.sqlite import disk, owner, rows, schema, writer
+from aiohttp_jobs.durable.sqlite import disk, owner, rows, schema, turn, writer
 from aiohttp_jobs.durable.sqlite.disk import file_system_of
 from aiohttp_jobs.durable.sqlite.faults import fault_of
 from aiohttp_jobs.durable.sqlite.locks import Locks
@@ -49,6 +49,8 @@ async def refusal(path: Path) -> str:
 def connecting(monkeypatch: pytest.MonkeyPatch, *statements: str, **options: Any) -> None:
     """Let stores connect with these options, and begin with these statements."""
     connect = schema.connect
+    if "timeout" in options:
+        monkeypatch.setattr(turn, "PATIENCE", options["timeout"])
 
     def connect_so(path: str) -> sqlite3.Connection:
         connection = connect(path, **options)
@@ -82,7 +84,7 @@ async def test_damaged_file_is_named(path: Path) -> None:
 async def test_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     """It is not made: it may be a disk that is not mounted."""
     path = tmp_path / "data" / "jobs.sqlite"
-    assert f"the file {path} cannot be opened: is its folder there" in await refusal(path)
+    assert f"the file {path} cannot be opened: make its folder" in await refusal(path)
 
 
 async def test_file_that_cannot_be_written_is_named(
@@ -164,6 +166,31 @@ async def test_end_of_a_job_is_noted_when_the_file_is_back(
             other.execute("COMMIT")
         await store.put(sent := envelope())
         assert look(path, "SELECT id FROM aiohttp_jobs") == [(sent.id,)]
+
+
+async def test_end_does_not_wait_long_for_a_file_that_stays_locked(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever has told the process to end kills it soon: others have to end, too.
+
+    It would be half a minute for what is under way, and as long for each step after it.
+    """
+    store = SQLiteStore(path)
+    await store.start(["mail"], worker=True)
+    await store.put(envelope())
+    [delivery] = await store.fetch(1)
+    with opened(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        putting = asyncio.ensure_future(store.put(envelope()))
+        await asyncio.sleep(0)
+        store.ack(delivery)
+        begun = monotonic()
+        await store.stop()
+        assert monotonic() - begun < 15  # of 90 seconds
+        with pytest.raises(StoreUnavailable, match="locked by another program"):
+            await putting
+        other.execute("COMMIT")
+    assert "The end of the last durable jobs is not recorded" in caplog.text
 
 
 async def test_end_that_is_never_noted_is_logged_and_the_job_runs_again(

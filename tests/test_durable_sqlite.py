@@ -11,6 +11,7 @@ from typing import Any
 
 import aiosqlite
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiohttp_jobs.durable import Delivery, SQLiteStore, StoreUnavailable
 from aiohttp_jobs.durable.sqlite import rows
@@ -408,6 +409,24 @@ async def test_tick_is_put_once_by_however_many(path: Path) -> None:
 # -- a transaction of the application's own ---------------------------------------------
 
 
+async def test_sqlalchemy_has_the_driver_s_connection(path: Path) -> None:
+    """Its own connections and sessions are refused with what to pass instead."""
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    async with started(path) as store:
+        async with engine.connect() as connection, AsyncSession(engine) as session:
+            for wrong in connection, session, await connection.get_raw_connection():
+                with pytest.raises(TypeError, match=r"driver_connection`$"):
+                    await store.put(envelope(), connection=wrong)
+        sent = envelope()
+        async with engine.begin() as connection:
+            raw = await connection.get_raw_connection()
+            assert await store.put(sent, connection=raw.driver_connection) == sent.id
+        [delivery] = await fetch(store)
+        assert delivery.envelope == sent
+        store.ack(delivery)
+    await engine.dispose()
+
+
 @pytest.mark.parametrize("kind", ["sqlite3", "aiosqlite"])
 async def test_job_shares_the_application_s_transaction(path: Path, kind: str) -> None:
     """Rolled back means never sent; committed, it is fetched."""
@@ -464,8 +483,10 @@ async def test_connection_to_another_file_is_refused(path: Path, tmp_path: Path)
             pytest.raises(ValueError, match="memory"),
         ):
             await store.put(envelope(), connection=memory)
-        with pytest.raises(TypeError, match="takes one of sqlite3 or aiosqlite"):
-            await store.put(envelope(), connection="jobs.sqlite")
+        with opened(path) as connection:
+            for wrong in "jobs.sqlite", connection.cursor():
+                with pytest.raises(TypeError, match="takes one of sqlite3 or aiosqlite"):
+                    await store.put(envelope(), connection=wrong)
 
 
 # -- what it takes ----------------------------------------------------------------------

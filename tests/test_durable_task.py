@@ -172,6 +172,20 @@ def test_what_is_nested_in_itself_is_refused() -> None:
         packed(welcome, endless)
 
 
+def test_number_with_more_digits_than_python_writes_is_refused() -> None:
+    """By the name of its parameter, wherever it stands."""
+    huge = 10**5000
+    for value in huge, [1, huge], {"a": [huge]}:
+        with pytest.raises(
+            TypeError, match=r"Argument 'copies' of mail.welcome .*digits"
+        ):
+            packed(welcome, "a", value)
+        with pytest.raises(
+            TypeError, match=r"Argument 'copies' of mail.welcome .*digits"
+        ):
+            packed(welcome, "a", copies=value)
+
+
 @pytest.mark.parametrize(
     ("task", "args", "kwargs", "fault"),
     [

@@ -52,6 +52,7 @@ CORE = (
     "core.scheduler",
 )
 AIOHTTP_LAYER = (
+    "web.application",
     "web.attempt",
     "web.hangup",
     "web.giveup",
@@ -151,6 +152,7 @@ DURABLE = (
     "durable.sqlite.faults",
     "durable.sqlite.disk",
     "durable.sqlite.locks",
+    "durable.sqlite.turn",
     "durable.sqlite.schema",
     "durable.sqlite.rows",
     "durable.sqlite.batch",
@@ -161,6 +163,7 @@ DURABLE = (
     "durable.sqlite.store",
     "durable.sqlite",
     "durable.setup",
+    "durable.alone",
     "durable.__main__",
     "durable",
 )

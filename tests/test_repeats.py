@@ -194,6 +194,22 @@ async def test_schedule_of_ones_own_that_fails_is_told(
         assert "Work.refresh is no longer repeated" in context["message"]
 
 
+@pytest.mark.parametrize("tick", [-5, 0, float("nan"), None])
+async def test_schedule_that_tells_no_later_tick_is_refused(
+    work: Work, tick: Any
+) -> None:
+    """R2: it would be due again and again, without a pause."""
+
+    class Broken:
+        def next_after(self, moment: float) -> Any:
+            return None if tick is None else moment + tick
+
+    async with Scheduler() as scheduler:
+        with pytest.raises((TypeError, ValueError), match=r"has returned .* next tick"):
+            repeat(scheduler, Broken(), work.refresh)
+        assert repeats_of(scheduler) == []
+
+
 # -- what --------------------------------------------------------------------------------
 
 
@@ -598,6 +614,14 @@ async def test_observers_know_which_jobs_are_repeated(work: Work) -> None:
         }
         assert repeats_.job is not None
         assert repeat_of(repeats_.job) is None
+
+
+@pytest.mark.parametrize("seconds", [1e13, 1e300])
+async def test_tick_after_the_last_year_can_be_shown(seconds: float) -> None:
+    """A date has no year of more than four digits."""
+    async with Scheduler() as scheduler:
+        repeats_ = repeat(scheduler, every(seconds), nothing)
+        assert repr(repeats_).endswith("next at the end of time>")
 
 
 # -- refused -----------------------------------------------------------------------------

@@ -6,16 +6,58 @@ import asyncio
 import contextvars
 import inspect
 import math
-from collections.abc import Coroutine
+import sys
+from collections.abc import Coroutine, Iterable
+from numbers import Real
+from typing import TypeVar
 
 __all__ = (
+    "check_collection",
     "check_count",
+    "check_flag",
     "check_future",
     "check_handler",
     "check_name",
+    "check_schedule",
     "check_seconds",
     "check_spawn",
+    "check_tick",
 )
+
+
+T = TypeVar("T")
+
+
+def check_collection(argument: str, value: Iterable[T]) -> Iterable[T]:
+    """Return it; refuse what is no collection."""
+    try:
+        iter(value)
+    except TypeError:
+        raise TypeError(f"{argument} takes a list or the like, not {value!r}") from None
+    return value
+
+
+def check_flag(argument: str, value: object) -> None:
+    """Refuse what is neither True nor False, and would count as one of them."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} takes True or False, not {value!r}")
+
+
+def check_schedule(argument: str, value: object) -> None:
+    """Refuse what is no schedule."""
+    if not callable(getattr(value, "next_after", None)):
+        raise TypeError(f"{argument} takes every(…) or cron(…), not {value!r}")
+
+
+def check_tick(schedule: object, moment: float, tick: object) -> None:
+    """Refuse what a schedule has said if it is no later moment: it would never end."""
+    if not isinstance(tick, Real):
+        raise TypeError(f"{schedule!r} has returned {tick!r} as its next tick, no number")
+    if not float(tick) > moment:
+        raise ValueError(
+            f"{schedule!r} has returned {tick!r} as the next tick after {moment!r}: that "
+            "is not later"
+        )
 
 
 def check_seconds(argument: str, value: object) -> None:
@@ -24,6 +66,8 @@ def check_seconds(argument: str, value: object) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{argument} takes a number of seconds or None, not {value!r}")
+    if isinstance(value, int) and value > sys.float_info.max:
+        raise ValueError(f"{argument} takes at most {sys.float_info.max} seconds or None")
     if value < 0 or math.isnan(value):
         raise ValueError(f"{argument} takes at least 0 seconds or None, not {value!r}")
 

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, Self, TypeVar
 
-from .checks import check_count, check_handler, check_seconds
+from .checks import check_collection, check_count, check_handler, check_seconds
 from .intake import make_job
 from .job import Job
 from .parts import WHEN_MADE, Parts
@@ -66,7 +66,7 @@ class Scheduler(Collection[Job[Any]]):
         self._close_timeout = close_timeout
         self._wait_timeout = wait_timeout
         self._parts = Parts(self, limit, pending_limit, close_timeout, exception_handler)
-        for observer in observers:
+        for observer in check_collection("observers", observers):
             self.add_observer(observer)
         for tell in WHEN_MADE:
             tell(self)

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from aiohttp_jobs.core.scheduler import Scheduler
 from aiohttp_jobs.share.folder import share_of_environment
+from aiohttp_jobs.web.application import check_application
 from aiohttp_jobs.web.request import SCHEDULER
 
 from .access import Authorize, check_authorize, make_guard
@@ -76,10 +77,7 @@ def setup_dashboard(
             one if the directory is not its own, or not its own alone.
         TypeError, ValueError: an argument cannot be right; the sentence names it.
     """
-    if not isinstance(app, web.Application):
-        raise TypeError(
-            f"setup_dashboard() takes an aiohttp.web.Application, not {app!r}"
-        )
+    check_application("setup_dashboard", app)
     check_authorize(authorize)
     if not isinstance(prefix, str):
         raise TypeError(f"prefix takes a str, not {prefix!r}")

@@ -6,10 +6,11 @@ spawn_durable(request, task, ...)``: the job is on the disk when that returns.
 
 from aiohttp_jobs.core.errors import StoreUnavailable
 
+from .alone import run_worker
 from .attempt import CurrentDurable, current_durable
 from .envelope import Envelope
 from .kept import DurableStatistics, Inspectable, KeptJob, Place
-from .setup import DURABLE, Durable, run_worker, setup_durable, spawn_durable
+from .setup import DURABLE, Durable, setup_durable, spawn_durable
 from .sqlite import SQLiteStore
 from .store import Delivery, Store
 from .task import GiveUp, Order, Task, backoff, durable

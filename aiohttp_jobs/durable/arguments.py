@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 __all__ = ("Arguments",)
 
@@ -76,7 +76,20 @@ class Arguments:
         for name, value in kwargs.items():
             if type(value) not in _PLAIN:
                 self._check(value, name)
-        return _encode([args, kwargs])
+        try:
+            return _encode([args, kwargs])
+        except ValueError:  # only a number can be the reason by now
+            self._check_digits(args, kwargs)
+            raise
+
+    def _check_digits(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Name the argument with a number of more digits than Python writes."""
+        given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+        for place, value in given:
+            try:
+                _encode(value)
+            except ValueError:
+                self._refuse(place, "has a number of too many digits to be written")
 
     def _check(self, value: object, place: int | str) -> None:
         try:
@@ -84,10 +97,13 @@ class Arguments:
         except RecursionError:
             fault = "is nested too deeply, or contains itself"
         if fault is not None:
-            raise TypeError(
-                f"Argument {self._parameter(place)} of {self._name} {fault}: durable "
-                "jobs take JSON, so pass an id, or what it is made of"
-            )
+            self._refuse(place, fault)
+
+    def _refuse(self, place: int | str, fault: str) -> NoReturn:
+        raise TypeError(
+            f"Argument {self._parameter(place)} of {self._name} {fault}: durable "
+            "jobs take JSON, so pass an id, or what it is made of"
+        ) from None
 
     def _parameter(self, place: int | str) -> str:
         """The name of the parameter that the argument at this place is for."""

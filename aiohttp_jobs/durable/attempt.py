@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -132,7 +133,7 @@ class Attempt:
             self._settle(BURIED, lambda delivery: self._store.bury(delivery, reason))
             return
         try:
-            due = time() + task.backoff(number)
+            due = _due_after(task.backoff(number))
         except Exception as broken:
             reason = f"{_reason(error)}\nIts backoff({number}) failed: {line_of(broken)}"
             self._settle(BURIED, lambda delivery: self._store.bury(delivery, reason))
@@ -148,6 +149,14 @@ class Attempt:
             self.outcome = outcome
             settle(self.delivery)
             self._ended(self)
+
+
+def _due_after(pause: float) -> float:
+    """Return the moment so many seconds from now, which stores can put in order."""
+    due = time() + pause
+    if not math.isfinite(due):
+        raise ValueError(f"it returned {pause!r}, which is no finite number of seconds")
+    return due
 
 
 def _reason(error: BaseException) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import time
 from typing import Any, Final
 
+from aiohttp_jobs.core.checks import check_tick
+from aiohttp_jobs.core.names import shown
 from aiohttp_jobs.schedule import Schedule
 
 from .envelope import Envelope
@@ -36,6 +38,7 @@ class Periodic:
         store, upkeep: where they are put, and whether that can be used.
         schedules: the tasks, and when each is due.
         catch_up: put a job at the start if a tick was missed while nothing ran?
+        report: an exception handler, for schedules that fail.
     """
 
     def __init__(
@@ -44,12 +47,19 @@ class Periodic:
         upkeep: Upkeep,
         schedules: Mapping[Task[[], Any], Schedule],
         catch_up: bool,
+        report: Callable[[dict[str, Any]], None],
     ) -> None:
         self._store = store
         self._upkeep = upkeep
         self._schedules = schedules
         self._catch_up = catch_up
+        self._report = report
         self._running = list[asyncio.Task[None]]()
+
+    @property
+    def is_any(self) -> bool:
+        """Are there any?"""
+        return bool(self._schedules)
 
     def start(self) -> None:
         """Begin, once the store is open."""
@@ -78,7 +88,12 @@ class Periodic:
                     seen = await self._store.last_tick(task.name, now)
                     if seen is None or not self._catch_up:
                         seen = now
-                tick = schedule.next_after(seen)
+                try:
+                    tick = schedule.next_after(seen)
+                    check_tick(schedule, seen, tick)
+                except Exception as error:
+                    self._give_up(task, error)
+                    return
                 while (now := time()) < tick:  # noqa: ASYNC110 (of another clock)
                     await asyncio.sleep(min(tick - now, LONGEST_SLEEP))
                 # Of several ticks that were missed one is put, and all are seen.
@@ -91,6 +106,16 @@ class Periodic:
                 if tries:
                     self._upkeep.found()
                 tries, seen = 0, now
+
+    def _give_up(self, task: Task[[], Any], error: Exception) -> None:
+        """Its schedule, which is anybody's, has no more ticks."""
+        self._report(
+            {
+                "message": f"Durable job {shown(task.name)} is no longer spawned here, "
+                "since its schedule failed",
+                "exception": error,
+            }
+        )
 
     def _envelope(self, task: Task[[], Any], tick: float, now: float) -> Envelope:
         return Envelope(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from time import monotonic, time
@@ -13,12 +12,18 @@ from typing import Any, Final, ParamSpec
 from aiohttp import web
 from aiohttp.web import Request  # bound now, before a tool puts another class there
 
-from aiohttp_jobs.core.checks import check_count
+from aiohttp_jobs.core.checks import (
+    check_collection,
+    check_count,
+    check_flag,
+    check_schedule,
+)
 from aiohttp_jobs.core.enqueued import current_traceparent
 from aiohttp_jobs.core.errors import StoreUnavailable
 from aiohttp_jobs.core.guests import call_guest
 from aiohttp_jobs.core.scheduler import Scheduler
 from aiohttp_jobs.schedule import Schedule
+from aiohttp_jobs.web.application import check_application, is_application
 from aiohttp_jobs.web.request import SCHEDULER, origin_of
 
 from .attempt import Attempt
@@ -31,7 +36,7 @@ from .task import Order, Task
 from .upkeep import Upkeep
 from .worker import Worker
 
-__all__ = ("DURABLE", "Durable", "run_worker", "setup_durable", "spawn_durable")
+__all__ = ("DURABLE", "Durable", "setup_durable", "spawn_durable")
 
 P = ParamSpec("P")
 
@@ -65,7 +70,8 @@ class Durable:
             if worker
             else None
         )
-        self._periodic = Periodic(store, self._upkeep, periodic, catch_up)
+        report = scheduler.call_exception_handler
+        self._periodic = Periodic(store, self._upkeep, periodic, catch_up, report)
         self._opening: asyncio.Task[None] | None = None
         self._is_below = False
         self._is_stopped = False
@@ -98,6 +104,11 @@ class Durable:
         """Does this process begin the jobs that wait?"""
         return self._worker is not None and self._worker.is_fetching
 
+    @property
+    def has_work(self) -> bool:
+        """Is there anything for this process to do, of its own accord?"""
+        return self._worker is not None or self._periodic.is_any
+
     async def put(
         self,
         order: Order[...],
@@ -118,6 +129,8 @@ class Durable:
                     f"{type(self.store).__name__} cannot keep jobs with {option}=: leave "
                     "it out, or use a store that can"
                 )
+        if self._is_stopped:
+            raise StoreUnavailable("their store is closed: the application has ended")
         now = time()
         envelope = Envelope(
             id=new_id(),
@@ -131,6 +144,7 @@ class Durable:
             traceparent=current_traceparent(),
         )
         self._upkeep.check()
+        self.scheduler.check_loop()  # not before: it would bind what has not started
         begun = monotonic()
         try:
             number = await self.store.put(envelope, connection=order.connection)
@@ -192,7 +206,8 @@ class Durable:
             self._opening.cancel()
             await asyncio.wait([self._opening])
         await self.inspection.stop()
-        await self.store.stop()
+        if self._upkeep.is_open:  # else it may be open for another application
+            await self.store.stop()
 
 
 #: Where :func:`setup_durable` puts what it has made: ``app[DURABLE]``.
@@ -237,6 +252,7 @@ def setup_durable(
             frozen: it is running, or was added to its parent.
         TypeError, ValueError: an argument is invalid; the message names it.
     """
+    check_application("setup_durable", app)
     scheduler = app.get(SCHEDULER)
     if scheduler is None:
         raise RuntimeError(
@@ -253,10 +269,20 @@ def setup_durable(
             "setup_durable() was called for an application that is frozen: call it "
             "before add_subapp(), run_app() or AppRunner.setup()"
         )
-    periodic = dict(periodic or {})
-    by_name = _check_tasks([*tasks, *periodic])
-    for task in periodic:
+    periodic = {} if periodic is None else periodic
+    if not isinstance(periodic, Mapping):
+        raise TypeError(
+            f"periodic takes tasks and the schedule of each, as a dict, not {periodic!r}"
+        )
+    periodic = dict(periodic)
+    by_name = _check_tasks([*check_collection("tasks", tasks), *periodic])
+    for task, schedule in periodic.items():
         task.arguments.pack((), {})
+        check_schedule("periodic", schedule)
+    check_flag("worker", worker)
+    check_flag("catch_up", catch_up)
+    if put_periodic is not None:
+        check_flag("put_periodic", put_periodic)
     check_count("limit", limit, least=1)
     if limit is None:
         raise TypeError("limit takes a number of jobs, not None")
@@ -323,7 +349,8 @@ async def spawn_durable(
     Raises:
         StoreUnavailable: the job is not kept. A handler may let it through: the client
             gets 503.
-        RuntimeError: the application has no durable jobs.
+        RuntimeError: the application has no durable jobs; or it runs in another event
+            loop than the caller's.
         TypeError: an argument is not JSON, or does not fit the task; the message names
             it.
         ValueError: the task is not one of the application's, or the store cannot keep a
@@ -349,66 +376,15 @@ def _find(where: web.Request | web.Application) -> tuple[Durable, str | None]:
     if isinstance(where, Request):
         durable = where.app.get(DURABLE) or where.config_dict.get(DURABLE)
         origin = origin_of(where)
-    else:
+    elif is_application(where):
         durable, origin = where.get(DURABLE), None
+    else:
+        raise TypeError(
+            f"spawn_durable() takes a request or an application, not {where!r}"
+        )
     if durable is None:
         raise RuntimeError(
             "The application has no durable jobs: call setup_durable(app, ...) where it "
             "is made"
         )
     return durable, origin
-
-
-def run_worker(app: web.Application) -> None:
-    """Run an application without a server, in a process that only runs jobs.
-
-    Start-up, drain and clean-up are those of a server. SIGTERM and SIGINT (Ctrl-C) end
-    it; a second one ends it at once.
-
-    Args:
-        app: an application with durable jobs, see :func:`setup_durable`.
-
-    Raises:
-        RuntimeError: it has none.
-    """
-    durable = app.get(DURABLE)
-    if durable is None:
-        raise RuntimeError(
-            "run_worker() was called for an application that has no durable jobs: call "
-            "setup_durable(app, ...) first"
-        )
-    asyncio.run(_work(app))
-
-
-async def _work(app: web.Application) -> None:
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    runner = web.AppRunner(app)
-    # Before the start-up: one that comes in its middle lets it end first.
-    undo = [_on_signal(loop, number, told.set) for number in _ENDING]
-    try:
-        await runner.setup()
-        await told.wait()
-    finally:
-        for each in undo:
-            each()
-        await runner.cleanup()
-
-
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
-
-
-def _on_signal(
-    loop: asyncio.AbstractEventLoop, number: signal.Signals, call: Callable[[], None]
-) -> Callable[[], object]:
-    """Call it when the signal comes; return what undoes that."""
-    try:
-        loop.add_signal_handler(number, call)
-    except NotImplementedError:  # on Windows
-
-        def handle(number: int, frame: object) -> None:
-            loop.call_soon_threadsafe(call)
-
-        before = signal.signal(number, handle)
-        return lambda: signal.signal(number, before)
-    return lambda: loop.remove_signal_handler(number)

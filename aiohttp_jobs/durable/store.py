@@ -88,6 +88,8 @@ class Store(Protocol):
     async def stop(self) -> None:
         """Finish what was handed over, and close it. Stopping twice is stopping once.
 
+        It is not called if no `start` has succeeded.
+
         What was fetched and is not settled is given back. Puts that are under way are
         kept or refused. Nothing is raised: what fails is logged.
         """

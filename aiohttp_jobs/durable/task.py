@@ -184,8 +184,9 @@ def durable(
         timeout: seconds that one attempt may take. Then it is cancelled and fails with
             :exc:`TimeoutError`.
         backoff: a plain function that takes the number of the attempt that has failed,
-            from 1, and returns the seconds until the next one. See :func:`backoff` for
-            the default.
+            from 1, and returns the seconds until the next one. If it raises, or returns
+            what is not a finite number, the job is buried. See :func:`backoff` for the
+            default.
 
     Raises:
         TypeError, ValueError: an argument is invalid; the message names it.

@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp_jobs.core.reports import ExceptionHandler
 from aiohttp_jobs.core.scheduler import Scheduler
 
+from .application import check_application
 from .middleware import make_middleware
 from .request import SCHEDULER
 
@@ -50,8 +51,7 @@ def setup(
             running, or was added to its parent.
         TypeError, ValueError: an option is invalid; the message names it.
     """
-    if not _is_application(app):
-        raise TypeError(f"setup() takes an aiohttp.web.Application, not {app!r}")
+    check_application("setup", app)
     if SCHEDULER in app:
         raise RuntimeError(
             "setup() has already been called for this application: call it once; the "
@@ -90,14 +90,6 @@ def schedulers_of(app: web.Application) -> list[Scheduler]:
     """Return the application's own scheduler and those of the sub-applications below."""
     own = [app[SCHEDULER]] if SCHEDULER in app else []
     return [*own, *(life._scheduler for life in _lives_below(app))]
-
-
-def _is_application(app: object) -> bool:
-    """Is it one, also if a tool has put a subclass in the place of the class since?"""
-    return any(
-        kind.__name__ == "Application" and kind.__module__.partition(".")[0] == "aiohttp"
-        for kind in type(app).__mro__
-    )
 
 
 class _Life:

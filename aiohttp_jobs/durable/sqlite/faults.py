@@ -38,8 +38,7 @@ _SENTENCES: Final = {
     ),
     sqlite3.SQLITE_FULL: "the disk of {path} is full: make room on it",
     sqlite3.SQLITE_CANTOPEN: (
-        "the file {path} cannot be opened: is its folder there, and may this user write "
-        "to it?"
+        "the file {path} cannot be opened: make its folder, and let this user write to it"
     ),
     sqlite3.SQLITE_PROTOCOL: (
         "the locks of the file {path} do not work: put it on a local disk"

@@ -28,9 +28,11 @@ async def put_joined(connection: Any, envelope: Envelope, path: str) -> str:
         TypeError: it is no connection.
         ValueError: it is one to other files.
     """
-    if not callable(getattr(connection, "execute", None)):
+    if not _is_connection(connection):
         raise TypeError(
-            f"connection takes one of sqlite3 or aiosqlite, not {connection!r}"
+            f"connection takes one of sqlite3 or aiosqlite, not {connection!r}: of an "
+            "AsyncConnection of SQLAlchemy, for example, pass "
+            "`(await connection.get_raw_connection()).driver_connection`"
         )
     schema = await _schema_of(connection, path)
     if envelope.key is not None:
@@ -41,6 +43,16 @@ async def put_joined(connection: Any, envelope: Envelope, path: str) -> str:
     row = row_of(envelope, envelope.accepted_at)
     await _rows(connection, insert_statement(schema), row)
     return envelope.id
+
+
+def _is_connection(what: Any) -> bool:
+    """Is it one of these, or what a tool has wrapped around one? Cursors are none."""
+    try:
+        return isinstance(what.total_changes, int)
+    except AttributeError:
+        return False
+    except Exception:
+        return True  # it is closed, and says so when it is used
 
 
 async def _schema_of(connection: Any, path: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from time import time
 from typing import Any, TypeVar
 
-from aiohttp_jobs.core.checks import check_count
+from aiohttp_jobs.core.checks import check_count, check_flag
 from aiohttp_jobs.core.errors import StoreUnavailable
 from aiohttp_jobs.durable.envelope import Envelope
 from aiohttp_jobs.durable.kept import DurableStatistics, KeptJob, Place
@@ -54,7 +54,8 @@ class SQLiteStore:
         check_count("max_crashes", max_crashes, least=1)
         if max_crashes is None:
             raise TypeError("max_crashes takes a number, not None")
-        path = os.fspath(path)
+        check_flag("fsync_acks", fsync_acks)
+        path = os.fspath(path) if isinstance(path, os.PathLike) else path
         if not isinstance(path, str) or not path or path.startswith((":", "file:")):
             raise ValueError(f"SQLiteStore takes the path of a file, not {path!r}")
         #: The file, by its full path.

@@ -29,6 +29,7 @@ from .disk import check_place, identity_of
 from .faults import fault_of
 from .owner import Owner
 from .schema import connect, prepare
+from .turn import begin, look_up_often
 
 __all__ = ("Counts", "Writer")
 
@@ -91,6 +92,8 @@ class Writer:
         self._thread = threading.Thread(
             target=self._run, name="aiohttp_jobs durable", daemon=True
         )
+        # Set in the loop; the thread, which may be waiting for others, looks at it.
+        self._is_ending = False
         # What follows belongs to the thread.
         self._owner = Owner(path, tasks, max_crashes) if worker else None
         self._connection: sqlite3.Connection | None = None
@@ -135,7 +138,11 @@ class Writer:
         return await future
 
     async def stop(self) -> None:
-        """Write what was handed over, give back what is claimed, and end the thread."""
+        """Write what was handed over, give back what is claimed, and end the thread.
+
+        While another program has locked the file, neither is waited for any longer.
+        """
+        self._is_ending = True
         self._inbox.put(None)
         await asyncio.shield(self._ended)
 
@@ -280,7 +287,7 @@ class Writer:
         if level != self._level:
             connection.execute(f"PRAGMA synchronous = {level}")
             self._level = level
-        connection.execute("BEGIN IMMEDIATE")
+        begin(connection, self._path, lambda: self._is_ending)
         if lasts:
             self.counts.lasting += 1
         else:
@@ -336,6 +343,7 @@ class Writer:
             connection = connect(self._path)
             try:
                 prepare(connection, self._path)
+                look_up_often(connection)
                 connection.execute(f"PRAGMA journal_size_limit = {LONGEST_LOG}")
                 self._identity = identity_of(self._path)
             except BaseException:

@@ -1,0 +1,122 @@
+"""Durable jobs over a real NATS server that is restarted, as the page about brokers says.
+
+The server is started here; without one these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiohttp_jobs import StoreUnavailable
+from aiohttp_jobs.taskiq import BrokerStore
+from tests.envelopes import envelope
+from tests.pages import blocks
+from tests.processes import before_the_next_look
+
+pytestmark = [pytest.mark.heavy, pytest.mark.one_loop]
+
+# Seconds after which what never comes is a failure; none of the tests waits for it.
+PATIENCE = 120.0
+
+# What the page has about NATS.
+BLOCK = "brokers-nats"
+
+# Debian's package nats-server has it where only root looks.
+PROGRAM = shutil.which("nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
+class NATS:
+    """A server on loopback that can be restarted with what it has kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            self._port: int = found.getsockname()[1]
+        self.url = f"nats://127.0.0.1:{self._port}"
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and return when it takes connections."""
+        assert PROGRAM is not None
+        options = ["-a", "127.0.0.1", "-p", str(self._port), "-js", "-sd", "kept"]
+        with (self._folder / "output").open("ab") as output:
+            self._server = subprocess.Popen(
+                [PROGRAM, *options],
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        end = time.monotonic() + PATIENCE
+        while not self._takes_connections():
+            if self._server.poll() is not None or time.monotonic() > end:
+                output_so_far = (self._folder / "output").read_text(errors="replace")
+                raise AssertionError(f"NATS has not started:\n{output_so_far[-5000:]}")
+            time.sleep(0.05)
+
+    def _takes_connections(self) -> bool:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self._port), PATIENCE) as connection,
+        ):
+            return connection.recv(4) == b"INFO"
+        return False
+
+    def stop(self) -> None:
+        """Stop it, in good order."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.terminate()
+            server.wait(PATIENCE)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NATS]:
+    if PROGRAM is None or sys.platform == "win32":
+        pytest.skip("needs nats-server, from Debian's package of that name")
+    server = NATS(tmp_path)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+async def test_jobs_run_after_a_restart_of_the_server(server: NATS) -> None:
+    """Who listened before gets jobs again: the server has forgotten who wanted some."""
+    names: dict[str, Any] = {"__name__": "page"}
+    [code] = [each.code for each in blocks("docs/brokers.rst") if each.name == BLOCK]
+    exec(compile(code, BLOCK, "exec"), names)
+    store = BrokerStore(names["nats_broker"](server.url))
+    async with asyncio.timeout(PATIENCE):
+        await store.start(["mail"], worker=True)
+        await store.put(envelope("mail", arguments="[[1], {}]"))
+        [delivery] = await store.fetch(10)
+        store.ack(delivery)
+        fetching = asyncio.ensure_future(store.fetch(10))
+        await before_the_next_look()  # it asks the server for more
+        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.start)
+        while True:
+            try:
+                await store.put(envelope("mail", arguments="[[2], {}]"))
+                break
+            except StoreUnavailable:
+                await before_the_next_look()
+        [delivery] = await fetching
+        assert delivery.envelope.unpack()[0] == [2]
+        store.ack(delivery)
+        await store.stop()
