@@ -25,6 +25,12 @@ from aiohttp_jobs.durable.sqlite import schema
 from tests.envelopes import MemoryStore, envelope, look, opened, started
 
 SECRET = "hunter2"
+STATES = {
+    Place.DELAYED: schema.DELAYED,
+    Place.WAITING: schema.READY,
+    Place.RUNNING: schema.RUNNING,
+    Place.DEAD: schema.DEAD,
+}
 
 
 @pytest.fixture
@@ -77,6 +83,100 @@ async def test_statistics_tell_how_many_are_where(path: Path) -> None:
         found = await store.statistics()
     assert (found.waiting, found.delayed, found.running, found.dead) == (2, 1, 1, 2)
     assert 100 <= found.oldest_waiting < 160
+
+
+async def assert_counts(store: SQLiteStore) -> None:
+    """What the store tells is what the table has."""
+    found = await store.statistics()
+    told = {
+        Place.WAITING: found.waiting,
+        Place.DELAYED: found.delayed,
+        Place.RUNNING: found.running,
+        Place.DEAD: found.dead,
+    }
+    rows = look(Path(store.path), "SELECT state, COUNT(*) FROM aiohttp_jobs GROUP BY 1")
+    assert told == {place: dict(rows).get(state, 0) for place, state in STATES.items()}
+
+
+async def test_counts_are_exact_whatever_happens_to_jobs(path: Path) -> None:
+    """Each move that there is, of one job and of several; of two workers."""
+    async with started(path) as store, started(path, "other") as other:
+        await fill(store)
+        await assert_counts(store)
+        await asyncio.gather(*(store.put(envelope()) for _ in range(20)))
+        await asyncio.gather(*(store.put(envelope(key="k")) for _ in range(3)))
+        await store.put(envelope("other"))
+        await store.put_tick(envelope(), 5.0, 5.0)
+        await assert_counts(store)
+        taken = [*await store.fetch(12), *await other.fetch(1)]
+        await assert_counts(store)
+        for number, each in enumerate(taken):
+            due = time() + (60 if number % 2 else -1)
+            match number % 4:
+                case 0:
+                    store.ack(each)
+                case 1:
+                    store.retry(each, due)
+                case 2:
+                    store.bury(each, "no")
+                case _:
+                    store.give_back(each)
+        await store.put(envelope(due=time() - 1))
+        await assert_counts(store)
+        await store.fetch(5)
+        await assert_counts(store)
+        await store.retry_dead(["buried"])
+        await store.drop_dead(["dead"])
+        await assert_counts(store)
+        await store.retry_dead()
+        await assert_counts(store)
+    async with started(path, worker=False) as store:
+        await assert_counts(store)
+
+
+async def test_counts_are_those_of_what_is_committed(path: Path) -> None:
+    """A transaction of the application's own counts when it ends; so do other hands."""
+    async with started(path) as store:
+        with opened(path) as connection:
+            connection.execute("BEGIN")
+            await store.put(envelope(), connection=connection)
+            await store.put(envelope(due=time() + 60), connection=connection)
+            assert (await store.statistics()).waiting == 0
+            connection.execute("ROLLBACK")
+            await assert_counts(store)
+            connection.execute("BEGIN")
+            await store.put(envelope(), connection=connection)
+            connection.execute("SAVEPOINT s")
+            await store.put(envelope(), connection=connection)
+            connection.execute("ROLLBACK TO s")
+            await store.put(envelope(due=time() + 60), connection=connection)
+            connection.execute("COMMIT")
+            found = await store.statistics()
+            assert (found.waiting, found.delayed) == (1, 1)
+            with opened(path.with_name("mine")) as mine:
+                mine.execute("ATTACH ? AS jobs", (str(path),))
+                await store.put(envelope(), connection=mine)
+            await assert_counts(store)
+            connection.execute("DELETE FROM aiohttp_jobs WHERE state = 1")
+            await assert_counts(store)
+            connection.execute("DELETE FROM aiohttp_jobs")
+            await assert_counts(store)
+
+
+async def test_cost_of_the_statistics_does_not_grow(path: Path, steps: list[int]) -> None:
+    """Counted: what SQLite does for a hundred of each place, or for ten thousand."""
+    async with started(path) as store:
+        for count in (400, 10_000):
+            await asyncio.gather(*(store.put(envelope()) for _ in range(count)))
+            with opened(path) as connection:
+                for state in (schema.DELAYED, schema.DEAD):
+                    connection.execute(
+                        f"UPDATE aiohttp_jobs SET state = {state} WHERE number % 4 = ?",
+                        (state,),
+                    )
+            steps.append(0)
+            await assert_counts(store)
+    assert steps[1] <= steps[0] * 1.1
 
 
 async def test_jobs_of_each_place_are_listed_without_their_arguments(path: Path) -> None:
@@ -235,7 +335,7 @@ async def test_cost_of_a_list_does_not_grow_with_what_is_elsewhere(
                         f"UPDATE aiohttp_jobs SET state = {state}, {moment} = 9e9, "
                         f"owner = 1 WHERE number % 4 = {state}"
                     )
-                others = f"state != {look_module._STATES[place]}"
+                others = f"state != {STATES[place]}"
                 connection.execute(
                     "DELETE FROM aiohttp_jobs WHERE NOT "
                     f"({others}) AND number NOT IN (SELECT number FROM aiohttp_jobs "

@@ -24,7 +24,7 @@ __all__ = ("Inspection",)
 T = TypeVar("T")
 
 # Seconds for which an answer is given again; or so many times as long as it took, up to
-# some seconds: to count millions of jobs each second would keep a processor busy.
+# some seconds: what takes long, each second, would keep a processor busy.
 PERIOD: Final = 1.0
 REST: Final = 20.0
 LONGEST_PERIOD: Final = 10.0

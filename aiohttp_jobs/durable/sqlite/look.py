@@ -26,13 +26,6 @@ __all__ = (
     "statistics",
 )
 
-_STATES: Final = {
-    Place.WAITING: READY,
-    Place.DELAYED: DELAYED,
-    Place.RUNNING: RUNNING,
-    Place.DEAD: DEAD,
-}
-
 # In the order of the fields of KeptJob, but for its place.
 _COLUMNS: Final = (
     "jobs.id, jobs.task, jobs.attempt, jobs.crashes, jobs.accepted_at, jobs.due, "
@@ -62,18 +55,20 @@ _ROW: Final = (
 
 
 def statistics(path: str) -> DurableStatistics:
-    """Return how many jobs are where. It reads an index of each, and takes no lock.
+    """Return how many jobs are where, in time that does not depend on how many.
+
+    It takes no lock.
 
     Raises:
         sqlite3.Error: the file cannot be read. So with all that follow.
     """
     with _reading(path) as connection:
-        counts = {
-            place: connection.execute(
-                f"SELECT COUNT(*) FROM aiohttp_jobs WHERE state = {state}"
-            ).fetchone()[0]
-            for place, state in _STATES.items()
-        }
+        delayed, waiting, dead = connection.execute(
+            "SELECT delayed, ready, dead FROM aiohttp_jobs_counts"
+        ).fetchone()
+        (running,) = connection.execute(
+            f"SELECT COUNT(*) FROM aiohttp_jobs WHERE state = {RUNNING}"
+        ).fetchone()
         oldest = 0.0
         for number in _waiting(connection, 1, 0):
             (since,) = connection.execute(
@@ -82,13 +77,7 @@ def statistics(path: str) -> DurableStatistics:
                 (number,),
             ).fetchone()
             oldest = max(0.0, time() - since)
-    return DurableStatistics(
-        counts[Place.WAITING],
-        counts[Place.DELAYED],
-        counts[Place.RUNNING],
-        counts[Place.DEAD],
-        oldest,
-    )
+    return DurableStatistics(waiting, delayed, running, dead, oldest)
 
 
 def jobs(path: str, place: Place, count: int, skip: int = 0) -> list[KeptJob]:
