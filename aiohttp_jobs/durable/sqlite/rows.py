@@ -52,9 +52,7 @@ T = TypeVar("T")
 # Rows that one transaction moves from DELAYED to READY: so it holds nobody up for long.
 MOST_AT_ONCE: Final = 1000
 
-_ENVELOPE: Final = (
-    "id, task, arguments, accepted_at, attempt, due, priority, key, origin, traceparent"
-)
+_ENVELOPE: Final = ", ".join(Envelope._fields)
 _COLUMNS: Final = f"state, {_ENVELOPE}"
 
 # Rows that one statement is given: it costs more than a row of it does. And Python lets
@@ -78,19 +76,7 @@ def _places(count: int) -> str:
 def row_of(envelope: Envelope, now: float) -> Row:
     """Return what is written of a job that is put."""
     due = envelope.due
-    return (
-        READY if due is None or due <= now else DELAYED,
-        envelope.id,
-        envelope.task,
-        envelope.arguments,
-        envelope.accepted_at,
-        envelope.attempt,
-        due,
-        envelope.priority,
-        envelope.key,
-        envelope.origin,
-        envelope.traceparent,
-    )
+    return (READY if due is None or due <= now else DELAYED, *envelope)
 
 
 def insert_statement(schema: str = "main", count: int = 1) -> str:
@@ -157,7 +143,7 @@ def claim(
         del found[count:]
     for part in _parts([row[0] for row in found]):
         connection.execute(_CLAIM[len(part)], (owner, *part))
-    return [Delivery(Envelope(*row[1:]), (row[0], owner)) for row in found]
+    return [Delivery(Envelope._make(row[1:]), (row[0], owner)) for row in found]
 
 
 def _by_turn(row: Row) -> tuple[int, int]:
