@@ -103,6 +103,9 @@ _WAITING: Final = waiting_with_key()
 
 def insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
     """Write jobs without keys."""
+    if len(rows) == 1:
+        connection.execute(_INSERT, rows[0])
+        return
     for part in _parts(rows):
         connection.execute(_INSERTS[len(part)], [*chain.from_iterable(part)])
 
