@@ -20,8 +20,8 @@ from aiohttp_jobs.durable import (
     StoreUnavailable,
 )
 from aiohttp_jobs.durable.__main__ import main
+from aiohttp_jobs.durable.sqlite import dead, schema
 from aiohttp_jobs.durable.sqlite import look as look_module
-from aiohttp_jobs.durable.sqlite import schema
 from tests.envelopes import MemoryStore, envelope, look, opened, started
 
 SECRET = "hunter2"
@@ -245,6 +245,90 @@ async def test_dead_jobs_are_dropped(path: Path) -> None:
         assert left == {"runs", "waits", "unknown", "later"}
 
 
+async def bury_many(store: SQLiteStore, count: int) -> None:
+    """Let so many be dead, whose ids are numbers, in this order."""
+    for number in range(count):
+        await store.put(envelope(id=str(number)))
+    for each in await store.fetch(count):
+        store.bury(each, "no")
+    await store.last_tick("mail", 0)  # they are written
+    with opened(Path(store.path)) as connection:
+        connection.execute("UPDATE aiohttp_jobs SET buried_at = number")
+
+
+@pytest.mark.parametrize("change", ["retry_dead", "drop_dead"])
+@pytest.mark.parametrize("ids", [None, [*map(str, range(4, 29)), "nobody"]])
+async def test_many_dead_jobs_are_changed_a_part_at_a_time(
+    path: Path, monkeypatch: pytest.MonkeyPatch, change: str, ids: list[str] | None
+) -> None:
+    """A job that is put meanwhile waits for one part."""
+    monkeypatch.setattr(dead, "MOST", 10)
+    async with started(path) as store:
+        await bury_many(store, 33)
+        changing = asyncio.create_task(getattr(store, change)(ids))
+        seen = set[int]()
+        while not changing.done():
+            await store.put(envelope(task="other"))
+            seen.add((await store.statistics()).dead)
+        assert await changing == (33 if ids is None else 25)
+        assert len(seen) >= 2
+        left = [each.id for each in await store.jobs(Place.DEAD)]
+        assert left == ([] if ids is None else ["32", "31", "30", "29", *"3210"])
+        await assert_counts(store)
+
+
+async def test_change_of_the_dead_ends_in_time_and_says_how_many(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first that were buried come first."""
+    monkeypatch.setattr(dead, "MOST", 10)
+    async with started(path) as store:
+        await bury_many(store, 25)
+        assert await store.drop_dead(within=0) == 10
+        assert await store.retry_dead(within=0, until=13.5) == 3
+        assert await store.drop_dead(within=0, until=13.5) == 0
+        assert await store.drop_dead([*map(str, range(25))], within=0) == 0
+        assert await store.drop_dead([]) == 0
+        assert (await store.statistics()).dead == 12
+
+
+async def test_jobs_that_die_while_the_dead_are_retried_are_left(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would never end, with a worker that fails at once."""
+    monkeypatch.setattr(dead, "MOST", 10)
+    async with started(path) as store:
+        await bury_many(store, 25)
+        changing = asyncio.create_task(store.retry_dead())
+        while not changing.done():
+            [delivery, *others] = await store.fetch(5)
+            store.bury(delivery, "no")
+            for each in others:
+                store.ack(each)
+        assert await changing == 25
+
+
+async def test_change_that_fails_in_the_middle_says_how_many(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those before it are done."""
+    monkeypatch.setattr(dead, "MOST", 10)
+    do_part = dead.Change.do_part
+
+    def do_one(change: dead.Change, connection: sqlite3.Connection) -> dead.Part:
+        if change.done:
+            raise StoreUnavailable("the file x is full")
+        return do_part(change, connection)
+
+    monkeypatch.setattr(dead.Change, "do_part", do_one)
+    async with started(path) as store:
+        await bury_many(store, 25)
+        says = "the file x is full; it was done to 10 jobs before"
+        with pytest.raises(StoreUnavailable, match=says):
+            await store.drop_dead()
+        assert (await store.statistics()).dead == 15
+
+
 async def test_file_that_cannot_be_read_is_named(path: Path) -> None:
     """As when something is put."""
     async with started(path) as store:
@@ -384,10 +468,15 @@ async def test_command_shows_what_waits_and_why(
     assert "no worker uses this file" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("most", [1, 500])
 async def test_command_deals_with_the_dead(
-    path: Path, capsys: pytest.CaptureFixture[str]
+    path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    most: int,
 ) -> None:
     """While the application runs."""
+    monkeypatch.setattr(dead, "MOST", most)
 
     def run(*arguments: str) -> str:
         assert main([str(path), *arguments]) == 0

@@ -1,10 +1,10 @@
-"""Look: what is in the file, for people; and what they do with the dead."""
+"""Look: what is in the file, for people."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from heapq import merge
 from itertools import islice
@@ -14,15 +14,12 @@ from typing import Any, Final
 from aiohttp_jobs.durable.kept import DurableStatistics, KeptJob, Place
 
 from .locks import Locks
-from .rows import KEY_UNLESS_TAKEN
 from .schema import DEAD, DELAYED, READY, RUNNING, connect
 
 __all__ = (
-    "drop_dead",
     "find_dead",
     "jobs",
     "known_tasks",
-    "retry_dead",
     "statistics",
 )
 
@@ -175,46 +172,3 @@ def known_tasks(path: str) -> set[str]:
     finally:
         locks.close()
     return names
-
-
-# -- in a transaction that somebody has begun -------------------------------------------
-
-
-def retry_dead(
-    connection: sqlite3.Connection,
-    ids: Collection[str] | None,
-    until: float | None = None,
-) -> int:
-    """Let these wait again, or all: as new ones, but for their ids."""
-    return _change(
-        connection,
-        f"UPDATE aiohttp_jobs SET state = {READY}, due = NULL, attempt = 1, "
-        f"crashes = 0, buried_at = NULL, reason = NULL, {KEY_UNLESS_TAKEN}",
-        ids,
-        until,
-    )
-
-
-def drop_dead(
-    connection: sqlite3.Connection,
-    ids: Collection[str] | None,
-    until: float | None = None,
-) -> int:
-    """Delete these, or all."""
-    return _change(connection, "DELETE FROM aiohttp_jobs", ids, until)
-
-
-def _change(
-    connection: sqlite3.Connection,
-    change: str,
-    ids: Collection[str] | None,
-    until: float | None,
-) -> int:
-    change = f"{change} WHERE state = {DEAD}"
-    given: tuple[Any, ...] = ()
-    if until is not None:
-        change, given = f"{change} AND buried_at <= ?", (until,)
-    if ids is None:
-        return connection.execute(change, given).rowcount
-    each: Sequence[tuple[Any, ...]] = [(*given, number) for number in ids]
-    return connection.executemany(f"{change} AND id = ?", each).rowcount

@@ -7,6 +7,7 @@ others hand over waits, and shares the next one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import sqlite3
@@ -422,10 +423,9 @@ class Writer:
             fetch.future.set_result(list(claimed))
 
     def _call(self, function: Any, *args: Any) -> None:
-        try:
+        # The loop may be closed, and with it all who waited.
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:
-            pass  # the loop may be closed, and with it all who waited
 
 
 def _log_fault(error: Exception) -> None:
