@@ -55,8 +55,7 @@ MOST_AT_ONCE: Final = 1000
 _ENVELOPE: Final = ", ".join(Envelope._fields)
 _COLUMNS: Final = f"state, {_ENVELOPE}"
 
-# Rows that one statement is given: it costs more than a row of it does. And Python lets
-# others run during each, and a loop that is busy may keep its turn for 5 ms each time.
+# Rows that one statement is given: to run it costs as much as another row or two of it.
 _SIZES: Final = (50, 10, 3, 1)
 
 
