@@ -157,22 +157,24 @@ class Writer:
 
     def _turn(self) -> bool:
         """Wait for work, and do all that is there; does it go on?"""
-        batch, inbox = Batch(), self._inbox
+        batch, inbox = None, self._inbox
         try:
             order = inbox.get(timeout=self._seconds_to_wait())
         except queue.Empty:
-            self._do(batch)
+            self._do(Batch())
             return True
         while order is not None:
-            if isinstance(order, Batch):
-                batch.add(order)
-            else:
+            if isinstance(order, _Fetch):
                 self._fetch = order
                 self._is_dirty = True
+            elif batch is None:
+                batch = order  # nobody else has it any more
+            else:
+                batch.add(order)
             if inbox.empty():  # nobody else takes from it
                 break
             order = inbox.get()
-        self._do(batch)
+        self._do(Batch() if batch is None else batch)
         return order is not None
 
     def _seconds_to_wait(self) -> float | None:
@@ -243,7 +245,8 @@ class Writer:
 
     def _transact(self, batch: Batch, *, claims: bool) -> None:
         """Do it all, or nothing; then answer those who wait."""
-        connection = self._begin(lasts=batch.has_to_last)
+        has_to_last = batch.has_to_last
+        connection = self._begin(lasts=has_to_last)
         now = time()
         claimed = list[Delivery]()
         try:
@@ -257,7 +260,7 @@ class Writer:
         except BaseException:
             self._roll_back()
             raise
-        if batch.has_to_last:
+        if has_to_last:
             self._check_in_place()
         self._answer(answers)
         fetch = self._fetch
