@@ -100,6 +100,7 @@
 #   durable/sqlite/batch.py   what shares a transaction
 #   durable/sqlite/joined.py  a job in a transaction of the application's own
 #   durable/sqlite/look.py    what is in the file, for people
+#   durable/sqlite/dead.py    dead jobs are retried and dropped, a part at a time
 #   durable/sqlite/owner.py   this process among those that work, and the dead ones
 #   durable/sqlite/writer.py  the thread with the one connection
 #   durable/sqlite/store.py   SQLiteStore

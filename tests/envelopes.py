@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Collection, Iterator
-from dataclasses import replace
 from pathlib import Path
 from time import time
 from typing import Any
@@ -20,7 +19,7 @@ __all__ = ("MemoryStore", "envelope", "look", "opened", "started")
 def envelope(task: str = "mail", **fields: Any) -> Envelope:
     """One of this task that is due at once, unless the fields say something else."""
     plain = Envelope(id=new_id(), task=task, arguments="[[], {}]", accepted_at=time())
-    return replace(plain, **fields)
+    return plain._replace(**fields)
 
 
 @contextlib.asynccontextmanager

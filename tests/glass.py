@@ -54,13 +54,21 @@ class Glass(MemoryStore):
         return None
 
     async def retry_dead(
-        self, ids: Collection[str] | None = None, *, until: float | None = None
+        self,
+        ids: Collection[str] | None = None,
+        *,
+        until: float | None = None,
+        within: float | None = None,
     ) -> int:
         await self._answer(f"retry {ids} {until}")
         return 2
 
     async def drop_dead(
-        self, ids: Collection[str] | None = None, *, until: float | None = None
+        self,
+        ids: Collection[str] | None = None,
+        *,
+        until: float | None = None,
+        within: float | None = None,
     ) -> int:
         await self._answer(f"drop {ids} {until}")
         return 3

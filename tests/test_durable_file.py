@@ -533,11 +533,20 @@ INSERT INTO aiohttp_jobs (state, task, priority, attempt, id, accepted_at, argum
 INSERT INTO aiohttp_jobs_ticks VALUES ('digest', 3600.0);
 """
 
+VERSION_2 = f"""{VERSION_1}
+CREATE INDEX aiohttp_jobs_dead_id ON aiohttp_jobs (id) WHERE state = 3;
+UPDATE aiohttp_jobs_schema SET version = 2;
+"""
 
-async def test_file_of_the_first_version_is_brought_up(path: Path) -> None:
+
+@pytest.mark.parametrize("tables", [VERSION_1, VERSION_2])
+async def test_file_of_an_older_version_is_brought_up(path: Path, tables: str) -> None:
     """Its jobs run, those that a process took with it too; the dead stay."""
     with opened(path) as connection:
-        connection.executescript(VERSION_1)
+        connection.executescript(tables)
+    async with started(path, worker=False) as store:
+        counts = await store.statistics()
+        assert (counts.waiting, counts.delayed, counts.dead) == (1, 0, 1)
     async with started(path) as store, asyncio.timeout(PATIENCE):
         got = list(await store.fetch(10))
         while len(got) < 2:

@@ -171,7 +171,7 @@ async def test_change_is_seen_at_once(store: Glass, inspection: Inspection) -> N
 async def test_change_that_hangs_is_said_to(store: Glass, inspection: Inspection) -> None:
     """It may be done or not."""
     store.go.clear()
-    with pytest.raises(StoreUnavailable, match="10 s: check later whether it was done"):
+    with pytest.raises(StoreUnavailable, match="10 s: check later how much"):
         await inspection.drop_dead()
 
 

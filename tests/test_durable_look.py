@@ -20,11 +20,17 @@ from aiohttp_jobs.durable import (
     StoreUnavailable,
 )
 from aiohttp_jobs.durable.__main__ import main
+from aiohttp_jobs.durable.sqlite import dead, schema
 from aiohttp_jobs.durable.sqlite import look as look_module
-from aiohttp_jobs.durable.sqlite import schema
 from tests.envelopes import MemoryStore, envelope, look, opened, started
 
 SECRET = "hunter2"
+STATES = {
+    Place.DELAYED: schema.DELAYED,
+    Place.WAITING: schema.READY,
+    Place.RUNNING: schema.RUNNING,
+    Place.DEAD: schema.DEAD,
+}
 
 
 @pytest.fixture
@@ -77,6 +83,100 @@ async def test_statistics_tell_how_many_are_where(path: Path) -> None:
         found = await store.statistics()
     assert (found.waiting, found.delayed, found.running, found.dead) == (2, 1, 1, 2)
     assert 100 <= found.oldest_waiting < 160
+
+
+async def assert_counts(store: SQLiteStore) -> None:
+    """What the store tells is what the table has."""
+    found = await store.statistics()
+    told = {
+        Place.WAITING: found.waiting,
+        Place.DELAYED: found.delayed,
+        Place.RUNNING: found.running,
+        Place.DEAD: found.dead,
+    }
+    rows = look(Path(store.path), "SELECT state, COUNT(*) FROM aiohttp_jobs GROUP BY 1")
+    assert told == {place: dict(rows).get(state, 0) for place, state in STATES.items()}
+
+
+async def test_counts_are_exact_whatever_happens_to_jobs(path: Path) -> None:
+    """Each move that there is, of one job and of several; of two workers."""
+    async with started(path) as store, started(path, "other") as other:
+        await fill(store)
+        await assert_counts(store)
+        await asyncio.gather(*(store.put(envelope()) for _ in range(20)))
+        await asyncio.gather(*(store.put(envelope(key="k")) for _ in range(3)))
+        await store.put(envelope("other"))
+        await store.put_tick(envelope(), 5.0, 5.0)
+        await assert_counts(store)
+        taken = [*await store.fetch(12), *await other.fetch(1)]
+        await assert_counts(store)
+        for number, each in enumerate(taken):
+            due = time() + (60 if number % 2 else -1)
+            match number % 4:
+                case 0:
+                    store.ack(each)
+                case 1:
+                    store.retry(each, due)
+                case 2:
+                    store.bury(each, "no")
+                case _:
+                    store.give_back(each)
+        await store.put(envelope(due=time() - 1))
+        await assert_counts(store)
+        await store.fetch(5)
+        await assert_counts(store)
+        await store.retry_dead(["buried"])
+        await store.drop_dead(["dead"])
+        await assert_counts(store)
+        await store.retry_dead()
+        await assert_counts(store)
+    async with started(path, worker=False) as store:
+        await assert_counts(store)
+
+
+async def test_counts_are_those_of_what_is_committed(path: Path) -> None:
+    """A transaction of the application's own counts when it ends; so do other hands."""
+    async with started(path) as store:
+        with opened(path) as connection:
+            connection.execute("BEGIN")
+            await store.put(envelope(), connection=connection)
+            await store.put(envelope(due=time() + 60), connection=connection)
+            assert (await store.statistics()).waiting == 0
+            connection.execute("ROLLBACK")
+            await assert_counts(store)
+            connection.execute("BEGIN")
+            await store.put(envelope(), connection=connection)
+            connection.execute("SAVEPOINT s")
+            await store.put(envelope(), connection=connection)
+            connection.execute("ROLLBACK TO s")
+            await store.put(envelope(due=time() + 60), connection=connection)
+            connection.execute("COMMIT")
+            found = await store.statistics()
+            assert (found.waiting, found.delayed) == (1, 1)
+            with opened(path.with_name("mine")) as mine:
+                mine.execute("ATTACH ? AS jobs", (str(path),))
+                await store.put(envelope(), connection=mine)
+            await assert_counts(store)
+            connection.execute("DELETE FROM aiohttp_jobs WHERE state = 1")
+            await assert_counts(store)
+            connection.execute("DELETE FROM aiohttp_jobs")
+            await assert_counts(store)
+
+
+async def test_cost_of_the_statistics_does_not_grow(path: Path, steps: list[int]) -> None:
+    """Counted: what SQLite does for a hundred of each place, or for ten thousand."""
+    async with started(path) as store:
+        for count in (400, 10_000):
+            await asyncio.gather(*(store.put(envelope()) for _ in range(count)))
+            with opened(path) as connection:
+                for state in (schema.DELAYED, schema.DEAD):
+                    connection.execute(
+                        f"UPDATE aiohttp_jobs SET state = {state} WHERE number % 4 = ?",
+                        (state,),
+                    )
+            steps.append(0)
+            await assert_counts(store)
+    assert steps[1] <= steps[0] * 1.1
 
 
 async def test_jobs_of_each_place_are_listed_without_their_arguments(path: Path) -> None:
@@ -143,6 +243,90 @@ async def test_dead_jobs_are_dropped(path: Path) -> None:
         assert await store.drop_dead() == 1
         left = {row[0] for row in look(path, "SELECT id FROM aiohttp_jobs")}
         assert left == {"runs", "waits", "unknown", "later"}
+
+
+async def bury_many(store: SQLiteStore, count: int) -> None:
+    """Let so many be dead, whose ids are numbers, in this order."""
+    for number in range(count):
+        await store.put(envelope(id=str(number)))
+    for each in await store.fetch(count):
+        store.bury(each, "no")
+    await store.last_tick("mail", 0)  # they are written
+    with opened(Path(store.path)) as connection:
+        connection.execute("UPDATE aiohttp_jobs SET buried_at = number")
+
+
+@pytest.mark.parametrize("change", ["retry_dead", "drop_dead"])
+@pytest.mark.parametrize("ids", [None, [*map(str, range(4, 29)), "nobody"]])
+async def test_many_dead_jobs_are_changed_a_part_at_a_time(
+    path: Path, monkeypatch: pytest.MonkeyPatch, change: str, ids: list[str] | None
+) -> None:
+    """A job that is put meanwhile waits for one part."""
+    monkeypatch.setattr(dead, "MOST", 10)
+    async with started(path) as store:
+        await bury_many(store, 33)
+        changing = asyncio.create_task(getattr(store, change)(ids))
+        seen = set[int]()
+        while not changing.done():
+            await store.put(envelope(task="other"))
+            seen.add((await store.statistics()).dead)
+        assert await changing == (33 if ids is None else 25)
+        assert len(seen) >= 2
+        left = [each.id for each in await store.jobs(Place.DEAD)]
+        assert left == ([] if ids is None else ["32", "31", "30", "29", *"3210"])
+        await assert_counts(store)
+
+
+async def test_change_of_the_dead_ends_in_time_and_says_how_many(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first that were buried come first."""
+    monkeypatch.setattr(dead, "MOST", 10)
+    async with started(path) as store:
+        await bury_many(store, 25)
+        assert await store.drop_dead(within=0) == 10
+        assert await store.retry_dead(within=0, until=13.5) == 3
+        assert await store.drop_dead(within=0, until=13.5) == 0
+        assert await store.drop_dead([*map(str, range(25))], within=0) == 0
+        assert await store.drop_dead([]) == 0
+        assert (await store.statistics()).dead == 12
+
+
+async def test_jobs_that_die_while_the_dead_are_retried_are_left(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would never end, with a worker that fails at once."""
+    monkeypatch.setattr(dead, "MOST", 10)
+    async with started(path) as store:
+        await bury_many(store, 25)
+        changing = asyncio.create_task(store.retry_dead())
+        while not changing.done():
+            [delivery, *others] = await store.fetch(5)
+            store.bury(delivery, "no")
+            for each in others:
+                store.ack(each)
+        assert await changing == 25
+
+
+async def test_change_that_fails_in_the_middle_says_how_many(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those before it are done."""
+    monkeypatch.setattr(dead, "MOST", 10)
+    do_part = dead.Change.do_part
+
+    def do_one(change: dead.Change, connection: sqlite3.Connection) -> dead.Part:
+        if change.done:
+            raise StoreUnavailable("the file x is full")
+        return do_part(change, connection)
+
+    monkeypatch.setattr(dead.Change, "do_part", do_one)
+    async with started(path) as store:
+        await bury_many(store, 25)
+        says = "the file x is full; it was done to 10 jobs before"
+        with pytest.raises(StoreUnavailable, match=says):
+            await store.drop_dead()
+        assert (await store.statistics()).dead == 15
 
 
 async def test_file_that_cannot_be_read_is_named(path: Path) -> None:
@@ -235,7 +419,7 @@ async def test_cost_of_a_list_does_not_grow_with_what_is_elsewhere(
                         f"UPDATE aiohttp_jobs SET state = {state}, {moment} = 9e9, "
                         f"owner = 1 WHERE number % 4 = {state}"
                     )
-                others = f"state != {look_module._STATES[place]}"
+                others = f"state != {STATES[place]}"
                 connection.execute(
                     "DELETE FROM aiohttp_jobs WHERE NOT "
                     f"({others}) AND number NOT IN (SELECT number FROM aiohttp_jobs "
@@ -284,10 +468,15 @@ async def test_command_shows_what_waits_and_why(
     assert "no worker uses this file" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("most", [1, 500])
 async def test_command_deals_with_the_dead(
-    path: Path, capsys: pytest.CaptureFixture[str]
+    path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    most: int,
 ) -> None:
     """While the application runs."""
+    monkeypatch.setattr(dead, "MOST", most)
 
     def run(*arguments: str) -> str:
         assert main([str(path), *arguments]) == 0

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiohttp_jobs.durable import Delivery, SQLiteStore, StoreUnavailable
-from aiohttp_jobs.durable.sqlite import rows
+from aiohttp_jobs.durable.sqlite import rows, schema
 from tests.envelopes import envelope, look, opened, started
 
 # Seconds after which what never comes is a failure; none of the tests waits for it.
@@ -80,6 +80,23 @@ async def test_what_is_put_together_shares_a_transaction(path: Path) -> None:
         await asyncio.gather(*(store.put(envelope()) for _ in range(500)))
         assert store.counts.lasting - before == 1
         assert len(states(path)) == 500
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 9, 10, 13, 49, 50, 64, 137])
+async def test_any_number_at_once_is_kept_fetched_and_settled(
+    path: Path, count: int
+) -> None:
+    """Each once, in its order, by however many statements."""
+    sent = [envelope(arguments=f"[[{number}], {{}}]") for number in range(count)]
+    async with started(path) as store, asyncio.timeout(PATIENCE):
+        assert await asyncio.gather(*map(store.put, sent)) == [each.id for each in sent]
+        got = await fetch(store, count)
+        assert [each.envelope for each in got] == sent
+        assert states(path) == [schema.RUNNING] * count
+        for each in got:
+            store.ack(each)
+        await store.last_tick("a question that comes after", 0)
+        assert states(path) == []
 
 
 async def test_what_waits_shares_the_next_transaction(path: Path) -> None:
@@ -366,6 +383,20 @@ async def test_what_is_settled_after_the_stop_is_ignored(path: Path) -> None:
     assert again.envelope == delivery.envelope
     await store.stop()
     await store.stop()
+
+
+def test_jobs_of_two_owners_are_acknowledged_together(path: Path) -> None:
+    """Each as its owner's: whoever has lost one keeps nobody else from ending it."""
+    with opened(path) as connection:
+        schema.prepare(connection, str(path))
+        rows.insert(connection, [rows.row_of(envelope(), 0) for _ in range(6)])
+        first = rows.claim(connection, 1, ["mail"], 4)
+        second = rows.claim(connection, 2, ["mail"], 2)
+        lost = [(number, 3) for number, _ in (each.receipt for each in first[:2])]
+        kept = [each.receipt for each in (*first[2:], *second)]
+        rows.ack(connection, [*lost, *kept])
+        left = connection.execute("SELECT id FROM aiohttp_jobs ORDER BY number")
+        assert [id for (id,) in left] == [each.envelope.id for each in first[:2]]
 
 
 async def test_who_has_lost_a_job_does_not_settle_it(path: Path) -> None:

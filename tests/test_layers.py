@@ -158,6 +158,7 @@ DURABLE = (
     "durable.sqlite.batch",
     "durable.sqlite.joined",
     "durable.sqlite.look",
+    "durable.sqlite.dead",
     "durable.sqlite.owner",
     "durable.sqlite.writer",
     "durable.sqlite.store",

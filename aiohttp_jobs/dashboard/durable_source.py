@@ -154,13 +154,21 @@ class DurableSource:
         """
         count = await self._inspection.retry_dead(until=until)
         done = f"{count_of(count, 'dead job waits', 'dead jobs wait')} to run again"
+        done += await self._what_is_left()
         return _all("retry_all_durable", count, done, visitor)
 
     async def drop_all(self, until: float, visitor: Visitor) -> data.Outcome:
         """Forget all that were dead at this moment. It raises as :meth:`retry_all`."""
         count = await self._inspection.drop_dead(until=until)
         done = f"{count_of(count, 'dead job was', 'dead jobs were')} dropped"
+        done += await self._what_is_left()
         return _all("drop_all_durable", count, done, visitor)
+
+    async def _what_is_left(self) -> str:
+        """Say how many are dead all the same: they died since, or took too long."""
+        now, _ = await self._figures()
+        left = 0 if now is None else now["dead"]
+        return f"; {count_of(left, 'is', 'are')} dead now" if left else ""
 
     async def _figures(self) -> tuple[DurableFigures | None, list[str]]:
         """How many are where, None if nobody knows; and what is wrong."""

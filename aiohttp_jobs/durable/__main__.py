@@ -8,13 +8,14 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from time import time
+from time import monotonic, sleep, time
 
 from aiohttp_jobs.core.errors import StoreUnavailable
 from aiohttp_jobs.core.names import shown
 
 from .kept import KeptJob, Place
 from .sqlite import look
+from .sqlite.dead import DROP, RETRY, Change, pause_after
 from .sqlite.faults import fault_of
 from .sqlite.schema import check_version, connect
 
@@ -63,17 +64,29 @@ def _do(path: str, action: str, ids: list[str] | None) -> Iterator[str]:
     with closing(connect(path)) as connection:
         check_version(connection, path)
         if action in ("retry", "drop"):
-            change = look.retry_dead if action == "retry" else look.drop_dead
-            connection.execute("BEGIN IMMEDIATE")
-            count = change(connection, ids)
-            connection.execute("COMMIT")
+            change = Change(RETRY if action == "retry" else DROP, ids, None)
             done = "waiting again" if action == "retry" else "dropped"
-            yield f"Dead jobs {done}: {count}"
+            try:
+                _make(change, connection)
+            finally:
+                yield f"Dead jobs {done}: {change.done}"
             return
     if action == "dead":
         yield from _show_dead(path)
     else:
         yield from _show_all(path)
+
+
+def _make(change: Change, connection: sqlite3.Connection) -> None:
+    """Do it a part at a time: the application goes on between them."""
+    while not change.is_over:
+        begun = monotonic()
+        connection.execute("BEGIN IMMEDIATE")
+        part = change.do_part(connection)
+        connection.execute("COMMIT")
+        change.note(part)
+        if not change.is_over:
+            sleep(pause_after(monotonic() - begun))
 
 
 def _show_all(path: str) -> Iterator[str]:

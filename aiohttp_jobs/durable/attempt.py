@@ -107,7 +107,8 @@ class Attempt:
         else:
             self._settle(SUCCEEDED, self._store.ack)
         finally:
-            self.give_back()  # if it was closed, which no coroutine outlives
+            if self.outcome is None:
+                self.give_back()  # it was closed, which no coroutine outlives
         return result
 
     async def _call(self) -> Any:

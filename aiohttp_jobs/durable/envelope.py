@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 __all__ = ("Envelope", "new_id")
 
 # The first that there is. A later one that older releases cannot read has a higher one.
 _VERSION: Final = 1
 
+_decode: Final = json.JSONDecoder().raw_decode
 _UNREADABLE: Final = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
 
 
@@ -20,8 +20,9 @@ def new_id() -> str:
     return os.urandom(16).hex()
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+# One is made for each job that is kept, and again when it is fetched: a tuple takes a
+# fifth of the time that a frozen dataclass does.
+class Envelope(NamedTuple):
     """One durable job, as it waits: what to run, when, and what is known about it.
 
     Times are seconds since the epoch, like those of :func:`time.time`.
@@ -57,7 +58,10 @@ class Envelope:
         args: object
         kwargs: object
         try:
-            args, kwargs = json.loads(self.arguments)
+            # json.loads() would look for blanks around it, of which there are none.
+            (args, kwargs), end = _decode(self.arguments)
+            if end != len(self.arguments):
+                args = None
         except (TypeError, ValueError):
             args = kwargs = None
         if not isinstance(args, list) or not isinstance(kwargs, dict):
@@ -66,11 +70,11 @@ class Envelope:
 
     def again(self, due: float) -> Envelope:
         """Return that of the attempt after this one."""
-        return replace(self, attempt=self.attempt + 1, due=due)
+        return self._replace(attempt=self.attempt + 1, due=due)
 
     def to_json(self) -> str:
         """Return all of it as one string, for a store that keeps messages."""
-        return json.dumps({"version": _VERSION, **asdict(self)})
+        return json.dumps({"version": _VERSION, **self._asdict()})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Envelope:
@@ -83,7 +87,7 @@ class Envelope:
             found: Any = json.loads(text)
             if found.pop("version") > _VERSION:
                 raise ValueError("it was written by a newer release")
-            names = {field.name for field in fields(cls)}
+            names = cls._fields
             envelope = cls(**{name: found[name] for name in found if name in names})
             if not isinstance(envelope.id, str) or not isinstance(envelope.task, str):
                 raise ValueError("its id or task is not a string")

@@ -24,13 +24,15 @@ __all__ = ("Inspection",)
 T = TypeVar("T")
 
 # Seconds for which an answer is given again; or so many times as long as it took, up to
-# some seconds: to count millions of jobs each second would keep a processor busy.
+# some seconds: what takes long, each second, would keep a processor busy.
 PERIOD: Final = 1.0
 REST: Final = 20.0
 LONGEST_PERIOD: Final = 10.0
-# Seconds that an answer is waited for, and the end of what changes something.
+# Seconds that an answer is waited for; the end of what changes something; and those in
+# which parts of such a change are begun.
 PATIENCE: Final = 1.0
 PATIENCE_FOR_CHANGES: Final = 10.0
+BEGUN_WITHIN: Final = 7.0
 # Answers that are remembered.
 MOST: Final = 64
 
@@ -85,16 +87,23 @@ class Inspection:
     ) -> int:
         """Let dead jobs wait again; see :meth:`Inspectable.retry_dead`.
 
+        Returns:
+            How many. Of very many these are those that could be done in some seconds.
+
         Cancellation:
-            It may be done, or not; so, too, if it is not done in time.
+            It is done to all, some or none; so, too, if the store hangs.
         """
-        return await self._change(lambda store: store.retry_dead(ids, until=until))
+        return await self._change(
+            lambda store: store.retry_dead(ids, until=until, within=BEGUN_WITHIN)
+        )
 
     async def drop_dead(
         self, ids: Collection[str] | None = None, *, until: float | None = None
     ) -> int:
         """Forget dead jobs, as `retry_dead` takes them."""
-        return await self._change(lambda store: store.drop_dead(ids, until=until))
+        return await self._change(
+            lambda store: store.drop_dead(ids, until=until, within=BEGUN_WITHIN)
+        )
 
     async def stop(self) -> None:
         """Wait for no more answers."""
@@ -111,7 +120,7 @@ class Inspection:
         except TimeoutError:
             raise StoreUnavailable(
                 f"their store has not answered within {PATIENCE_FOR_CHANGES:.0f} s: "
-                "check later whether it was done"
+                "check later how much of it was done"
             ) from None
         except Exception as error:
             raise _fault(error) from error

@@ -85,21 +85,40 @@ class Inspectable(Protocol):
         ...
 
     async def retry_dead(
-        self, ids: Collection[str] | None = None, *, until: float | None = None
+        self,
+        ids: Collection[str] | None = None,
+        *,
+        until: float | None = None,
+        within: float | None = None,
     ) -> int:
         """Let dead jobs wait again, due at once and with all their attempts.
 
+        If they are many, it is done a part at a time, the first that were buried first,
+        so that it holds nobody up.
+
         Args:
-            ids: which; None for all.
+            ids: which; None for all that are dead now.
             until: none that was buried later than this; None for no limit.
+            within: seconds after which no other part is begun; None for all parts.
 
         Returns:
-            How many.
+            How many wait again.
+
+        Raises:
+            StoreUnavailable: as above; the sentence says to how many it was done before,
+                if to any.
+
+        Cancellation:
+            It is done to some, or to all.
         """
         ...
 
     async def drop_dead(
-        self, ids: Collection[str] | None = None, *, until: float | None = None
+        self,
+        ids: Collection[str] | None = None,
+        *,
+        until: float | None = None,
+        within: float | None = None,
     ) -> int:
         """Forget dead jobs, as `retry_dead` takes them."""
         ...

@@ -123,12 +123,8 @@ class Durable:
                 f"The task {task.name!r} is not one of this application's: add it to "
                 "setup_durable(tasks=...)"
             )
-        for option in order.asks_for():
-            if option not in self.store.supports:
-                raise ValueError(
-                    f"{type(self.store).__name__} cannot keep jobs with {option}=: leave "
-                    "it out, or use a store that can"
-                )
+        if order is not task.plain:
+            self._check_options(order)
         if self._is_stopped:
             raise StoreUnavailable("their store is closed: the application has ended")
         now = time()
@@ -157,6 +153,14 @@ class Durable:
             for tell in self.when_kept:
                 call_guest(tell, monotonic() - begun)
         return number
+
+    def _check_options(self, order: Order[...]) -> None:
+        for option in order.asks_for():
+            if option not in self.store.supports:
+                raise ValueError(
+                    f"{type(self.store).__name__} cannot keep jobs with {option}=: leave "
+                    "it out, or use a store that can"
+                )
 
     def _ended(self, attempt: Attempt) -> None:
         if attempt.outcome is not None:
@@ -361,7 +365,7 @@ async def spawn_durable(
     """
     durable, origin = _find(where)
     if isinstance(task, Task):
-        order: Order[P] = Order(task)
+        order = task.plain
     elif isinstance(task, Order):
         order = task
     else:

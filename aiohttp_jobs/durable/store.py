@@ -35,7 +35,7 @@ __all__ = ("OPTIONS", "Delivery", "Store")
 OPTIONS: Final = ("delay", "at", "priority", "key", "connection")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Delivery:
     """A job that was fetched, until it is settled: by one of the store's four methods."""
 

@@ -55,6 +55,7 @@ class Task(Generic[P, R]):
         "function",
         "max_attempts",
         "name",
+        "plain",
         "timeout",
     )
 
@@ -78,6 +79,8 @@ class Task(Generic[P, R]):
         self.backoff = backoff
         #: What checks and packs its arguments.
         self.arguments = Arguments(function, name)
+        #: The order without options.
+        self.plain: Order[P] = Order(self)
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r}>"

@@ -1,10 +1,10 @@
-"""Look: what is in the file, for people; and what they do with the dead."""
+"""Look: what is in the file, for people."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from heapq import merge
 from itertools import islice
@@ -14,24 +14,14 @@ from typing import Any, Final
 from aiohttp_jobs.durable.kept import DurableStatistics, KeptJob, Place
 
 from .locks import Locks
-from .rows import KEY_UNLESS_TAKEN
 from .schema import DEAD, DELAYED, READY, RUNNING, connect
 
 __all__ = (
-    "drop_dead",
     "find_dead",
     "jobs",
     "known_tasks",
-    "retry_dead",
     "statistics",
 )
-
-_STATES: Final = {
-    Place.WAITING: READY,
-    Place.DELAYED: DELAYED,
-    Place.RUNNING: RUNNING,
-    Place.DEAD: DEAD,
-}
 
 # In the order of the fields of KeptJob, but for its place.
 _COLUMNS: Final = (
@@ -62,18 +52,20 @@ _ROW: Final = (
 
 
 def statistics(path: str) -> DurableStatistics:
-    """Return how many jobs are where. It reads an index of each, and takes no lock.
+    """Return how many jobs are where, in time that does not depend on how many.
+
+    It takes no lock.
 
     Raises:
         sqlite3.Error: the file cannot be read. So with all that follow.
     """
     with _reading(path) as connection:
-        counts = {
-            place: connection.execute(
-                f"SELECT COUNT(*) FROM aiohttp_jobs WHERE state = {state}"
-            ).fetchone()[0]
-            for place, state in _STATES.items()
-        }
+        delayed, waiting, dead = connection.execute(
+            "SELECT delayed, ready, dead FROM aiohttp_jobs_counts"
+        ).fetchone()
+        (running,) = connection.execute(
+            f"SELECT COUNT(*) FROM aiohttp_jobs WHERE state = {RUNNING}"
+        ).fetchone()
         oldest = 0.0
         for number in _waiting(connection, 1, 0):
             (since,) = connection.execute(
@@ -82,13 +74,7 @@ def statistics(path: str) -> DurableStatistics:
                 (number,),
             ).fetchone()
             oldest = max(0.0, time() - since)
-    return DurableStatistics(
-        counts[Place.WAITING],
-        counts[Place.DELAYED],
-        counts[Place.RUNNING],
-        counts[Place.DEAD],
-        oldest,
-    )
+    return DurableStatistics(waiting, delayed, running, dead, oldest)
 
 
 def jobs(path: str, place: Place, count: int, skip: int = 0) -> list[KeptJob]:
@@ -186,46 +172,3 @@ def known_tasks(path: str) -> set[str]:
     finally:
         locks.close()
     return names
-
-
-# -- in a transaction that somebody has begun -------------------------------------------
-
-
-def retry_dead(
-    connection: sqlite3.Connection,
-    ids: Collection[str] | None,
-    until: float | None = None,
-) -> int:
-    """Let these wait again, or all: as new ones, but for their ids."""
-    return _change(
-        connection,
-        f"UPDATE aiohttp_jobs SET state = {READY}, due = NULL, attempt = 1, "
-        f"crashes = 0, buried_at = NULL, reason = NULL, {KEY_UNLESS_TAKEN}",
-        ids,
-        until,
-    )
-
-
-def drop_dead(
-    connection: sqlite3.Connection,
-    ids: Collection[str] | None,
-    until: float | None = None,
-) -> int:
-    """Delete these, or all."""
-    return _change(connection, "DELETE FROM aiohttp_jobs", ids, until)
-
-
-def _change(
-    connection: sqlite3.Connection,
-    change: str,
-    ids: Collection[str] | None,
-    until: float | None,
-) -> int:
-    change = f"{change} WHERE state = {DEAD}"
-    given: tuple[Any, ...] = ()
-    if until is not None:
-        change, given = f"{change} AND buried_at <= ?", (until,)
-    if ids is None:
-        return connection.execute(change, given).rowcount
-    each: Sequence[tuple[Any, ...]] = [(*given, number) for number in ids]
-    return connection.executemany(f"{change} AND id = ?", each).rowcount

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from aiohttp_jobs.durable.envelope import Envelope
 from aiohttp_jobs.durable.store import Delivery
@@ -46,38 +47,43 @@ Retried: TypeAlias = tuple[float, int, int]
 Buried: TypeAlias = tuple[float, str, int, int]
 Row: TypeAlias = tuple[Any, ...]
 
+T = TypeVar("T")
+
 # Rows that one transaction moves from DELAYED to READY: so it holds nobody up for long.
 MOST_AT_ONCE: Final = 1000
 
-_ENVELOPE: Final = (
-    "id, task, arguments, accepted_at, attempt, due, priority, key, origin, traceparent"
-)
+_ENVELOPE: Final = ", ".join(Envelope._fields)
 _COLUMNS: Final = f"state, {_ENVELOPE}"
-_PLACES: Final = ", ".join("?" * len(_COLUMNS.split(",")))
+
+# Rows that one statement is given: to run it costs as much as another row or two of it.
+_SIZES: Final = (50, 10, 3, 1)
+
+
+def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Part them into as few parts as can be that have these sizes."""
+    start = 0
+    for size in _SIZES:
+        while len(rows) - start >= size:
+            yield rows[start : start + size]
+            start += size
+
+
+def _places(count: int) -> str:
+    return f"({', '.join('?' * count)})"
 
 
 def row_of(envelope: Envelope, now: float) -> Row:
     """Return what is written of a job that is put."""
     due = envelope.due
-    return (
-        READY if due is None or due <= now else DELAYED,
-        envelope.id,
-        envelope.task,
-        envelope.arguments,
-        envelope.accepted_at,
-        envelope.attempt,
-        due,
-        envelope.priority,
-        envelope.key,
-        envelope.origin,
-        envelope.traceparent,
-    )
+    return (READY if due is None or due <= now else DELAYED, *envelope)
 
 
-def insert_statement(schema: str = "main") -> str:
-    """Return the statement that writes a row, in the database of this name."""
+def insert_statement(schema: str = "main", count: int = 1) -> str:
+    """Return the statement that writes so many rows, in the database of this name."""
     quoted = '"' + schema.replace('"', '""') + '"'
-    return f"INSERT INTO {quoted}.aiohttp_jobs ({_COLUMNS}) VALUES ({_PLACES})"
+    row = _places(len(_COLUMNS.split(",")))
+    values = ", ".join([row] * count)
+    return f"INSERT INTO {quoted}.aiohttp_jobs ({_COLUMNS}) VALUES {values}"
 
 
 def waiting_with_key(schema: str = "main") -> str:
@@ -89,13 +95,18 @@ def waiting_with_key(schema: str = "main") -> str:
     )
 
 
-_INSERT: Final = insert_statement()
+_INSERTS: Final = {size: insert_statement(count=size) for size in _SIZES}
+_INSERT: Final = _INSERTS[1]
 _WAITING: Final = waiting_with_key()
 
 
-def insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
+def insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
     """Write jobs without keys."""
-    connection.executemany(_INSERT, rows)
+    if len(rows) == 1:
+        connection.execute(_INSERT, rows[0])
+        return
+    for part in _parts(rows):
+        connection.execute(_INSERTS[len(part)], [*chain.from_iterable(part)])
 
 
 def insert_with_key(connection: sqlite3.Connection, envelope: Envelope, row: Row) -> str:
@@ -105,6 +116,13 @@ def insert_with_key(connection: sqlite3.Connection, envelope: Envelope, row: Row
         return str(found[0])
     connection.execute(_INSERT, row)
     return envelope.id
+
+
+_CLAIM: Final = {
+    size: f"UPDATE aiohttp_jobs NOT INDEXED SET state = {RUNNING}, owner = ? "
+    f"WHERE number IN {_places(size)}"
+    for size in _SIZES
+}
 
 
 def claim(
@@ -125,11 +143,9 @@ def claim(
     if len(tasks) > 1:
         found.sort(key=_BY_TURN)
         del found[count:]
-    connection.executemany(
-        f"UPDATE aiohttp_jobs SET state = {RUNNING}, owner = ? WHERE number = ?",
-        [(owner, row[0]) for row in found],
-    )
-    return [Delivery(Envelope(*row[1:]), (row[0], owner)) for row in found]
+    for part in _parts([row[0] for row in found]):
+        connection.execute(_CLAIM[len(part)], (owner, *part))
+    return [Delivery(Envelope._make(row[1:]), (row[0], owner)) for row in found]
 
 
 def _by_turn(row: Row) -> tuple[int, int]:
@@ -176,9 +192,21 @@ KEY_UNLESS_TAKEN: Final = f"""key = CASE WHEN key IS NULL OR EXISTS (
     AND other.key IS NOT NULL AND other.state <= {READY}) THEN NULL ELSE key END"""
 
 
+_ACK: Final = {
+    size: "DELETE FROM aiohttp_jobs NOT INDEXED "
+    f"WHERE number IN {_places(size)} AND owner = ? AND state = {RUNNING}"
+    for size in _SIZES
+}
+
+
 def ack(connection: sqlite3.Connection, receipts: Iterable[Receipt]) -> None:
     """Delete those that are done."""
-    connection.executemany(f"DELETE FROM aiohttp_jobs {_OURS}", receipts)
+    by_owner = dict[int, list[int]]()  # there are two after an older file was put there
+    for number, owner in receipts:
+        by_owner.setdefault(owner, []).append(number)
+    for owner, numbers in by_owner.items():
+        for part in _parts(numbers):
+            connection.execute(_ACK[len(part)], (*part, owner))
 
 
 def retry(connection: sqlite3.Connection, rows: Iterable[Retried]) -> None:

@@ -76,11 +76,47 @@ def _find_dead_by_id(connection: sqlite3.Connection) -> None:
     )
 
 
+# Counted where the jobs are changed, by whoever changes them in whatever transaction: so
+# the counts are those of the moment that a reader sees, and to read them costs nothing.
+# What runs is not among them, as that is little, and each job that runs would cost more.
+_COUNTS: Final = (
+    """CREATE TABLE aiohttp_jobs_counts (
+        delayed INTEGER NOT NULL, ready INTEGER NOT NULL, dead INTEGER NOT NULL)""",
+    """INSERT INTO aiohttp_jobs_counts SELECT
+        (SELECT COUNT(*) FROM aiohttp_jobs WHERE state = 0),
+        (SELECT COUNT(*) FROM aiohttp_jobs WHERE state = 1),
+        (SELECT COUNT(*) FROM aiohttp_jobs WHERE state = 3)""",
+    """CREATE TRIGGER aiohttp_jobs_counts_new AFTER INSERT ON aiohttp_jobs
+    WHEN NEW.state <> 2 BEGIN
+        UPDATE aiohttp_jobs_counts SET delayed = delayed + (NEW.state = 0),
+            ready = ready + (NEW.state = 1), dead = dead + (NEW.state = 3);
+    END""",
+    """CREATE TRIGGER aiohttp_jobs_counts_moved AFTER UPDATE OF state ON aiohttp_jobs
+    WHEN NEW.state <> OLD.state BEGIN
+        UPDATE aiohttp_jobs_counts SET
+            delayed = delayed + (NEW.state = 0) - (OLD.state = 0),
+            ready = ready + (NEW.state = 1) - (OLD.state = 1),
+            dead = dead + (NEW.state = 3) - (OLD.state = 3);
+    END""",
+    """CREATE TRIGGER aiohttp_jobs_counts_gone AFTER DELETE ON aiohttp_jobs
+    WHEN OLD.state <> 2 BEGIN
+        UPDATE aiohttp_jobs_counts SET delayed = delayed - (OLD.state = 0),
+            ready = ready - (OLD.state = 1), dead = dead - (OLD.state = 3);
+    END""",
+)
+
+
+def _count(connection: sqlite3.Connection) -> None:
+    for statement in _COUNTS:
+        connection.execute(statement)
+
+
 # What brings a file from the version of its place in this list to the next one. Each
 # stands for ever: files of all ages are brought up by those that they have missed.
 _STEPS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (
     _create,
     _find_dead_by_id,
+    _count,
 )
 
 #: The version that this release reads and writes.

@@ -6,7 +6,8 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
-from time import time
+from math import inf
+from time import monotonic, time
 from typing import Any, TypeVar
 
 from aiohttp_jobs.core.checks import check_count, check_flag
@@ -17,6 +18,7 @@ from aiohttp_jobs.durable.store import OPTIONS, Delivery
 
 from . import look, rows
 from .batch import Batch, Put, Question, Tick
+from .dead import DROP, RETRY, Change, pause_after
 from .faults import fault_of
 from .joined import put_joined
 from .writer import Counts, Writer
@@ -138,16 +140,41 @@ class SQLiteStore:
         return await self._look(look.find_dead, id)
 
     async def retry_dead(
-        self, ids: Collection[str] | None = None, *, until: float | None = None
+        self,
+        ids: Collection[str] | None = None,
+        *,
+        until: float | None = None,
+        within: float | None = None,
     ) -> int:
         """Let dead jobs wait again; see :meth:`Inspectable.retry_dead`."""
-        return await self._ask(lambda given: look.retry_dead(given, ids, until))
+        return await self._change(Change(RETRY, ids, until), within)
 
     async def drop_dead(
-        self, ids: Collection[str] | None = None, *, until: float | None = None
+        self,
+        ids: Collection[str] | None = None,
+        *,
+        until: float | None = None,
+        within: float | None = None,
     ) -> int:
         """Forget dead jobs; see :meth:`Inspectable.drop_dead`."""
-        return await self._ask(lambda given: look.drop_dead(given, ids, until))
+        return await self._change(Change(DROP, ids, until), within)
+
+    async def _change(self, change: Change, within: float | None) -> int:
+        end = inf if within is None else monotonic() + within
+        while not change.is_over:
+            begun = monotonic()
+            try:
+                change.note(await self._ask(change.do_part))
+            except StoreUnavailable as error:
+                if not change.done:
+                    raise
+                says = f"{error}; it was done to {change.done:,} jobs before"
+                raise StoreUnavailable(says) from error
+            if (now := monotonic()) >= end:
+                break
+            if not change.is_over:
+                await asyncio.sleep(pause_after(now - begun))
+        return change.done
 
     async def _look(self, function: Callable[..., T], *args: Any) -> T:
         """Read in a thread and by a connection of its own: it holds nobody up."""

@@ -24,7 +24,7 @@ from aiohttp_jobs.core.names import listed
 from aiohttp_jobs.durable.store import Delivery
 
 from . import rows
-from .batch import Answers, Batch, answer, insert
+from .batch import Answers, Batch, answer, insert, settle
 from .disk import check_place, identity_of
 from .faults import fault_of
 from .owner import Owner
@@ -164,23 +164,25 @@ class Writer:
 
     def _turn(self) -> bool:
         """Wait for work, and do all that is there; does it go on?"""
-        batch, goes_on = Batch(), True
-        timeout = self._seconds_to_wait()
+        batch, inbox = None, self._inbox
         try:
-            while goes_on:
-                order = self._inbox.get(timeout=timeout)
-                timeout = 0
-                if order is None:
-                    goes_on = False
-                elif isinstance(order, Batch):
-                    batch.add(order)
-                else:
-                    self._fetch = order
-                    self._is_dirty = True
+            order = inbox.get(timeout=self._seconds_to_wait())
         except queue.Empty:
-            pass
-        self._do(batch)
-        return goes_on
+            self._do(Batch())
+            return True
+        while order is not None:
+            if isinstance(order, _Fetch):
+                self._fetch = order
+                self._is_dirty = True
+            elif batch is None:
+                batch = order  # nobody else has it any more
+            else:
+                batch.add(order)
+            if inbox.empty():  # nobody else takes from it
+                break
+            order = inbox.get()
+        self._do(Batch() if batch is None else batch)
+        return order is not None
 
     def _seconds_to_wait(self) -> float | None:
         if self._owner is None:
@@ -194,8 +196,9 @@ class Writer:
 
     def _do(self, batch: Batch) -> None:
         """Do one turn's work. Nothing comes out of here; everybody is answered."""
-        batch.add(self._owed)
-        self._owed = Batch()
+        if self._owed:
+            batch.add(self._owed)
+            self._owed = Batch()
         if self._fetch is not None and self._fetch.future.done():
             self._fetch = None  # nobody waits any more
         try:
@@ -249,14 +252,12 @@ class Writer:
 
     def _transact(self, batch: Batch, *, claims: bool) -> None:
         """Do it all, or nothing; then answer those who wait."""
-        connection = self._begin(lasts=batch.has_to_last)
+        has_to_last = batch.has_to_last
+        connection = self._begin(lasts=has_to_last)
         now = time()
         claimed = list[Delivery]()
         try:
-            rows.ack(connection, batch.acked)
-            rows.retry(connection, batch.retried)
-            rows.bury(connection, batch.buried)
-            rows.give_back(connection, batch.given_back)
+            settle(connection, batch)
             answers = insert(connection, batch)
             if batch.brings_jobs:
                 self._is_dirty = True
@@ -266,7 +267,7 @@ class Writer:
         except BaseException:
             self._roll_back()
             raise
-        if batch.has_to_last:
+        if has_to_last:
             self._check_in_place()
         self._answer(answers)
         fetch = self._fetch
