@@ -185,6 +185,17 @@ def test_number_with_more_digits_than_python_writes_is_refused() -> None:
             packed(welcome, "a", copies=value)
 
 
+def test_lone_number_with_too_many_digits_is_refused() -> None:
+    """Also in the short way that is taken for one argument."""
+
+    @durable("count")
+    async def count(app: web.Application, number: int) -> None:
+        pass
+
+    with pytest.raises(TypeError, match=r"Argument 'number' of count .*digits"):
+        packed(count, 10**5000)
+
+
 @pytest.mark.parametrize(
     ("task", "args", "kwargs", "fault"),
     [

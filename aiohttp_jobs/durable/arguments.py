@@ -73,7 +73,10 @@ class Arguments:
                     f"{self._name} cannot be called like that: {error}"
                 ) from None
         elif len(args) == 1 and (write := _WRITTEN.get(type(args[0]))) is not None:
-            return f"[[{write(args[0])}],{{}}]"  # as most are
+            try:
+                return f"[[{write(args[0])}],{{}}]"  # as most are
+            except ValueError:
+                pass  # it has too many digits, which is said below
         for position, value in enumerate(args):
             if type(value) not in _PLAIN:
                 self._check(value, position)
