@@ -90,6 +90,7 @@ SHARE = (
 )
 # On top, imported by nothing else: each needs the package of its extra.
 EXTRAS = {
+    "prometheus_lines": "prometheus_client",
     "prometheus_workers": "prometheus_client",
     "prometheus_times": "prometheus_client",
     "prometheus_durable": "prometheus_client",
