@@ -115,6 +115,7 @@ DASHBOARD = (
     "dashboard.access",
     "dashboard.rows",
     "dashboard.part",
+    "dashboard.pieces",
     "dashboard.overview",
     "dashboard.details",
     "dashboard.steering",

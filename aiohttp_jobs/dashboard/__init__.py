@@ -16,6 +16,7 @@ Needs the extra: ``pip install aiohttp-jobs[dashboard]``.
 #   query.py     what a visitor wants to see
 #   rows.py      a job as a row of a table
 #   part.py      what one process has to say for the first page
+#   pieces.py    the same, but for what was told before
 #   overview.py  the first page, put together: figures, failures, coroutines, tables
 #   details.py   what a job's own page shows
 #

@@ -25,11 +25,10 @@ from .part import (
     ended_in,
     look,
     part,
-    times_of,
 )
 from .query import Query
 from .rows import Clock, job_row, process, record_row
-from .tallies import percentiles
+from .tallies import percentiles, percentiles_of
 
 __all__ = (
     "LOOKED_AT",
@@ -265,7 +264,7 @@ def _coroutine(same: Sequence[Coroutine]) -> data.Coroutine:
     p50, p90 = (
         (ran[0]["p50"], ran[0]["p90"])
         if len(ran) == 1
-        else percentiles(time for row in ran for time in times_of(row["times"]))
+        else percentiles_of(tuple(row["times"] for row in ran))
     )
     failed = max(same, key=lambda row: row["last_failure"] or 0.0)
     return {
