@@ -125,6 +125,7 @@ DASHBOARD = (
     "dashboard.answering",
     "dashboard.workers",
     "dashboard.charts",
+    "dashboard.kept",
     "dashboard.pages",
     "dashboard.stream",
     "dashboard.text",

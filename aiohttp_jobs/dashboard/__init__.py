@@ -37,6 +37,7 @@ Needs the extra: ``pip install aiohttp-jobs[dashboard]``.
 # What becomes of it:
 #
 #   charts.py    the figures as bars and lines of an SVG
+#   kept.py      what of a live page stays as it was
 #   pages.py     data as HTML, and addresses
 #   stream.py    live pages: server-sent events, bounded, ended at shutdown
 #   text.py      a traceback to be copied
