@@ -67,6 +67,10 @@ class Period(NamedTuple):
     #: have a thousand of them in each period.
     times: list[tuple[int, int]]
 
+    def __hash__(self) -> int:
+        # Those of one number are compared: quickly, as they are read once.
+        return hash(self.number)
+
 
 _STEP: Final = 2 ** (1 / 16)  # so a time is right by 2 %
 
@@ -90,7 +94,12 @@ def read_periods(text: str) -> list[Period]:
     Raises:
         TypeError, ValueError: it has not.
     """
-    return [Period(*each) for each in json.loads(text)]
+    return [*map(_read_period, text.splitlines())]
+
+
+@functools.lru_cache(maxsize=2000)  # all but one are as they were before
+def _read_period(line: str) -> Period:
+    return Period(*json.loads(line))
 
 
 def until_next(now: float) -> float:
@@ -229,7 +238,7 @@ class History:
         """The same, to be put together with those of other processes: a text, which is
         written when a period is over, and not at each look."""
         if self._written is None:
-            self._written = json.dumps([*self._periods])
+            self._written = "\n".join(map(json.dumps, self._periods))
         return self._written
 
     @property

@@ -157,10 +157,11 @@ def side_by_side(parts: Sequence[Sequence[Period]]) -> list[data.Point]:
     last = max(by_number)
     if any(periods[-1].number == last - 1 for periods in parts):
         del by_number[last]
-    return [_point(by_number[number]) for number in sorted(by_number)[-POINTS:]]
+    return [_point(tuple(by_number[each])) for each in sorted(by_number)[-POINTS:]]
 
 
-def _point(periods: Sequence[Period]) -> data.Point:
+@functools.lru_cache(maxsize=500)  # all but one are the same for minutes
+def _point(periods: tuple[Period, ...]) -> data.Point:
     if len(periods) == 1:
         return periods[0].point
     points = [period.point for period in periods]
