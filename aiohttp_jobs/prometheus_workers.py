@@ -240,6 +240,6 @@ class AllWorkers:
             families.tell(other, is_up)
         return families
 
-    async def _show(self, request: web.Request) -> web.Response:
+    async def _show(self, request: web.BaseRequest) -> web.Response:
         await self._ask()
         return web.Response(body=written(self._registry, self._member.number))

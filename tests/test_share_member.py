@@ -25,7 +25,7 @@ def share(tmp_path: Path) -> str:
 
 
 def says(text: str) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: web.BaseRequest) -> web.Response:
         return web.json_response(text)
 
     return handler

@@ -12,9 +12,9 @@ from itertools import islice
 from typing import Any, Final, TypeAlias
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from aiohttp_jobs.core.names import shown
+from aiohttp_jobs.share.worker import Handler
 
 from .access import Access, Visitor
 from .pieces import Teller
@@ -65,7 +65,7 @@ class Answering:
             **{path: _acting(act) for path, act in actions.items()},
         }
 
-    async def _overview(self, request: web.Request) -> web.Response:
+    async def _overview(self, request: web.BaseRequest) -> web.Response:
         asked = await request.json()
         some = islice(asked["queries"].items(), MOST_QUERIES)
         queries = {name: _query(sent) for name, sent in some}
@@ -74,20 +74,20 @@ class Answering:
         told = dict(zip(queries, looks, strict=True))
         return web.json_response(self._teller.tell(part, told, known))
 
-    async def _job(self, request: web.Request) -> web.Response:
+    async def _job(self, request: web.BaseRequest) -> web.Response:
         return await _answer(self._source.job(request.query["address"]))
 
-    async def _pending(self, request: web.Request) -> web.Response:
+    async def _pending(self, request: web.BaseRequest) -> web.Response:
         query = _query(await request.json())
         return await _answer(self._source.find_pending(query))
 
-    async def _matching(self, request: web.Request) -> web.Response:
+    async def _matching(self, request: web.BaseRequest) -> web.Response:
         query = _query(await request.json())
         return await _answer(self._source.matching_here(query))
 
 
 def _acting(act: _Act) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: web.BaseRequest) -> web.Response:
         if request.method != "POST":
             raise web.HTTPMethodNotAllowed(request.method, ["POST"])
         data = await request.json()
