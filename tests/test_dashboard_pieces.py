@@ -125,7 +125,8 @@ async def test_nonsense_is_no_answer() -> None:
     """Nor is one that builds on what was never told."""
     owner, heard = Owner(), Heard()
     good = owner.tell(heard, Query())
-    for wrong in (None, [], {}, {**good, "pieces": {}}, {**good, "numbers": 3}):
+    nonsense: list[Any] = [None, [], {}]
+    for wrong in (*nonsense, {**good, "pieces": {}}, {**good, "numbers": 3}):
         with pytest.raises((LookupError, TypeError, AttributeError)):
             heard.hear(wrong)
     assert heard.known() == {}
