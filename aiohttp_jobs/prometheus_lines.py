@@ -16,7 +16,9 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric, Sample
-from prometheus_client.utils import floatToGoString
+from prometheus_client.utils import (
+    floatToGoString,  # pyright: ignore[reportUnknownVariableType]
+)
 
 __all__ = ("APART", "WORKER", "Family", "Series", "acceptable", "written")
 
