@@ -122,6 +122,7 @@
 #
 # On top, each with an extra of its name, and imported only by those who use it:
 #
+#   prometheus_lines.py    samples as lines of text
 #   prometheus_workers.py  the metrics of all workers in one scrape
 #   prometheus_times.py    a histogram of seconds
 #   prometheus_durable.py  the metrics of durable jobs

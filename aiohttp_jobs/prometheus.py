@@ -7,6 +7,7 @@ told apart by the label ``scheduler``.
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -23,7 +24,6 @@ try:
     from prometheus_client.core import (
         CounterMetricFamily,
         GaugeMetricFamily,
-        HistogramMetricFamily,
         Metric,
     )
     from prometheus_client.exposition import choose_encoder
@@ -35,8 +35,9 @@ from .core.job import Job
 from .core.scheduler import Scheduler
 from .core.states import SUCCEEDED, JobState
 from .prometheus_durable import DurableFamilies, DurableWatch
+from .prometheus_lines import Family, Series, acceptable
 from .prometheus_times import Times
-from .prometheus_workers import AllWorkers
+from .prometheus_workers import AllWorkers, Format
 from .share.folder import share_of_environment
 from .web.application import check_application
 from .web.request import SCHEDULER
@@ -216,7 +217,11 @@ class JobsCollector:
         families = _Families()
         for watch in list(self._watches.values()):
             watch.show(families)
-        return (family for family in families if family.samples)
+        return (family for family in families if _has_samples(family))
+
+
+def _has_samples(family: Metric) -> bool:
+    return bool(family.series if isinstance(family, Family) else family.samples)
 
 
 # A registry keeps its collector: this one need not keep the registry.
@@ -255,27 +260,28 @@ class _Families:
             "1 while no pending job starts because they are held, else 0.",
             labels=["scheduler"],
         )
-        self.ended = CounterMetricFamily(
+        # Most samples are of these three.
+        self.ended = Family(
             "aiohttp_jobs_jobs",
             "Jobs that have ended, by coroutine and outcome.",
-            labels=["scheduler", "job", "outcome"],
+            "counter",
         )
         self.joined = CounterMetricFamily(
             "aiohttp_jobs_joined",
             "How often spawning returned a job that was already there, by its key.",
             labels=["scheduler"],
         )
-        self.waited = HistogramMetricFamily(
+        self.waited = Family(
             "aiohttp_jobs_wait_seconds",
             "How long jobs were pending before they started.",
-            labels=["scheduler", "job"],
-            unit="seconds",
+            "histogram",
+            "seconds",
         )
-        self.ran = HistogramMetricFamily(
+        self.ran = Family(
             "aiohttp_jobs_run_seconds",
             "How long jobs ran from their start to their end.",
-            labels=["scheduler", "job"],
-            unit="seconds",
+            "histogram",
+            "seconds",
         )
         self.durable = DurableFamilies()
 
@@ -317,7 +323,7 @@ class _Watch:
         name = job.coro_name
         counts = self._counts.get(name)
         if counts is None:
-            counts = self._counts[name] = _Counts()
+            counts = self._counts[name] = _Counts(self.name, name)
         return counts
 
     def show(self, families: _Families) -> None:
@@ -332,27 +338,38 @@ class _Watch:
         families.limit.add_metric([name], limit)
         families.held.add_metric([name], scheduler.held)
         families.joined.add_metric([name], scheduler.statistics().joined)
-        for job, counts in list(self._counts.items()):
-            for state in _OUTCOMES:
-                families.ended.add_metric(
-                    [name, job, state.name.lower()], counts.ended[state]
-                )
-            counts.waited.show(families.waited, [name, job])
-            counts.ran.show(families.ran, [name, job])
+        for counts in list(self._counts.values()):
+            families.ended.series.append(counts.ended_series)
+            families.waited.series.append(counts.waited_series)
+            families.ran.series.append(counts.ran_series)
         if self.durable is not None:
             self.durable.show(families.durable)
 
 
 class _Counts:
-    """What is known of the jobs of one coroutine function."""
+    """What is known of the jobs of one coroutine function.
 
-    __slots__ = ("ended", "ran", "waited")
+    Args:
+        scheduler, job: the values of these labels.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("ended", "ended_series", "ran", "ran_series", "waited", "waited_series")
+
+    def __init__(self, scheduler: str, job: str) -> None:
         # All outcomes from the first on: rate() does not see a series begin.
         self.ended: dict[JobState, int] = dict.fromkeys(_OUTCOMES, 0)
         self.waited = Times(BUCKETS)
         self.ran = Times(BUCKETS)
+        labels = {"scheduler": scheduler, "job": job}
+        self.ended_series = Series(
+            [
+                ("aiohttp_jobs_jobs_total", {**labels, "outcome": state.name.lower()})
+                for state in _OUTCOMES
+            ],
+            self.ended.values,
+        )
+        self.waited_series = self.waited.series("aiohttp_jobs_wait_seconds", labels)
+        self.ran_series = self.ran.series("aiohttp_jobs_run_seconds", labels)
 
 
 def _registry(registry: CollectorRegistry | None) -> CollectorRegistry:
@@ -374,20 +391,24 @@ def _make_handler(
 ) -> Handler:
     async def metrics(request: web.Request) -> web.Response:
         accept = ",".join(request.headers.getall(hdrs.ACCEPT, []))
+        if workers is not None:
+            accept = acceptable(accept)
         try:
             encode, content_type = choose_encoder(accept)
         except Exception:  # the library trips over versions that are no numbers
             encode, content_type = choose_encoder("")
-        # An encoder wants what a registry has, collect().
-        shown: Any = registry
         if workers is None:
             await collector.ask()
+            body = encode(registry)
         else:
-            shown = await workers.collect()
-        response = web.Response(
-            body=encode(shown), headers={hdrs.CONTENT_TYPE: content_type}
-        )
-        response.enable_compression()
-        return response
+            families = await workers.collect()
+            body = families.encoded(Format(content_type, encode))
+        headers = {hdrs.CONTENT_TYPE: content_type}
+        if "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "").lower():
+            headers[hdrs.CONTENT_ENCODING] = "gzip"
+            # At the lowest level: the text is so regular that a higher one takes several
+            # times as long for little.
+            body = gzip.compress(body, 1, mtime=0)
+        return web.Response(body=body, headers=headers)
 
     return metrics

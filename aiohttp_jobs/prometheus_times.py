@@ -11,6 +11,8 @@ from itertools import accumulate
 
 from prometheus_client.core import HistogramMetricFamily
 
+from .prometheus_lines import Series
+
 __all__ = ("Times",)
 
 
@@ -33,8 +35,26 @@ class Times:
         self._counts[bisect_left(self._buckets, seconds)] += 1
         self._sum += seconds
 
+    def series(self, name: str, labels: dict[str, str]) -> Series:
+        """Return what tells of it by this name, with these labels, whenever it is asked.
+        It may be asked in another thread."""
+        return Series(
+            [
+                *((f"{name}_bucket", {**labels, "le": le}) for le in self._bounds()),
+                (f"{name}_count", labels),
+                (f"{name}_sum", labels),
+            ],
+            self._values,
+        )
+
+    def _bounds(self) -> tuple[str, ...]:
+        return (*map(str, self._buckets), "+Inf")
+
+    def _values(self) -> list[float]:
+        counts: list[float] = [*accumulate(self._counts)]
+        return [*counts, counts[-1], self._sum]
+
     def show(self, family: HistogramMetricFamily, labels: list[str]) -> None:
         """Add the buckets to the metric. May run in another thread."""
-        bounds = (*map(str, self._buckets), "+Inf")
-        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
+        buckets = list(zip(self._bounds(), accumulate(self._counts), strict=True))
         family.add_metric(labels, buckets, self._sum)

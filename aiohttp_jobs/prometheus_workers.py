@@ -7,22 +7,24 @@ does, which knows when a counter began anew.
 
 from __future__ import annotations
 
+import functools
+import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 
+from .prometheus_lines import APART, WORKER, written
 from .share.asking import Trouble
 from .share.member import Member
 from .share.others import Others
 
-__all__ = ("AllWorkers", "Families")
-
-_WORKER: Final = "worker"
+__all__ = ("AllWorkers", "Families", "Format")
 
 # A process of the application that shows no metrics is not one that should.
 _NOT_OURS: Final = (Trouble.APPLICATION, Trouble.NOTHING)
@@ -30,85 +32,145 @@ _NOT_OURS: Final = (Trouble.APPLICATION, Trouble.NOTHING)
 # In which directories a registry is shown: twice would be each sample twice.
 _shown: Final = WeakKeyDictionary[CollectorRegistry, set[str]]()
 
+_END: Final = b"# EOF\n"
+
+
+@dataclass(frozen=True)
+class Format:
+    """What who scrapes has asked for: one of the library's encoders, and what it makes.
+
+    An encoder takes what has a registry's ``collect()``.
+    """
+
+    content_type: str
+    encode: Callable[[Any], bytes] = field(compare=False)
+
+    @property
+    def is_openmetrics(self) -> bool:
+        return self.content_type.startswith("application/openmetrics-text")
+
+    def encoded(self, metric: Metric) -> bytes:
+        """Encode one family, without what ends the whole."""
+        return self.encode(_One(metric)).removesuffix(_END)
+
+
+class _One:
+    """A registry with one family."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> list[Metric]:
+        return [self._metric]
+
+
+class _Family:
+    """A name, and what all workers have of it."""
+
+    def __init__(self, name: str, documentation: str, kind: str, unit: str) -> None:
+        # Refused here if there is no such kind.
+        Metric(name, documentation, kind, unit)
+        self.name = name
+        self.kind = kind
+        self._about = documentation, kind, unit
+        self.blocks: list[bytes] = []
+        # Is there a sample that the older format has in a family of its own?
+        self.has_apart = False
+        # Samples that the library writes.
+        self.rest: list[Any] = []
+
+    def encoded(self, format: Format) -> list[bytes]:
+        head = _head(format, self.name, *self._about)
+        blocks, apart = self.blocks, list[bytes]()
+        if self.has_apart and not format.is_openmetrics:
+            blocks, apart = self._split(format)
+        if self.rest:
+            metric = Metric(self.name, *self._about)
+            for sample in self.rest:
+                metric.add_sample(*sample)
+            # First, as it may end with a family of its own.
+            return [head, *blocks, format.encoded(metric).removeprefix(head), *apart]
+        return [head, *blocks, *apart]
+
+    def _split(self, format: Format) -> tuple[list[bytes], list[bytes]]:
+        """Return the lines, and those that stand in families of their own."""
+        found: dict[bytes, list[bytes]] = {
+            f"{self.name}{suffix}{{".encode(): [] for suffix in APART
+        }
+        lines: list[bytes] = []
+        for line in b"".join(self.blocks).splitlines(keepends=True):
+            found.get(line[: line.index(b"{") + 1], lines).append(line)
+        apart: list[bytes] = []
+        for start, those in found.items():
+            if those:
+                name = start[:-1].decode()
+                apart += [_head(format, name, self._about[0], "gauge", ""), *those]
+        return lines, apart
+
+
+@functools.lru_cache(maxsize=1000)  # they are the same at each scrape
+def _head(format: Format, name: str, documentation: str, kind: str, unit: str) -> bytes:
+    return format.encoded(Metric(name, documentation, kind, unit))
+
 
 class Families:
-    """Metrics of all workers, as an encoder of prometheus_client takes a registry."""
+    """Metrics of all workers, as lines of text."""
 
     def __init__(self) -> None:
-        self._families: dict[tuple[str, str], Any] = {}
-        self._up = GaugeMetricFamily(
+        self._families: dict[tuple[str, str], _Family] = {}
+        self._up = _Family(
             "aiohttp_jobs_worker_up",
             "1 if the worker answers, else 0, and then its other series are missing.",
-            labels=[_WORKER],
+            "gauge",
+            "",
         )
 
-    def add(self, number: int, data: Iterable[Any]) -> None:
+    def add(self, number: int, data: object) -> None:
         """Add what a worker sent.
 
         Raises:
-            ValueError, TypeError: it is not what :func:`_dump` makes.
+            ValueError, TypeError, AttributeError: it is not what
+                :func:`.prometheus_lines.written` makes, or is another worker's.
         """
+        if not isinstance(data, bytes):
+            raise TypeError("a worker tells its metrics as lines of text")
+        told, _, text = data.partition(b"\n")
+        own, heads = json.loads(told)
+        if own != number:
+            raise ValueError("the worker has another number by now")
         # All of it before any: half of a worker's metrics would be wrong ones.
-        found = list[Any]()  # of Metric, whose fields have no types
-        for name, documentation, kind, unit, samples in data:
-            metric: Any = Metric(name, documentation, kind, unit)
-            for sample, labels, value, timestamp in samples:
-                metric.add_sample(sample, _label(labels, number), value, timestamp)
-            found.append(metric)
-        for metric in found:
-            # One name is told once, with one type: another worker's other type is left
-            # out, for no server would take the whole.
-            same = self._families.setdefault((metric.name, metric.type), metric)
-            if same is not metric:
-                same.samples.extend(metric.samples)
+        found: list[tuple[_Family, bytes, bool, list[Any]]] = []
+        start = 0
+        for *about, length, has_apart, rest in heads:
+            block = text[start : start + length]
+            start += length
+            found.append((_Family(*about), block, has_apart, [*rest]))
+        if start != len(text):
+            raise ValueError("the lines are not as long as they should be")
+        for family, block, has_apart, rest in found:
+            same = self._families.setdefault((family.name, family.kind), family)
+            same.blocks.append(block)
+            same.has_apart |= has_apart
+            same.rest += rest
 
     def tell(self, number: int, is_up: bool) -> None:
-        self._up.add_metric([str(number)], is_up)
+        """Say whether a worker answers."""
+        line = f'{self._up.name}{{{WORKER}="{number}"}} {is_up:d}.0\n'
+        self._up.blocks.append(line.encode())
 
-    def collect(self) -> Iterator[Metric]:
+    def encoded(self, format: Format) -> bytes:
+        """Put all of it together."""
+        told: list[bytes] = []
         seen = set[str]()
-        for metric in self._families.values():
-            if metric.name not in seen:
-                seen.add(metric.name)
-                yield metric
-        yield self._up
-
-
-def _label(labels: dict[str, str], number: int) -> dict[str, str]:
-    new = _WORKER
-    if new not in labels:
-        return {**labels, new: str(number)}
-    # As Prometheus does it with a label of its own that a target has, too.
-    own = {}
-    for name, value in labels.items():
-        if name == new:
-            name = f"exported_{new}"
-            while name in labels:
-                name = f"exported_{name}"
-        own[name] = value
-    return {**own, new: str(number)}
-
-
-def _dump(registry: CollectorRegistry) -> list[Any]:
-    return [
-        (
-            metric.name,
-            metric.documentation,
-            metric.type,
-            metric.unit,
-            [
-                # A timestamp is the library's own class; as a number it is in seconds.
-                (
-                    sample.name,
-                    sample.labels,
-                    float(sample.value),
-                    None if sample.timestamp is None else float(sample.timestamp),
-                )
-                for sample in metric.samples
-            ],
-        )
-        for metric in registry.collect()
-    ]
+        for family in (*self._families.values(), self._up):
+            # One name is told once, with one type: another worker's other type is left
+            # out, for no server would take the whole.
+            if family.name not in seen:
+                seen.add(family.name)
+                told += family.encoded(format)
+        if format.is_openmetrics:
+            told.append(_END)
+        return b"".join(told)
 
 
 class AllWorkers:
@@ -159,7 +221,7 @@ class AllWorkers:
         families = Families()
         number = self._member.number
         await self._ask()
-        families.add(number, _dump(self._registry))
+        families.add(number, written(self._registry, number))
         families.tell(number, True)
         told = {number}
         answers = [] if self._others is None else await self._others.ask()
@@ -178,6 +240,6 @@ class AllWorkers:
             families.tell(other, is_up)
         return families
 
-    async def _show(self, request: web.Request) -> web.Response:
+    async def _show(self, request: web.BaseRequest) -> web.Response:
         await self._ask()
-        return web.json_response(_dump(self._registry))
+        return web.Response(body=written(self._registry, self._member.number))

@@ -8,7 +8,9 @@
     jobs.py          CPU time per job
     observers.py     the same when somebody is told of the jobs
     dashboard.py     the same when somebody looks at them
-    many.py          the same with up to a million jobs pending
+    workers.py       CPU time of workers that are looked at together
+    sharing.py       one of these, in a process of its own
+    many.py          CPU time per job with up to a million pending
     memory.py        bytes per job
     durable.py       durable jobs in a file, beside Huey's
     server.py        the applications that are compared, in a process of their own

@@ -16,6 +16,7 @@ from . import (
     many,
     memory,
     observers,
+    workers,
 )
 from .measure import make_runner
 from .report import Table, as_rst, as_text, environment, summary
@@ -39,6 +40,9 @@ def main() -> None:
             ),
             "dashboard": lambda: dashboard.looked_at(
                 runner, 1.5 if quick else 3.0, min(rounds, 11)
+            ),
+            "workers": lambda: workers.shared(
+                2 if quick else 8, 2.0 if quick else 5.0, min(rounds, 5)
             ),
             "many": lambda: many.many(
                 runner, (1_000, 10_000) if quick else (1_000, 10_000, 100_000, 1_000_000)
@@ -76,6 +80,7 @@ TABLES = (
     "jobs",
     "observers",
     "dashboard",
+    "workers",
     "many",
     "memory",
     "enqueued",

@@ -21,10 +21,10 @@ def say(line: str) -> None:
 async def main(share: str) -> None:
     done: list[object] = []
 
-    async def figures(request: web.Request) -> web.Response:
+    async def figures(request: web.BaseRequest) -> web.Response:
         return web.json_response({"process": os.getpid(), "done": done})
 
-    async def act(request: web.Request) -> web.Response:
+    async def act(request: web.BaseRequest) -> web.Response:
         done.append(await request.json())
         return web.json_response("done")
 

@@ -141,6 +141,7 @@ async def test_what_is_not_there_is_refused_by_a_sentence(owner: Owner) -> None:
     assert not owner.scheduler.held
     assert (await owner.ask("nothing")).trouble is Trouble.NOTHING
     assert (await owner.ask("overview", {"nonsense": 1})).trouble is Trouble.FAILED
-    answer = await owner.ask("overview", {"queries": [packed_query(Query())] * 99})
-    assert len(answer.data["looks"]) == 50
+    queries = {f"?{number}": packed_query(Query()) for number in range(99)}
+    answer = await owner.ask("overview", {"queries": queries, "known": {}})
+    assert len(answer.data["forgotten"]) == 50
     assert os.getpid() == answer.data["part"]["process"]["pid"]

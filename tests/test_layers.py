@@ -90,6 +90,7 @@ SHARE = (
 )
 # On top, imported by nothing else: each needs the package of its extra.
 EXTRAS = {
+    "prometheus_lines": "prometheus_client",
     "prometheus_workers": "prometheus_client",
     "prometheus_times": "prometheus_client",
     "prometheus_durable": "prometheus_client",
@@ -114,6 +115,7 @@ DASHBOARD = (
     "dashboard.access",
     "dashboard.rows",
     "dashboard.part",
+    "dashboard.pieces",
     "dashboard.overview",
     "dashboard.details",
     "dashboard.steering",
@@ -123,6 +125,7 @@ DASHBOARD = (
     "dashboard.answering",
     "dashboard.workers",
     "dashboard.charts",
+    "dashboard.kept",
     "dashboard.pages",
     "dashboard.stream",
     "dashboard.text",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -17,15 +18,32 @@ from typing import Any
 import pytest
 from aiohttp import ClientError, ClientSession, web
 from aiohttp.test_utils import TestClient, TestServer
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Enum,
+    Gauge,
+    Histogram,
+    Info,
+    Summary,
+)
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeHistogramMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    UnknownMetricFamily,
+)
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from aiohttp_jobs import SCHEDULER, setup
-from aiohttp_jobs.prometheus import setup_metrics
-from aiohttp_jobs.prometheus_workers import Families
+from aiohttp_jobs import SCHEDULER, Scheduler, setup
+from aiohttp_jobs.prometheus import jobs_collector, setup_metrics
+from aiohttp_jobs.prometheus_lines import acceptable, written
+from aiohttp_jobs.prometheus_workers import Families, Format
 from tests.apart import apart
 from tests.processes import ROOT
 from tests.work import nothing
@@ -129,14 +147,129 @@ async def test_worker_that_has_ended_is_in_no_scrape(share: str) -> None:
         assert read(await scrape(client), "aiohttp_jobs_worker_up") == {"0": 1}
 
 
+def formats() -> list[Format]:
+    headers = (
+        "text/plain; version=0.0.4",
+        "text/plain; version=1.0.0; escaping=allow-utf-8",
+        "application/openmetrics-text; version=1.0.0; escaping=allow-utf-8",
+        "application/openmetrics-text; version=1.0.0; escaping=values",
+        "application/openmetrics-text; version=1.0.0; escaping=Dots",
+        "application/openmetrics-text; version=0.0.1",
+    )
+    made = [choose_encoder(acceptable(accept)) for accept in headers]
+    return [Format(content_type, encode) for encode, content_type in made]
+
+
+class Odd:
+    """Metrics that are not often seen."""
+
+    def collect(self) -> Iterator[Metric]:
+        late = GaugeMetricFamily("late", "With a time.", labels=["a"])
+        late.add_metric(["b"], 1.5, timestamp=1700000000.5)
+        yield late
+        odd = GaugeMetricFamily("größe", "A name that is no plain one.", labels=["a"])
+        odd.add_metric(['"b"\\\n'], float("nan"))
+        yield odd
+        label = CounterMetricFamily("label", "A label that is none.", labels=["a-b"])
+        label.add_metric(["c"], float("inf"))
+        yield label
+        buckets = [("1.0", 1), ("+Inf", 3)]
+        yield GaugeHistogramMetricFamily("gh", "Gauges.", buckets, 7)
+        yield UnknownMetricFamily("unknown", "Of no type.", 1234567)
+        yield GaugeMetricFamily("none", "No samples.", labels=["a"])
+
+
+def many_kinds() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    counter = Counter("mails", 'Sent "mails"\\\nof all.', ["kind"], registry=registry)
+    counter.labels("bill\n").inc(12345678)
+    counter.labels('"\\').inc()
+    Histogram("size", "Sizes.", ["kind"], registry=registry).labels("x").observe(3)
+    Summary("took", "Times.", registry=registry, unit="seconds").observe(0.25)
+    Info("about", "What it is.", registry=registry).info({"version": "1"})
+    Enum("state", "How it is.", states=["on", "off"], registry=registry).state("off")
+    Gauge("balance", "May be negative.", registry=registry).set(-1e-9)
+    odd: Any = Odd()
+    registry.register(odd)
+    return registry
+
+
+class Labelled:
+    """A registry with the label of a worker, for the library to write."""
+
+    def __init__(self, registry: CollectorRegistry, worker: str) -> None:
+        self.registry = registry
+        self.worker = worker
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self.registry.collect():
+            metric.samples = [
+                sample._replace(labels={**sample.labels, "worker": self.worker})
+                for sample in metric.samples
+            ]
+            yield metric
+
+
+@pytest.mark.parametrize("format", formats(), ids=lambda format: format.content_type)
+async def test_lines_are_those_that_the_library_writes(format: Format) -> None:
+    """Metrics of every type, odd names and numbers, and ours; in all formats."""
+    registry = many_kinds()
+    scheduler = Scheduler()
+    jobs_collector(registry).add(scheduler)
+    await (await scheduler.spawn(nothing())).wait()
+    await scheduler.close()
+    families = Families()
+    families.add(3, written(registry, 3))
+    ours = families.encoded(format).decode()
+    theirs = format.encode(Labelled(registry, "3")).decode()
+    assert "aiohttp_jobs_run_seconds_bucket" in theirs
+    up = ours.index("# HELP aiohttp_jobs_worker_up")
+    assert ours[:up] == theirs.removesuffix("# EOF\n")
+    assert ours.endswith("# EOF\n") == theirs.endswith("# EOF\n")
+
+
+@pytest.mark.parametrize("format", formats(), ids=lambda format: format.content_type)
+async def test_series_of_several_workers_stand_below_one_head(format: Format) -> None:
+    """Those that the older format has in families of their own, too."""
+    families = Families()
+    for number in (0, 1):
+        families.add(number, written(many_kinds(), number))
+        families.tell(number, True)
+    text = families.encoded(format).decode()
+    heads = [line for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(set(heads)) == len(heads)
+    samples = [line for line in text.splitlines() if not line.startswith("#")]
+    assert len(set(samples)) == len(samples)
+    assert text.count('worker="0"') == text.count('worker="1"') == len(samples) / 2
+
+
 async def test_nonsense_of_another_worker_is_no_error() -> None:
     """Nothing of it is shown."""
     families = Families()
-    good = ["a", "", "gauge", "", [["a", {}, 1.0, None]]]
-    for wrong in (None, 3, [3], [good, [1, 2]], [good, ["b", "", "odd", "", []]]):
-        with pytest.raises((TypeError, ValueError)):
-            families.add(1, wrong)  # type: ignore[arg-type]
-    assert [metric.name for metric in families.collect()] == ["aiohttp_jobs_worker_up"]
+    empty = families.encoded(formats()[0])
+    good = ["a", "", "gauge", "", 4, False, []]
+
+    def sent(*heads: Any, number: int = 1, text: str = "a 1\n") -> bytes:
+        return f"{json.dumps([number, [good, *heads]])}\n{text}".encode()
+
+    for wrong in (
+        None,
+        3,
+        b"",
+        b"[1]",
+        b"3\n",
+        sent(number=2),
+        sent(text="a 1\nb"),
+        sent(text=""),
+        sent([1, 2]),
+        sent(["b", "", "odd", "", 0, False, []]),
+        sent(["b", "", "gauge", "", 0, False, 3]),
+    ):
+        with pytest.raises((TypeError, ValueError, AttributeError)):
+            families.add(1, wrong)
+    assert families.encoded(formats()[0]) == empty
+    families.add(1, sent())
+    assert b"a 1\n" in families.encoded(formats()[0])
 
 
 async def test_environment_says_which_directory(

@@ -323,7 +323,7 @@ async def ask(worker: Worker, path: str = "/") -> object:
 async def test_worker_answers_from_its_start_to_its_end(share: str) -> None:
     """It says who it is, and what its handlers say; then it has left the directory."""
 
-    async def shop(request: web.Request) -> web.Response:
+    async def shop(request: web.BaseRequest) -> web.Response:
         return web.json_response("open")
 
     worker = Worker(share, {"/shop": shop}, application="shop")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from aiohttp_jobs.share.asking import Answer, Trouble, ask
 from aiohttp_jobs.share.member import Member
 from aiohttp_jobs.share.others import Others
+from aiohttp_jobs.share.worker import Handler
 from tests.apart import apart
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
@@ -25,7 +25,7 @@ def share(tmp_path: Path) -> str:
 
 
 def says(text: str) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: web.BaseRequest) -> web.Response:
         return web.json_response(text)
 
     return handler

@@ -55,14 +55,14 @@ class Shop:
         assert self.worker.place is not None
         return self.worker.place.folder.address(str(self.name))
 
-    async def figures(self, request: web.Request) -> web.Response:
+    async def figures(self, request: web.BaseRequest) -> web.Response:
         self.times_asked += 1
         self.asked.release()
         await self.open.wait()
         self.answered.set()
         return web.json_response(self.times_asked)
 
-    async def act(self, request: web.Request) -> web.Response:
+    async def act(self, request: web.BaseRequest) -> web.Response:
         self.done.append(await request.json())
         return web.json_response("done")
 

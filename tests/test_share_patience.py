@@ -28,7 +28,7 @@ class Owner:
         self.open.set()
         self.asked = 0
 
-    async def job(self, request: web.Request) -> web.Response:
+    async def job(self, request: web.BaseRequest) -> web.Response:
         self.asked += 1
         number = self.asked
         await self.open.wait()

@@ -16,6 +16,7 @@ Needs the extra: ``pip install aiohttp-jobs[dashboard]``.
 #   query.py     what a visitor wants to see
 #   rows.py      a job as a row of a table
 #   part.py      what one process has to say for the first page
+#   pieces.py    the same, but for what was told before
 #   overview.py  the first page, put together: figures, failures, coroutines, tables
 #   details.py   what a job's own page shows
 #
@@ -36,6 +37,7 @@ Needs the extra: ``pip install aiohttp-jobs[dashboard]``.
 # What becomes of it:
 #
 #   charts.py    the figures as bars and lines of an SVG
+#   kept.py      what of a live page stays as it was
 #   pages.py     data as HTML, and addresses
 #   stream.py    live pages: server-sent events, bounded, ended at shutdown
 #   text.py      a traceback to be copied

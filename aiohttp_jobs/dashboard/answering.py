@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import fields
+from itertools import islice
 from typing import Any, Final, TypeAlias
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from aiohttp_jobs.core.names import shown
+from aiohttp_jobs.share.worker import Handler
 
 from .access import Access, Visitor
+from .pieces import Teller
+from .process import process_name
 from .query import Query
 from .source import NoSuchJob, ThisProcess
 
@@ -38,6 +41,7 @@ class Answering:
     def __init__(self, source: ThisProcess, number: Callable[[], int]) -> None:
         self._source = source
         self._number = number
+        self._teller = Teller()
 
     def handlers(self) -> dict[str, Handler]:
         """The handlers by their paths, as of :class:`.share.member.Member`."""
@@ -61,25 +65,29 @@ class Answering:
             **{path: _acting(act) for path, act in actions.items()},
         }
 
-    async def _overview(self, request: web.Request) -> web.Response:
-        asked = (await request.json())["queries"][:MOST_QUERIES]
-        part, looks = self._source.voice(self._number(), map(_query, asked))
-        return web.json_response({"part": part, "looks": looks, "queries": asked})
+    async def _overview(self, request: web.BaseRequest) -> web.Response:
+        asked = await request.json()
+        some = islice(asked["queries"].items(), MOST_QUERIES)
+        queries = {name: _query(sent) for name, sent in some}
+        part, looks = self._source.voice(self._number(), queries.values())
+        known = asked["known"].get(process_name(), {})
+        told = dict(zip(queries, looks, strict=True))
+        return web.json_response(self._teller.tell(part, told, known))
 
-    async def _job(self, request: web.Request) -> web.Response:
+    async def _job(self, request: web.BaseRequest) -> web.Response:
         return await _answer(self._source.job(request.query["address"]))
 
-    async def _pending(self, request: web.Request) -> web.Response:
+    async def _pending(self, request: web.BaseRequest) -> web.Response:
         query = _query(await request.json())
         return await _answer(self._source.find_pending(query))
 
-    async def _matching(self, request: web.Request) -> web.Response:
+    async def _matching(self, request: web.BaseRequest) -> web.Response:
         query = _query(await request.json())
         return await _answer(self._source.matching_here(query))
 
 
 def _acting(act: _Act) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: web.BaseRequest) -> web.Response:
         if request.method != "POST":
             raise web.HTTPMethodNotAllowed(request.method, ["POST"])
         data = await request.json()

@@ -8,7 +8,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from itertools import chain, repeat, starmap, takewhile
+from itertools import chain, islice, repeat, starmap, takewhile
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
@@ -67,6 +67,10 @@ class Period(NamedTuple):
     #: have a thousand of them in each period.
     times: list[tuple[int, int]]
 
+    def __hash__(self) -> int:
+        # Those of one number are compared: quickly, as they are read once.
+        return hash(self.number)
+
 
 _STEP: Final = 2 ** (1 / 16)  # so a time is right by 2 %
 
@@ -90,7 +94,12 @@ def read_periods(text: str) -> list[Period]:
     Raises:
         TypeError, ValueError: it has not.
     """
-    return [Period(*each) for each in json.loads(text)]
+    return [*map(_read_period, text.splitlines())]
+
+
+@functools.lru_cache(maxsize=2000)  # all but one are as they were before
+def _read_period(line: str) -> Period:
+    return Period(*json.loads(line))
 
 
 def until_next(now: float) -> float:
@@ -109,6 +118,8 @@ class History:
         self._ends: deque[Raw] = deque(maxlen=MOST_ENDS)
         self._failures: deque[Raw] = deque(maxlen=MOST_FAILURES)
         self._kinds = Kinds()
+        # All failures in order; None if there are new ones.
+        self._kept: list[Raw] | None = None
         self._tallies = Tallies()
         self._tallies.add_spawned(job.coro_name for job in scheduler)
         # What has happened and is not counted yet: names of spawned jobs, and ends.
@@ -170,6 +181,7 @@ class History:
             self._add_failure(raw, _type_of(error), _place_of(raised, coro_name))
 
     def _add_failure(self, raw: Raw, type_name: str, place: str) -> None:
+        self._kept = None
         self._failures.append(raw)
         self._tallies.add_failed(raw)
         self._kinds.add(cut(type_name), place, raw[7], raw)
@@ -226,7 +238,7 @@ class History:
         """The same, to be put together with those of other processes: a text, which is
         written when a period is over, and not at each look."""
         if self._written is None:
-            self._written = json.dumps([*self._periods])
+            self._written = "\n".join(map(json.dumps, self._periods))
         return self._written
 
     @property
@@ -243,8 +255,27 @@ class History:
     def ends(self) -> list[Raw]:
         """What is remembered, the latest end first; as records it takes longer."""
         self._count()
-        kept = {raw[0]: raw for raw in chain(self._kinds.kept(), self._failures)}
-        return sorted(chain(self._ends, kept.values()), key=_closed_at, reverse=True)
+        return sorted(chain(self._ends, self._failed()), key=_closed_at, reverse=True)
+
+    def latest(self, count: int) -> list[Raw]:
+        """The first ones of these; quicker, as it does not look at all."""
+        self._count()
+        some = [*islice(reversed(self._ends), count), *self._failed()[:count]]
+        some.sort(key=_closed_at, reverse=True)
+        return some[:count]
+
+    @property
+    def end_count(self) -> int:
+        """How many are remembered."""
+        self._count()
+        return len(self._ends) + len(self._failed())
+
+    def _failed(self) -> list[Raw]:
+        """Those that have failed, the latest first."""
+        if self._kept is None:
+            kept = {raw[0]: raw for raw in chain(self._kinds.kept(), self._failures)}
+            self._kept = sorted(kept.values(), key=_closed_at, reverse=True)
+        return self._kept
 
     def records(self) -> Iterator[Record]:
         """Go over what is remembered, the latest end first."""

@@ -25,11 +25,10 @@ from .part import (
     ended_in,
     look,
     part,
-    times_of,
 )
 from .query import Query
 from .rows import Clock, job_row, process, record_row
-from .tallies import percentiles
+from .tallies import percentiles, percentiles_of
 
 __all__ = (
     "LOOKED_AT",
@@ -158,10 +157,11 @@ def side_by_side(parts: Sequence[Sequence[Period]]) -> list[data.Point]:
     last = max(by_number)
     if any(periods[-1].number == last - 1 for periods in parts):
         del by_number[last]
-    return [_point(by_number[number]) for number in sorted(by_number)[-POINTS:]]
+    return [_point(tuple(by_number[each])) for each in sorted(by_number)[-POINTS:]]
 
 
-def _point(periods: Sequence[Period]) -> data.Point:
+@functools.lru_cache(maxsize=500)  # all but one are the same for minutes
+def _point(periods: tuple[Period, ...]) -> data.Point:
     if len(periods) == 1:
         return periods[0].point
     points = [period.point for period in periods]
@@ -265,7 +265,7 @@ def _coroutine(same: Sequence[Coroutine]) -> data.Coroutine:
     p50, p90 = (
         (ran[0]["p50"], ran[0]["p90"])
         if len(ran) == 1
-        else percentiles(time for row in ran for time in times_of(row["times"]))
+        else percentiles_of(tuple(row["times"] for row in ran))
     )
     failed = max(same, key=lambda row: row["last_failure"] or 0.0)
     return {

@@ -6,10 +6,8 @@ times are sent and not their median, periods of the charts say which they are.
 
 from __future__ import annotations
 
-import base64
-from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypedDict, TypeVar
 
 from aiohttp_jobs.core.scheduler import Scheduler
@@ -20,7 +18,7 @@ from .kinds import Kind, Raw
 from .process import address_of
 from .query import Query
 from .record import Record, cut
-from .rows import Clock, job_row, process, record_row
+from .rows import Clock, Rows, process
 from .tallies import OTHERS, Tally
 
 __all__ = (
@@ -36,8 +34,6 @@ __all__ = (
     "ended_in",
     "look",
     "part",
-    "rows_of",
-    "times_of",
 )
 
 # Rows on one page of a table.
@@ -54,7 +50,7 @@ T = TypeVar("T")
 
 
 class Coroutine(data.Coroutine):
-    """Its last run times besides, see :func:`times_of`."""
+    """Its last run times besides, see :func:`.tallies.percentiles_of`."""
 
     times: str
 
@@ -122,27 +118,44 @@ def part(scheduler: Scheduler, history: History, clock: Clock, alone: bool) -> P
 
 
 def look(
-    scheduler: Scheduler, history: History, clock: Clock, query: Query, alone: bool
+    scheduler: Scheduler,
+    history: History,
+    clock: Clock,
+    query: Query,
+    alone: bool,
+    rows: Rows | None = None,
 ) -> Look:
-    """Return what this process has of what is wanted."""
+    """Return what this process has of what is wanted.
+
+    Args:
+        rows: those that were made before; None to make all anew.
+    """
     active = scheduler.active_jobs(LOOKED_AT)
     pending = scheduler.pending_jobs(LOOKED_AT)
     every = not query.filters  # then there is no need to look at them one by one
-    ends = history.ends()
-    if not every:
-        ends = [end for end in ends if query.takes_end(Record(*end), clock.now)]
-    if query.sort:
-        ends.sort(key=_END_ORDERS[query.sort])
+    made = Rows() if rows is None else rows
+    if every and not query.sort:
+        # Those of the page are enough.
+        ends, count = history.latest(query.recent * PAGE), history.end_count
+    else:
+        ends = history.ends()
+        if not every:
+            ends = [end for end in ends if query.takes_end(Record(*end), clock.now)]
+        if query.sort:
+            ends.sort(key=_END_ORDERS[query.sort])
+        count = len(ends)
     kinds = [kind for kind in history.kinds if _takes_kind(query, kind, clock.now)]
     sent = FEW_KINDS if alone else SENT_KINDS
     if query.failures == "all":
         sent = len(kinds)
     return {
-        "kinds": [_kind(kind, clock, number < sent) for number, kind in enumerate(kinds)],
+        "kinds": [
+            _kind(kind, clock, made, number < sent) for number, kind in enumerate(kinds)
+        ],
         "forgotten": history.kinds.forgotten,
         "active": _table(
             [job for job in active if every or query.takes(job)],
-            lambda job: job_row(job, clock),
+            lambda job: made.of_job(job, clock),
             query.active,
             alone,
             scheduler.active_count,
@@ -150,7 +163,7 @@ def look(
         ),
         "pending": _table(
             [item for item in enumerate(pending, 1) if every or query.takes(item[1])],
-            lambda item: job_row(item[1], clock, item[0]),
+            lambda item: made.of_job(item[1], clock, item[0]),
             query.pending,
             alone,
             scheduler.pending_count,
@@ -158,21 +171,14 @@ def look(
         ),
         "recent": _table(
             ends,
-            lambda end: record_row(Record(*end), clock),
+            lambda end: made.of_end(end, clock),
             query.recent,
             alone,
-            len(ends),
+            count,
             0,
+            count,
         ),
     }
-
-
-def rows_of(look: Look) -> Iterator[data.Job]:
-    """Go over all rows that are in it, wherever they stand."""
-    for kind in look["kinds"]:
-        yield from kind["latest"]
-    for table in (look["active"], look["pending"], look["recent"]):
-        yield from table["rows"]
 
 
 def _figures(scheduler: Scheduler, history: History) -> data.Figures:
@@ -210,7 +216,7 @@ def _takes_kind(query: Query, kind: Kind, now: float) -> bool:
     return any(query.takes_end(Record(*raw), now) for raw in kind.latest)
 
 
-def _kind(kind: Kind, clock: Clock, with_latest: bool) -> KindPart:
+def _kind(kind: Kind, clock: Clock, rows: Rows, with_latest: bool) -> KindPart:
     latest = reversed(kind.latest) if with_latest else ()
     return {
         "type": kind.type_name,
@@ -218,7 +224,7 @@ def _kind(kind: Kind, clock: Clock, with_latest: bool) -> KindPart:
         "count": kind.count,
         "first": clock.wall(kind.first_at),
         "last": clock.wall(kind.last_at),
-        "latest": [record_row(Record(*raw), clock) for raw in latest],
+        "latest": [rows.of_end(raw, clock) for raw in latest],
     }
 
 
@@ -252,24 +258,8 @@ def _coroutine(
         "p90": p90,
         "last_failure": clock.wall_or_none(last),
         "last_failed": None if job_id is None else address_of(job_id),
-        "times": "" if alone else _written(tally.times),
+        "times": "" if alone else tally.written(),
     }
-
-
-def _written(times: Iterable[float]) -> str:
-    # Numbers as they are in memory: workers are on one machine, and JSON takes long.
-    return base64.b64encode(array("d", times).tobytes()).decode()
-
-
-def times_of(text: str) -> Iterable[float]:
-    """Read the run times of a :class:`Coroutine`.
-
-    Raises:
-        ValueError: there are none in it.
-    """
-    times = array("d")
-    times.frombytes(base64.b64decode(text))
-    return times
 
 
 def _table(
@@ -279,14 +269,16 @@ def _table(
     alone: bool,
     total: int,
     beyond: int,
+    count: int | None = None,
 ) -> Table:
+    count = len(items) if count is None else count  # if only the first ones are here
     # A page of several processes may be made of the first rows of one of them.
-    first = (min(page, max(1, -(-len(items) // PAGE))) - 1) * PAGE if alone else 0
+    first = (min(page, max(1, -(-count // PAGE))) - 1) * PAGE if alone else 0
     end = first + PAGE if alone else page * PAGE
     return {
         "rows": [row(item) for item in items[first:end]],
         "first": first,
-        "count": len(items),
+        "count": count,
         "total": total,
         "beyond": beyond,
     }

@@ -42,8 +42,11 @@ def where(frames: Sequence[Frame]) -> str:
 
     If there is none, that of a package: the application may be installed as one.
     """
-    if not frames:
-        return ""
+    return _where(tuple(frames)) if frames else ""
+
+
+@functools.lru_cache(maxsize=1000)  # most jobs stand where others have stood
+def _where(frames: tuple[Frame, ...]) -> str:
     inwards = frames[::-1]
     path, line, function = next(
         (frame for frame in inwards if is_own(frame[0])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import time
@@ -13,11 +14,15 @@ from aiohttp_jobs.core.stack import places_of
 
 from . import data
 from .history import History
+from .kinds import Raw
 from .places import where
 from .process import address_of, process_name
 from .record import MOST_FRAMES, Record, cut
 
-__all__ = ("Clock", "job_row", "process", "record_row")
+__all__ = ("Clock", "Rows", "job_row", "process", "record_row")
+
+# How many rows are kept, of jobs that are over and of others.
+MOST_ROWS: Final = 2000
 
 
 class Clock:
@@ -26,12 +31,13 @@ class Clock:
     def __init__(self) -> None:
         #: The moment by time.monotonic() and by time.time().
         self.now = time.monotonic()
-        self._offset = _offset(time.time() - self.now)
+        #: From the one to the other.
+        self.offset = _offset(time.time() - self.now)
         self.at = self.wall(self.now)
 
     def wall(self, moment: float) -> float:
         """A moment of time.monotonic() in seconds since 1970."""
-        return round(moment + self._offset, 3)
+        return round(moment + self.offset, 3)
 
     def wall_or_none(self, moment: float | None) -> float | None:
         """Likewise, of one that may be missing."""
@@ -53,7 +59,7 @@ def process(scheduler: Scheduler, history: History, clock: Clock) -> data.Proces
     """Return who tells."""
     return {
         "name": process_name(),
-        "host": cut(socket.gethostname()),
+        "host": _host(),
         "pid": os.getpid(),
         "up_since": clock.wall(history.up_since),
         "counted_since": clock.wall(history.counted_since),
@@ -62,13 +68,22 @@ def process(scheduler: Scheduler, history: History, clock: Clock) -> data.Proces
     }
 
 
+@functools.cache
+def _host() -> str:
+    return cut(socket.gethostname())
+
+
 def job_row(job: Job[Any], clock: Clock, place: int | None = None) -> data.Job:
     """Return the row of a job that is not over."""
     row = _row(job, clock)
     row["place"] = place
     if job.active:
-        row["where"] = cut(where(places_of(job.coro, MOST_FRAMES)))
+        row["where"] = _where(job)
     return row
+
+
+def _where(job: Job[Any]) -> str:
+    return cut(where(places_of(job.coro, MOST_FRAMES)))
 
 
 def record_row(record: Record, clock: Clock) -> data.Job:
@@ -95,3 +110,51 @@ def _row(job: Job[Any] | Record, clock: Clock) -> data.Job:
         "error": "",
         "worker": None,
     }
+
+
+class Rows:
+    """Rows that are looked at each second: one that stays the same is made once.
+
+    They are shared, so nobody may change them.
+    """
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+        self._offset = 0.0
+        # By the numbers of jobs that are not over, and of those that are.
+        self._of_jobs: dict[int, tuple[object, data.Job]] = {}
+        self._of_records: dict[int, data.Job] = {}
+
+    def begin(self, number: int | None, clock: Clock) -> None:
+        """Begin to look.
+
+        Args:
+            number: that of the worker whose jobs they are; None if there is but one.
+        """
+        if (self._number, self._offset) != (number, clock.offset):
+            self._number, self._offset = number, clock.offset
+            self._of_jobs.clear()
+            self._of_records.clear()
+        for kept in (self._of_jobs, self._of_records):
+            if len(kept) > MOST_ROWS:
+                kept.clear()
+
+    def of_job(self, job: Job[Any], clock: Clock, place: int | None = None) -> data.Job:
+        """As :func:`job_row`."""
+        where = _where(job) if job.active else ""
+        now = job.state, job.name, where, place
+        before, row = self._of_jobs.get(job.id, (None, None))
+        if row is None or before != now:
+            row = job_row(job, clock, place)
+            row["worker"] = self._number
+            self._of_jobs[job.id] = now, row
+        return row
+
+    def of_end(self, raw: Raw, clock: Clock) -> data.Job:
+        """As :func:`record_row`, of the fields of a record."""
+        row = self._of_records.get(raw[0])
+        if row is None:
+            row = record_row(Record(*raw), clock)
+            row["worker"] = self._number
+            self._of_records[raw[0]] = row
+        return row

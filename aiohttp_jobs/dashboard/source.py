@@ -20,11 +20,11 @@ from .access import Visitor
 from .details import details, find_job
 from .history import History
 from .overview import overview
-from .part import Look, Part, look, part, rows_of
+from .part import Look, Part, look, part
 from .process import process_name
 from .query import Query
 from .record import Record
-from .rows import Clock, job_row, process
+from .rows import Clock, Rows, job_row, process
 
 __all__ = ("MOST_FOUND", "NoAnswer", "NoSuchJob", "Source", "ThisProcess")
 
@@ -114,6 +114,8 @@ class ThisProcess:
     def __init__(self, scheduler: Scheduler, history: History) -> None:
         self._scheduler = scheduler
         self._history = history
+        # What is told each second, beside others.
+        self._rows = Rows()
         # Jobs that were looked for go on to be, once a second: to find one takes a look
         # at all. And numbers of those that are over, which nobody need look for any more.
         self._found = WeakValueDictionary[int, Job[Any]]()
@@ -131,12 +133,11 @@ class ThisProcess:
         """
         clock = Clock()
         told = part(self._scheduler, self._history, clock, False)
+        self._rows.begin(number, clock)
         looks = [
-            look(self._scheduler, self._history, clock, query, False) for query in queries
+            look(self._scheduler, self._history, clock, query, False, self._rows)
+            for query in queries
         ]
-        for each in looks:
-            for row in rows_of(each):
-                row["worker"] = number
         return told, looks
 
     async def job(self, address: str) -> data.JobDetails:

@@ -58,6 +58,8 @@ class _Shown:
     at: float = 0.0
     number: int = 0
     html: str = ""
+    #: The same as it is sent to all, with its number.
+    event: tuple[int, bytes] = (0, b"")
     watchers: int = 0
 
 
@@ -165,9 +167,9 @@ class Streams:
                 checked_at = loop.time()
             number, html = await self._snapshot(shown, render)
             if html != sent:
-                lines = "".join(f"data: {line}\n" for line in html.splitlines())
-                event = f"event: snapshot\nid: {number}\n{lines}\n"
-                await _write(request, response, encode(event))
+                if shown.event[0] != number:
+                    shown.event = number, _event(number, html)
+                await _write(request, response, shown.event[1])
                 sent, sent_at = html, loop.time()
             elif loop.time() - sent_at >= HEARTBEAT:
                 await _write(request, response, b": still here\n\n")
@@ -186,6 +188,12 @@ class Streams:
                 self._number += 1
                 shown.at, shown.number, shown.html = now, self._number, html
             return shown.number, shown.html
+
+
+def _event(number: int, html: str) -> bytes:
+    # Either sign would end a line of it.
+    html = html.replace("\r", "\n").removesuffix("\n").replace("\n", "\ndata: ")
+    return encode(f"event: snapshot\nid: {number}\ndata: {html}\n\n")
 
 
 async def _in_time(may_go_on: Callable[[], Awaitable[bool]]) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import functools
+from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 from .kinds import Raw
 
-__all__ = ("OTHERS", "Tallies", "Tally", "percentiles")
+__all__ = ("OTHERS", "Tallies", "Tally", "percentiles", "percentiles_of")
 
 # How many run times are kept of each coroutine function, and how many functions are told
 # apart; there are more only if they are made on the fly.
@@ -20,7 +23,10 @@ OTHERS: Final = "(others)"
 class Tally:
     """The jobs of one coroutine function."""
 
-    __slots__ = ("_percentiles", "_times", "ended", "failed", "last_failed", "spawned")
+    __slots__ = (
+        *("_percentiles", "_times", "_written"),
+        *("ended", "failed", "last_failed", "spawned"),
+    )
 
     def __init__(self) -> None:
         self.spawned = 0
@@ -29,23 +35,29 @@ class Tally:
         #: The number of the job that failed last, and when by time.monotonic().
         self.last_failed: tuple[int, float] | None = None
         self._times: deque[float] = deque(maxlen=MOST_TIMES)
+        # What is made of them when it is asked for; None if there are new ones.
         self._percentiles: tuple[float | None, float | None] | None = None
+        self._written: str | None = None
 
     def add_time(self, seconds: float) -> None:
         """Note how long one has run."""
         self._times.append(seconds)
-        self._percentiles = None
-
-    @property
-    def times(self) -> Iterable[float]:
-        """How long the last ones ran."""
-        return self._times
+        self._percentiles = self._written = None
 
     def percentiles(self) -> tuple[float | None, float | None]:
         """p50 and p90 of the last run times; computed again if there are new ones."""
         if self._percentiles is None:
             self._percentiles = percentiles(self._times)
         return self._percentiles
+
+    def written(self) -> str:
+        """The last run times, in order, for :func:`percentiles_of`."""
+        if self._written is None:
+            # Numbers as they are in memory: workers are on one machine, and JSON takes
+            # long.
+            times = array("d", sorted(self._times))
+            self._written = base64.b64encode(times.tobytes()).decode()
+        return self._written
 
 
 class Tallies:
@@ -95,3 +107,16 @@ def percentiles(times: Iterable[float]) -> tuple[float | None, float | None]:
     if not inorder:
         return None, None
     return inorder[len(inorder) // 2], inorder[len(inorder) * 9 // 10]
+
+
+@functools.lru_cache(maxsize=200)  # of most they stay the same
+def percentiles_of(texts: tuple[str, ...]) -> tuple[float | None, float | None]:
+    """p50 and p90 of the run times in these texts, each of another process.
+
+    Raises:
+        ValueError: there are none in one.
+    """
+    times = array("d")
+    for text in texts:
+        times.frombytes(base64.b64decode(text))
+    return percentiles(times)

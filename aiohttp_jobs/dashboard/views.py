@@ -11,6 +11,7 @@ from aiohttp import web
 from . import data
 from .access import VISITOR, Authorize, ask
 from .durable_data import DurableSummary
+from .kept import Kept, KeptOfPages
 from .pages import Links, Pages
 from .query import Query
 from .source import NoSuchJob, Source
@@ -45,6 +46,7 @@ class Views:
         self._streams = streams
         self._authorize = authorize
         self._durable = durable
+        self._kept = KeptOfPages()
 
     def add_routes(self, app: web.Application) -> None:
         """Put the handlers into the dashboard's application."""
@@ -74,6 +76,7 @@ class Views:
         context = {
             **overview,
             "query": query,
+            "kept": Kept(),
             "names": _names(overview, query),
             "stream": links.to("live") + str(query),
             "found": await self._found(overview, query),
@@ -98,6 +101,7 @@ class Views:
                 **await self._source.overview(query),
                 "query": query,
                 "durable": await self._durable(request),
+                "kept": self._kept.of((query, visitor.access)),
             }
             return self._pages.snapshot("overview_live.html", visitor, links, context)
 

@@ -26,6 +26,7 @@ from . import data
 from .access import Visitor
 from .answering import MOST_QUERIES, Answering, packed_query, packed_visitor
 from .overview import Voice, put_together
+from .pieces import Heard, Said
 from .query import Query
 from .source import MOST_FOUND, NoAnswer, NoSuchJob, ThisProcess
 from .words import ago
@@ -75,6 +76,8 @@ class Workers:
         self._patience = Patience()
         # What pages show just now, and until when others are asked for it.
         self._wanted = OrderedDict[Query, float]()
+        # What each has told up to now.
+        self._heard: dict[SocketName, Heard] = {}
         # What was said last of a job that is elsewhere, and when.
         self._said = OrderedDict[str, tuple[data.JobDetails, float]]()
 
@@ -86,7 +89,7 @@ class Workers:
         try:
             await self._member.open()
             path = f"{self._member.path}/overview"
-            self._others = Others(self._member, path, self._data)
+            self._others = Others(self._member, path, self._data, self._hear)
             yield
         finally:
             if self._others is not None:
@@ -133,8 +136,16 @@ class Workers:
         now = asyncio.get_running_loop().time()
         for query in [query for query, until in self._wanted.items() if until < now]:
             del self._wanted[query]
+        for name in self._heard.keys() - set(self._names()):
+            del self._heard[name]
         wanted = list(self._wanted)[-MOST_QUERIES:]
-        return {"queries": [packed_query(query) for query in wanted]}
+        return {
+            "queries": {str(query): packed_query(query) for query in wanted},
+            "known": {name.called: heard.known() for name, heard in self._heard.items()},
+        }
+
+    def _hear(self, name: SocketName, told: Any) -> Said:
+        return self._heard.setdefault(name, Heard()).hear(told)
 
     async def find_pending(self, query: Query) -> data.Found:
         found = await self._here.find_pending(query)
@@ -331,10 +342,8 @@ def _voice(answer: Answer, query: Query) -> Voice | None:
     if answer.trouble is not None:
         return None
     try:
-        looks = answer.data["looks"]
-        place = answer.data["queries"].index(packed_query(query))
-        return Voice(answer.name.number, answer.data["part"], looks[place])
-    except (LookupError, TypeError, ValueError):
+        return Voice(answer.name.number, *answer.data.about(str(query)))
+    except LookupError:  # it was not asked
         return None
 
 

@@ -1,4 +1,7 @@
-"""One question to one worker, by aiohttp's client over its socket, answered in JSON."""
+"""One question to one worker, by aiohttp's client over its socket.
+
+It is answered in JSON, or by bytes.
+"""
 
 from __future__ import annotations
 
@@ -141,7 +144,9 @@ async def _request(
                 return Answer(name, trouble=Trouble.NOTHING)
             if response.status != 200:
                 return Answer(name, trouble=Trouble.FAILED)
-            return Answer(name, await response.json())
+            if response.content_type == "application/json":
+                return Answer(name, await response.json())
+            return Answer(name, await response.read())
     except TimeoutError:
         return Answer(name, trouble=Trouble.SLOW)
     except (ClientError, OSError) as exc:

@@ -11,9 +11,8 @@ import time
 from typing import Final
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
-__all__ = ("DEADLINE", "deadline_after", "in_time")
+__all__ = ("DEADLINE", "check_deadline", "deadline_after")
 
 # The header, in seconds of a clock that all processes of the machine have in common.
 DEADLINE: Final = "Aiohttp-Jobs-Deadline"
@@ -24,11 +23,12 @@ def deadline_after(seconds: float) -> str:
     return repr(time.monotonic() + seconds)
 
 
-@web.middleware
-async def in_time(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse every request but GET and HEAD whose deadline has passed, or has none."""
-    if request.method in ("GET", "HEAD"):
-        return await handler(request)
+async def check_deadline(request: web.BaseRequest) -> None:
+    """Refuse a request whose deadline has passed, or that has none.
+
+    Raises:
+        HTTPBadRequest, HTTPGone: it is refused.
+    """
     try:
         deadline = float(request.headers.get(DEADLINE, ""))
     except ValueError:
@@ -39,4 +39,3 @@ async def in_time(request: web.Request, handler: Handler) -> web.StreamResponse:
     await request.read()
     if time.monotonic() > deadline:
         raise web.HTTPGone(text="Too late: it was not done.")
-    return await handler(request)

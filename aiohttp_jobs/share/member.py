@@ -14,11 +14,9 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Final
 
-from aiohttp.typedefs import Handler
-
 from .folder import check_share
 from .place import Place
-from .worker import Worker
+from .worker import Handler, Worker
 
 __all__ = ("Member",)
 

@@ -35,6 +35,8 @@ class Others:
         worker: this one.
         path: what the others are asked for.
         data: called at each round for more about it, as JSON.
+        read: called once with each answer, for what is made of it. If it raises as it
+            does for what is no such answer, that one has failed.
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class Others:
         worker: Placed,
         path: str,
         data: Callable[[], object] = lambda: None,
+        read: Callable[[SocketName, Any], object] = lambda name, data: data,
     ) -> None:
         self._worker = worker
         self._path = path
         self._data = data
+        self._read = read
         # To each of them; the same name may be found by another path one day.
         self._lines: dict[tuple[SocketName, str], Line] = {}
         # By name, from the moment of asking to that at which the answer is taken.
@@ -139,7 +143,13 @@ class Others:
             return Answer(name, trouble=Trouble.SLOW)
         self._slow.discard(name)
         del self._asked[name]
-        return task.result()
+        answer = task.result()
+        if answer.trouble is not None:
+            return answer
+        try:
+            return Answer(name, self._read(name, answer.data))
+        except (LookupError, TypeError, ValueError, AttributeError):
+            return Answer(name, trouble=Trouble.FAILED)
 
     async def _forget(self, names: set[SocketName]) -> None:
         for name in self._asked.keys() - names:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeAlias
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
-from .deadlines import in_time
+from .deadlines import check_deadline
 from .folder import check_share
 from .names import VERSION, application_id
 from .peer import is_own_user, peer_of
 from .place import Place
 
-__all__ = ("Worker",)
+__all__ = ("Handler", "Worker")
+
+#: What answers the others.
+Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _log: Final = logging.getLogger("aiohttp_jobs")
 
@@ -59,7 +61,7 @@ class Worker:
         self._patrol = patrol
         self._place: Place | None = None
         self._number = 0
-        self._runner: web.AppRunner | None = None
+        self._runner: web.ServerRunner | None = None
         self._server: asyncio.AbstractServer | None = None
         self._watch: asyncio.Task[None] | None = None
         # What was wrong when it was looked last, so that it is told once.
@@ -100,11 +102,10 @@ class Worker:
         """
         if self._runner is not None:
             raise RuntimeError("Worker.open() was called twice: close it first")
-        app = web.Application(middlewares=[_of_own_user, in_time])
-        app.router.add_get("/", self._hello)
-        for add in (app.router.add_get, app.router.add_post):
-            add("/{path:.+}", self._answer)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_GRACE)
+        # No application: its routes and middlewares would cost each question more than
+        # all that is needed here.
+        server = web.Server(self._answer, access_log=None)
+        self._runner = web.ServerRunner(server, shutdown_timeout=_GRACE)
         try:
             await self._runner.setup()
             await self._take_place(None)
@@ -180,13 +181,22 @@ class Worker:
         if place is not None:
             place.close()
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = request.transport and request.transport.get_extra_info("socket")
+        if not connection or not is_own_user(peer_of(connection.fileno())):
+            raise web.HTTPForbidden(text="This socket is for workers of its own user.")
+        if request.path == "/":
+            return self._hello()
         handler = self._handlers.get(request.path)
         if handler is None:
             raise web.HTTPNotFound
+        if request.method not in ("GET", "POST"):
+            raise web.HTTPMethodNotAllowed(request.method, ["GET", "POST"])
+        if request.method == "POST":
+            await check_deadline(request)
         return await handler(request)
 
-    async def _hello(self, request: web.Request) -> web.Response:
+    def _hello(self) -> web.Response:
         assert self._place is not None
         return web.json_response(
             {
@@ -195,11 +205,3 @@ class Worker:
                 "process": os.getpid(),
             }
         )
-
-
-@web.middleware
-async def _of_own_user(request: web.Request, handler: Handler) -> web.StreamResponse:
-    connection = request.transport and request.transport.get_extra_info("socket")
-    if not connection or not is_own_user(peer_of(connection.fileno())):
-        raise web.HTTPForbidden(text="This socket is for workers of its own user.")
-    return await handler(request)
