@@ -298,6 +298,9 @@ class _Watch:
     Prometheus keeps each as a series of its own.
     """
 
+    #: For the core, see ``core.observers``.
+    needs_context = False
+
     def __init__(self, scheduler: Scheduler, name: str) -> None:
         if not isinstance(name, str):
             raise TypeError(f"name takes a str, not {name!r}")

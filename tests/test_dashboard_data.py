@@ -285,9 +285,9 @@ def test_percentiles_are_of_the_last_runs() -> None:
     assert tallies.percentiles(range(100)) == (50, 90)
     tally = tallies.Tally()
     for _ in range(tallies.MOST_TIMES):
-        tally.add_time(100.0)
+        tally.add_ended([100.0])
     for _ in range(tallies.MOST_TIMES):
-        tally.add_time(1.0)
+        tally.add_ended([1.0])
     assert tally.percentiles() == (1.0, 1.0)
 
 

@@ -78,7 +78,7 @@ async def test_percentiles_are_those_of_all_runs() -> None:
     for (_, past), ran in zip(processes, times, strict=True):
         tally = past.tallies.of("report")
         for time in ran:
-            tally.add_time(time)
+            tally.add_ended([time])
     (row,) = together(*processes)["coroutines"]
     assert (row["p50"], row["p90"]) == percentiles(times[0] + times[1]) == (0.1, 0.1)
     (row,) = together(*processes[1:])["coroutines"]

@@ -150,6 +150,71 @@ async def test_running_is_told_in_the_job_itself() -> None:
     assert len(inside.tasks) == 2
 
 
+class Variables:
+    """Notes what the variable is where it is told of a job."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str | None]] = []
+
+    def job_spawned(self, job: Job[Any]) -> None:
+        self.seen.append(("spawned", Inside.variable.get()))
+
+    def job_started(self, job: Job[Any]) -> None:
+        self.seen.append(("started", Inside.variable.get()))
+
+    def job_closed(self, job: Job[Any]) -> None:
+        self.seen.append((job.state.name.lower(), Inside.variable.get()))
+
+
+class Blind(Variables):
+    """Is told wherever that is, as it does not look."""
+
+    needs_context = False
+
+
+@pytest.mark.parametrize("blind_comes", ["never", "before", "after"])
+async def test_observer_is_told_in_the_context_of_the_job(blind_comes: str) -> None:
+    """A6: also where another one does not need it, and whoever closes the job."""
+    variables, go = Variables(), asyncio.Event()
+    observers: list[object] = [variables]
+    if blind_comes != "never":
+        observers.insert(0 if blind_comes == "before" else 1, Blind())
+    scheduler = Scheduler(limit=1, observers=observers)
+
+    async def spawn(name: str) -> Job[None]:
+        Inside.variable.set(name)
+        return await scheduler.spawn(wait_for(go), name)
+
+    first = await asyncio.create_task(spawn("first"))
+    second = await asyncio.create_task(spawn("second"))
+    third = await asyncio.create_task(spawn("third"))
+    await third.close()
+    go.set()
+    await first
+    await second
+    assert variables.seen == [
+        ("spawned", "first"),
+        ("started", "first"),
+        ("spawned", "second"),
+        ("spawned", "third"),
+        ("cancelled", "third"),
+        ("succeeded", "first"),
+        ("started", "second"),
+        ("succeeded", "second"),
+    ]
+    await scheduler.close()
+
+
+async def test_observer_that_needs_no_context_is_told_where_that_is() -> None:
+    """For those of our own that every job pays for."""
+    blind = Blind()
+    async with Scheduler(observers=[blind]) as scheduler:
+        context = contextvars.copy_context()
+        context.run(Inside.variable.set, "of the job")
+        await scheduler.spawn(nothing(), context=context)
+    assert blind.seen[:2] == [("spawned", None), ("started", None)]
+
+
 async def test_running_is_not_told_of_a_job_that_made_no_step() -> None:
     """Cancelled before it started, or in the turn of its start."""
     go, inside = asyncio.Event(), Inside()

@@ -346,7 +346,7 @@ class Gate:
                 self.succeeded += 1  # costs half of a step in a dictionary
             else:
                 self.ended[state] += 1
-            if self.telling.observers is not None:
+            if self.telling.observers.job_closed:
                 self.telling.tell("job_closed", job)
             if job.failure is None or state is HUNG_UP:
                 job.task = job.context = None
@@ -367,7 +367,7 @@ class Gate:
             self._drop(job)
             self.mend()
             raise
-        if self.telling.observers is not None:
+        if self.telling.observers.job_closed:
             self.telling.tell("job_closed", job)
         forget(job)
         if self.drainers.count:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-__all__ = ("LEAVES", "call_guest", "close_coroutine", "has_begun", "in_context", "leave")
+__all__ = ("LEAVES", "call_guest", "close_coroutine", "has_begun", "leave")
 
 # What leaves through the loop, as it does in asyncio, and is no failure to be told of.
 LEAVES: Final = (KeyboardInterrupt, SystemExit)
@@ -43,12 +42,6 @@ def _raise(error: BaseException) -> None:
         raise error
     finally:
         del error  # its traceback shows this frame: break the cycle
-
-
-def in_context(context: contextvars.Context | None, function: Callable[[], Any]) -> Any:
-    """Call the function with these variables; None for those that are there."""
-    # A copy can be entered, whoever stands in the context itself just now.
-    return function() if context is None else context.copy().run(function)
 
 
 def has_begun(coro: Coroutine[Any, Any, Any]) -> bool:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from .guests import call_guest
+from .guests import LEAVES, call_guest, leave
 from .job import Job
 from .logs import job_fields, logger
 
@@ -21,13 +21,13 @@ _Call: TypeAlias = "tuple[object, Callable[[Job[Any]], object]]"
 class Observers:
     """Calls the methods that its observers have; one that raises is dropped.
 
-    An observer is an object with any of the methods of `EVENTS`, which take the job.
+    An observer is an object with any of the methods of `EVENTS`, which take the job. One
+    of ours that looks at no context variables says so: ``needs_context = False``.
     """
 
-    __slots__ = ("_observers", *EVENTS)
+    __slots__ = ("_observers", "need_context", *EVENTS)
 
-    # What is called for each event. A job looks here first: to tell nobody, four times,
-    # would cost it as much as one observer does.
+    # What is called for each event.
     job_spawned: tuple[_Call, ...]
     job_started: tuple[_Call, ...]
     job_running: tuple[_Call, ...]
@@ -35,11 +35,10 @@ class Observers:
 
     def __init__(self) -> None:
         self._observers: list[object] = []
+        # Does one of them need the job's context? To go there takes as long as all else.
+        self.need_context = False
         for event in EVENTS:
             setattr(self, event, ())
-
-    def __len__(self) -> int:
-        return len(self._observers)
 
     def add(self, observer: object) -> None:
         """Tell this one, too, from now on; once, however often it is added."""
@@ -52,6 +51,7 @@ class Observers:
         if any(other is observer for other in self._observers):
             return
         self._observers.append(observer)
+        self._look_at_needs()
         for event, method in methods.items():
             if method is not None:
                 setattr(self, event, (*getattr(self, event), (observer, method)))
@@ -59,23 +59,34 @@ class Observers:
     def remove(self, observer: object) -> None:
         """Tell this one no more; one that was not added, or was dropped, is ignored."""
         self._observers = [other for other in self._observers if other is not observer]
+        self._look_at_needs()
         for event in EVENTS:
             calls: tuple[_Call, ...] = getattr(self, event)
             setattr(self, event, tuple(c for c in calls if c[0] is not observer))
 
-    def listen_to(self, event: str) -> bool:
-        """Is anybody told of this event?"""
-        return bool(getattr(self, event))
+    def _look_at_needs(self) -> None:
+        self.need_context = any(
+            getattr(observer, "needs_context", True) for observer in self._observers
+        )
 
     def tell(self, event: str, job: Job[Any]) -> None:
         """Call what the observers have for this event. Nothing comes out of them."""
         calls: tuple[_Call, ...] = getattr(self, event)
         for observer, method in calls:
-            error = call_guest(method, job)
-            if error is not None:
-                self.remove(observer)
-                if call_guest(_log, observer, event, job, error) is not None:
-                    call_guest(_log_in_short, event)
+            # As call_guest() does, without the call: every job comes here.
+            try:
+                method(job)
+            except LEAVES as error:
+                leave(error)
+            except BaseException as error:
+                self._drop(observer, event, job, error)
+
+    def _drop(
+        self, observer: object, event: str, job: Job[Any], error: BaseException
+    ) -> None:
+        self.remove(observer)
+        if call_guest(_log, observer, event, job, error) is not None:
+            call_guest(_log_in_short, event)
 
 
 def _log(observer: object, event: str, job: Job[Any], error: BaseException) -> None:

@@ -107,7 +107,8 @@ class Launcher:
                 task = JobTask(runner, loop=loop, context=job.context, name=job.name)
             task.job = job
             job.task = task
-            if keeper.telling.observers is not None:
+            observers = keeper.telling.observers
+            if observers.job_started or (is_new and observers.job_spawned):
                 _tell_start(keeper, job, is_new)
             return
         # A factory may begin with it at once. So it is told of before; nobody who is
@@ -116,8 +117,7 @@ class Launcher:
         comes_first = not self._later
         try:
             self._later[job] = None
-            if keeper.telling.observers is not None:
-                _tell_start(keeper, job, is_new)
+            _tell_start(keeper, job, is_new)
             if is_new and comes_first and _can_enter(job):
                 self._make_foreign_task(keeper, job)
             else:
@@ -200,9 +200,11 @@ def _makes_plain_tasks(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def _tell_start(keeper: Keeper, job: Job[Any], is_new: bool) -> None:
-    if is_new:
+    observers = keeper.telling.observers
+    if is_new and observers.job_spawned:
         keeper.telling.tell("job_spawned", job)
-    keeper.telling.tell("job_started", job)
+    if observers.job_started:
+        keeper.telling.tell("job_started", job)
 
 
 def _can_enter(job: Job[Any]) -> bool:
@@ -269,11 +271,11 @@ async def _run(keeper: Keeper, job: Job[Any], is_plain: bool) -> None:
                 job.task = asyncio.current_task()
             if job.owns_context:
                 mark.set(job.id)
-                if keeper.telling.observers is not None:
+                if keeper.telling.observers.job_running:
                     keeper.telling.tell("job_running", job)
                 result = await job.coro
             else:
-                if keeper.telling.observers is not None:
+                if keeper.telling.observers.job_running:
                     keeper.telling.tell("job_running", job)
                 result = await Marked(job.coro, job.id)
         except BaseException as error:

@@ -114,6 +114,9 @@ class History:
         scheduler: whose jobs it is told of from now on.
     """
 
+    #: For the core, see ``core.observers``.
+    needs_context = False
+
     def __init__(self, scheduler: Scheduler) -> None:
         self._ends: deque[Raw] = deque(maxlen=MOST_ENDS)
         self._failures: deque[Raw] = deque(maxlen=MOST_FAILURES)
@@ -144,10 +147,9 @@ class History:
 
     def job_closed(self, job: Job[Any]) -> None:
         """Remember it. Called for every job, likewise."""
-        state, name, origin = job.state, job.name, job.origin
-        coro: Any = job.coro
+        state, name, origin, coro = job.state, job.name, job.origin, job.coro
         try:
-            coro_name = coro.__qualname__
+            coro_name: str = coro.__qualname__  # type: ignore[attr-defined]
         except AttributeError:
             coro_name = job.coro_name
         if name is not None and len(name) > MOST_LETTERS:

@@ -18,6 +18,8 @@ __all__ = ("OTHERS", "Tallies", "Tally", "percentiles", "percentiles_of")
 MOST_TIMES: Final = 200
 MOST_NAMES: Final = 200
 OTHERS: Final = "(others)"
+# The run time of a job that has not begun.
+_DID_NOT: Final = -1.0
 
 
 class Tally:
@@ -39,10 +41,14 @@ class Tally:
         self._percentiles: tuple[float | None, float | None] | None = None
         self._written: str | None = None
 
-    def add_time(self, seconds: float) -> None:
-        """Note how long one has run."""
-        self._times.append(seconds)
-        self._percentiles = self._written = None
+    def add_ended(self, times: list[float]) -> None:
+        """Count jobs by how long each has run; below 0 if it has not."""
+        self.ended += len(times)
+        if min(times) < 0:
+            times = [seconds for seconds in times if seconds >= 0]
+        if times:
+            self._times.extend(times)
+            self._percentiles = self._written = None
 
     def percentiles(self) -> tuple[float | None, float | None]:
         """p50 and p90 of the last run times; computed again if there are new ones."""
@@ -82,12 +88,15 @@ class Tallies:
 
     def add_ended(self, ends: Iterable[Raw]) -> None:
         """Count jobs that have ended, and did not fail."""
-        of = self.of
+        by_name = dict[str, list[float]]()
         for raw in ends:
-            tally = of(raw[3])
-            tally.ended += 1
-            if raw[6] is not None:
-                tally.add_time(raw[7] - raw[6])
+            ran = raw[7] - raw[6] if raw[6] is not None else _DID_NOT
+            try:
+                by_name[raw[3]].append(ran)
+            except KeyError:
+                by_name[raw[3]] = [ran]
+        for name, times in by_name.items():
+            self.of(name).add_ended(times)
 
     def add_failed(self, raw: Raw) -> None:
         """Count one that has failed."""
