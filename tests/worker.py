@@ -14,6 +14,7 @@ from aiohttp import web
 
 from aiohttp_jobs import setup
 from aiohttp_jobs.durable import durable, run_worker, setup_durable, spawn_durable
+from tests.processes import until
 
 
 def say(line: str) -> None:
@@ -43,8 +44,7 @@ async def hang(app: web.Application) -> None:
     number = signal.Signals[sys.argv[2]]
     handled_so = signal.getsignal(number)
     say("the start-up hangs")
-    while signal.getsignal(number) is handled_so:
-        await asyncio.sleep(0.01)
+    await until(lambda: signal.getsignal(number) is not handled_so)
     say("it is told")
     await asyncio.Event().wait()
 
