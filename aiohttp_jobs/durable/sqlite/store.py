@@ -168,7 +168,7 @@ class SQLiteStore:
             except StoreUnavailable as error:
                 if not change.done:
                     raise
-                says = f"{error}; it was done to {change.done:,} jobs before"
+                says = f"{error.args[0]}; it was done to {change.done:,} jobs before"
                 raise StoreUnavailable(says) from error
             if (now := monotonic()) >= end:
                 break
