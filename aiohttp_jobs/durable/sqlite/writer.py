@@ -397,14 +397,14 @@ class Writer:
             closed = StoreUnavailable("their store is closed")
             self._answer([(self._fetch.future, closed)])
             self._fetch = None
-        owner = None if self._owner is None else self._owner.number
+        owner = self._owner
         try:
-            if self._owed or owner is not None:
-                self._open()
+            if self._owed or (owner is not None and owner.number is not None):
+                self._open()  # where it may have another number
                 self._transact(self._owed, claims=False)
-            if owner is not None:
+            if owner is not None and owner.number is not None:
                 connection = self._begin()
-                rows.give_back_all(connection, owner)
+                rows.give_back_all(connection, owner.number)
                 connection.execute("COMMIT")
         except Exception as error:
             self._roll_back()
