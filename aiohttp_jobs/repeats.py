@@ -259,8 +259,7 @@ class Repeat:
         last, after = self._last, now
         if last is not None and now < last <= now + LONGEST:
             after = last  # the clock was put back a little: not the same tick once more
-        tick = self.schedule.next_after(after)
-        check_tick(self.schedule, after, tick)
+        tick = check_tick(self.schedule, after, self.schedule.next_after(after))
         if tick != self._tick:
             self._tick = tick
             self._delay = random.uniform(0, self.jitter)

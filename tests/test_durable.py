@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator
+from fractions import Fraction
 from pathlib import Path
 from time import time
 from typing import Any
@@ -937,6 +938,20 @@ async def test_schedule_that_fails_is_told_and_is_not_the_store_s_fault(
     assert isinstance(context["exception"], KeyError | ValueError | TypeError)
 
 
+async def test_schedule_may_tell_numbers_of_any_kind(path: Path) -> None:
+    """Also those that a store cannot keep, as fractions and NumPy's."""
+
+    class Fractions:
+        def next_after(self, moment: float) -> Any:
+            return Fraction(moment) + Fraction(1, 20)
+
+    tick: Any = durable("tick")(note.function)
+    app = make(path, periodic={tick: Fractions()})
+    async with run(app):
+        await begun(app, 2)
+        assert app[DURABLE].fault is None
+
+
 # -- a machine that only works ----------------------------------------------------------
 
 
@@ -955,6 +970,21 @@ def test_worker_without_a_server_runs_jobs_until_it_is_told_to_end(
     assert command.lines == ["it begins", "shutting down", "it ends", "cleaned up"]
     assert (status, errors) == (0, "")
     assert look(path, "SELECT * FROM aiohttp_jobs") == []
+
+
+@needs_signals
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_worker_whose_start_up_hangs_ends_at_the_second_signal(
+    path: Path, number: signal.Signals
+) -> None:
+    """The first one lets the start-up end, which this one never does."""
+    with running("tests.worker", str(path), number.name) as command:
+        command.read_until(lambda line: "hangs" in line)
+        command.send(number)
+        command.read_until(lambda line: "told" in line)
+        command.send(number)
+        status, _ = command.end()
+    assert status == -number
 
 
 async def test_how_long_it_takes_to_keep_a_job_is_told(path: Path) -> None:

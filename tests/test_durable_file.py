@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
@@ -266,6 +267,30 @@ async def test_file_that_was_replaced_takes_no_job(path: Path, tmp_path: Path) -
         assert (sent.id,) in look(path, "SELECT id FROM aiohttp_jobs")
 
 
+async def test_job_of_a_file_that_was_replaced_is_not_taken_for_one_of_the_new_file(
+    path: Path,
+) -> None:
+    """Both have the first number of their file, and the same process runs them."""
+    async with started(path) as store:
+        await store.put(envelope())
+        async with asyncio.timeout(PATIENCE):
+            [old] = await store.fetch(1)
+        path.unlink()
+        with pytest.raises(StoreUnavailable):
+            await store.put(envelope())
+        await store.put(sent := envelope())
+        async with asyncio.timeout(PATIENCE):
+            [new] = await store.fetch(1)
+        store.ack(old)
+        await store.put(envelope(task="other"))
+        running = look(path, "SELECT id FROM aiohttp_jobs WHERE state = 2")
+        assert running == [(sent.id,)]
+        store.retry(new, time())
+        async with asyncio.timeout(PATIENCE):
+            [again] = await store.fetch(1)
+        assert (again.envelope.id, again.envelope.attempt) == (sent.id, 2)
+
+
 def test_fault_of_one_row_is_no_fault_of_the_file() -> None:
     """Those are told apart by SQLite's codes."""
     assert fault_of(OverflowError("too large"), "jobs") is None
@@ -424,9 +449,10 @@ async def test_removed_file_of_locks_is_made_again(
         await store.put(envelope())
         [delivery] = await store.fetch(1)
         locks.unlink()
-        while taken(locks) != "[1]":  # noqa: ASYNC110 (it tells nobody)
+        _, number = delivery.receipt
+        while taken(locks, [number]) != f"[{number}]":  # noqa: ASYNC110 (it tells nobody)
             await asyncio.sleep(0)
-        assert look(path, "SELECT state, owner FROM aiohttp_jobs") == [(2, 1)]
+        assert look(path, "SELECT state, owner FROM aiohttp_jobs") == [(2, number)]
         store.ack(delivery)
     assert look(path, "SELECT * FROM aiohttp_jobs") == []
 
@@ -437,14 +463,14 @@ PROBE = """
 import sys
 from aiohttp_jobs.durable.sqlite.locks import Locks
 locks = Locks(sys.argv[1])
-print([number for number in range(1, 6) if not locks.take(number)])
+print([number for number in map(int, sys.argv[2:]) if not locks.take(number)])
 """
 
 
-def taken(path: Path) -> str:
-    """The numbers that another process finds locked."""
+def taken(path: Path, numbers: Iterable[int] = range(1, 6)) -> str:
+    """Those of these numbers that another process finds locked."""
     return subprocess.run(
-        [sys.executable, "-c", PROBE, str(path)],
+        [sys.executable, "-c", PROBE, str(path), *map(str, numbers)],
         cwd=ROOT,
         check=True,
         capture_output=True,

@@ -218,6 +218,26 @@ async def test_key_is_free_again_when_its_job_has_begun(path: Path) -> None:
 # -- to fetch ---------------------------------------------------------------------------
 
 
+async def test_any_number_may_be_fetched(path: Path) -> None:
+    """Also one that SQLite has no room for, as a limit that means none."""
+    async with started(path) as store:
+        await store.put(sent := envelope())
+        async with asyncio.timeout(PATIENCE):
+            [delivery] = await store.fetch(2**70)
+    assert delivery.envelope == sent
+
+
+async def test_jobs_with_and_without_keys_come_in_the_order_of_put(path: Path) -> None:
+    """Also those of one transaction."""
+    keys = [None, None, "a", None, "b", "c", None]
+    sent = [envelope(key=key) for key in keys]
+    async with started(path) as store:
+        await asyncio.gather(*map(store.put, sent))
+        async with asyncio.timeout(PATIENCE):
+            fetched = await store.fetch(len(sent))
+    assert [each.envelope for each in fetched] == sent
+
+
 async def test_jobs_come_in_the_order_of_priority_then_of_put(path: Path) -> None:
     """Whatever their tasks; and no more than asked for."""
     async with started(path, "mail", "report") as store:

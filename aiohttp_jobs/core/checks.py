@@ -49,15 +49,20 @@ def check_schedule(argument: str, value: object) -> None:
         raise TypeError(f"{argument} takes every(…) or cron(…), not {value!r}")
 
 
-def check_tick(schedule: object, moment: float, tick: object) -> None:
-    """Refuse what a schedule has said if it is no later moment: it would never end."""
+def check_tick(schedule: object, moment: float, tick: object) -> float:
+    """Return the moment that a schedule has told, as a float.
+
+    Refuse what is no later one: it would never end.
+    """
     if not isinstance(tick, Real):
         raise TypeError(f"{schedule!r} has returned {tick!r} as its next tick, no number")
-    if not float(tick) > moment:
+    found = float(tick)
+    if not found > moment:
         raise ValueError(
             f"{schedule!r} has returned {tick!r} as the next tick after {moment!r}: that "
             "is not later"
         )
+    return found
 
 
 def check_seconds(argument: str, value: object) -> None:

@@ -52,14 +52,23 @@ async def _work(app: web.Application) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     runner = web.AppRunner(app)
+    undo = list[Callable[[], object]]()
+
+    def stop_handling() -> None:
+        while undo:
+            undo.pop()()
+
+    def tell() -> None:
+        told.set()
+        stop_handling()  # the next one ends a start-up that hangs, too
+
     # Before the start-up: one that comes in its middle lets it end first.
-    undo = [_on_signal(loop, number, told.set) for number in _ENDING]
+    undo += [_on_signal(loop, number, tell) for number in _ENDING]
     try:
         await runner.setup()
         await told.wait()
     finally:
-        for each in undo:
-            each()
+        stop_handling()
         await runner.cleanup()
 
 

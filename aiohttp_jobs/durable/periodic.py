@@ -89,8 +89,7 @@ class Periodic:
                     if seen is None or not self._catch_up:
                         seen = now
                 try:
-                    tick = schedule.next_after(seen)
-                    check_tick(schedule, seen, tick)
+                    tick = check_tick(schedule, seen, schedule.next_after(seen))
                 except Exception as error:
                     self._give_up(task, error)
                     return

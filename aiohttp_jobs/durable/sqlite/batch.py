@@ -150,13 +150,18 @@ def settle(connection: sqlite3.Connection, batch: Batch) -> None:
 
 def insert(connection: sqlite3.Connection, batch: Batch) -> Answers:
     """Write what is put, and return what those who wait are told."""
-    plain = [put for put in batch.puts if put.envelope.key is None]
-    rows.insert(connection, [put.row for put in plain])
-    answers: Answers = [(put.future, put.envelope.id) for put in plain]
+    answers: Answers = []
+    plain = list[Row]()  # without keys, not written yet
     for put in batch.puts:
-        if put.envelope.key is not None:
+        kept = put.envelope.id
+        if put.envelope.key is None:
+            plain.append(put.row)
+        else:
+            rows.insert(connection, plain)  # first, as these were put first
+            plain.clear()
             kept = rows.insert_with_key(connection, put.envelope, put.row)
-            answers.append((put.future, kept))
+        answers.append((put.future, kept))
+    rows.insert(connection, plain)
     for tick in batch.ticks:
         is_new = rows.see_tick(connection, tick.envelope.task, tick.tick, tick.seen)
         if is_new:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import sqlite3
 from collections.abc import Callable, Collection
@@ -21,7 +22,11 @@ __all__ = ("Owner",)
 # Begins a transaction that need not be on the disk when it is committed.
 Begin: TypeAlias = Callable[[], sqlite3.Connection]
 
-# Numbers that are tried: they can be taken only by who works on an older file.
+# Random, so that nobody has the same one twice: whatever file is put into the place of
+# another, a job of the one is never taken for a job of the other. No higher, as these are
+# places in a file, which Windows has 31 bits for.
+_HIGHEST: Final = 2**31 - 1
+# Numbers that are tried: hardly ever is one taken.
 _TRIES: Final = 1000
 
 
@@ -48,16 +53,17 @@ class Owner:
         locks = self._locks = Locks(self._path)
         begin()
         for _ in range(_TRIES):
-            number = connection.execute(
-                "INSERT INTO aiohttp_jobs_owners (process, host, started_at, tasks) "
-                "VALUES (?, ?, ?, ?)",
-                (os.getpid(), socket.gethostname(), time(), self._tasks),
-            ).lastrowid
-            if number is not None and locks.take(number):
-                break
-            connection.execute(
-                "DELETE FROM aiohttp_jobs_owners WHERE number = ?", (number,)
+            number = secrets.randbelow(_HIGHEST) + 1
+            if not locks.take(number):
+                continue
+            done = connection.execute(
+                "INSERT OR IGNORE INTO aiohttp_jobs_owners "
+                "(number, process, host, started_at, tasks) VALUES (?, ?, ?, ?, ?)",
+                (number, os.getpid(), socket.gethostname(), time(), self._tasks),
             )
+            if done.rowcount == 1:
+                break
+            locks.free(number)
         else:
             raise StoreUnavailable(
                 f"the file {self._path} cannot be locked: put it on a local disk"

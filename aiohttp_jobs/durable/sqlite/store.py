@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import sys
 from collections.abc import Callable, Collection, Sequence
 from math import inf
 from time import monotonic, time
@@ -121,7 +122,7 @@ class SQLiteStore:
         writer = self._started()
         # What has ended before goes into the same transaction.
         self._hand_over(writer)
-        return await writer.fetch(count)
+        return await writer.fetch(min(count, sys.maxsize))  # as SQLite takes no higher
 
     # -- to look at -------------------------------------------------------------------
 
@@ -168,7 +169,7 @@ class SQLiteStore:
             except StoreUnavailable as error:
                 if not change.done:
                     raise
-                says = f"{error}; it was done to {change.done:,} jobs before"
+                says = f"{error.args[0]}; it was done to {change.done:,} jobs before"
                 raise StoreUnavailable(says) from error
             if (now := monotonic()) >= end:
                 break

@@ -346,11 +346,14 @@ class Writer:
                 prepare(connection, self._path)
                 look_up_often(connection)
                 connection.execute(f"PRAGMA journal_size_limit = {LONGEST_LOG}")
-                self._identity = identity_of(self._path)
+                identity = identity_of(self._path)
             except BaseException:
                 connection.close()
                 raise
             self._connection = connection
+            if self._owner is not None and identity != self._identity:
+                self._owner.close()  # what it had in another file is none of this one's
+            self._identity = identity
             self._level, self._data_version, self._is_dirty = "", -1, True
         if self._owner is not None and self._owner.number is None:
             self._owner.register(connection, self._begin)
@@ -380,11 +383,13 @@ class Writer:
 
         SQLite would go on: what is written to a file without a name is lost.
         """
-        if self._identity != identity_of(self._path):
+        identity, self._identity = self._identity, None
+        if identity != identity_of(self._path):
             raise StoreUnavailable(
                 f"another file was put in the place of {self._path} while it was open: "
                 "the jobs go into that one from now on"
             )
+        self._identity = identity
 
     def _finish(self) -> None:
         """Write what is owed, give back what was claimed, and close."""
@@ -392,14 +397,14 @@ class Writer:
             closed = StoreUnavailable("their store is closed")
             self._answer([(self._fetch.future, closed)])
             self._fetch = None
-        owner = None if self._owner is None else self._owner.number
+        owner = self._owner
         try:
-            if self._owed or owner is not None:
-                self._open()
+            if self._owed or (owner is not None and owner.number is not None):
+                self._open()  # where it may have another number
                 self._transact(self._owed, claims=False)
-            if owner is not None:
+            if owner is not None and owner.number is not None:
                 connection = self._begin()
-                rows.give_back_all(connection, owner)
+                rows.give_back_all(connection, owner.number)
                 connection.execute("COMMIT")
         except Exception as error:
             self._roll_back()
