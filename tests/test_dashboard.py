@@ -716,7 +716,7 @@ async def test_timer_measures_while_the_application_runs(
     measured.clear()
     await settle()
     assert not measured.is_set()
-    assert not application[SCHEDULER]._parts.telling.observers.job_closed
+    assert application[SCHEDULER]._parts.gate.observers.job_closed is None
 
 
 async def test_page_is_quick_with_many_pending_jobs(start: Start) -> None:

@@ -66,6 +66,7 @@ class Gate:
         self.slots = slots
         self.pending = pending
         self.telling = telling
+        self.observers = telling.observers
         self.close_timeout = close_timeout
         # Active jobs by number, those that are stopping too, in the order of their start.
         self.active: dict[int, Job[Any]] = {}
@@ -346,7 +347,7 @@ class Gate:
                 self.succeeded += 1  # costs half of a step in a dictionary
             else:
                 self.ended[state] += 1
-            if self.telling.observers.job_closed:
+            if self.observers.job_closed is not None:
                 self.telling.tell("job_closed", job)
             if job.failure is None or state is HUNG_UP:
                 job.task = job.context = None
@@ -367,7 +368,7 @@ class Gate:
             self._drop(job)
             self.mend()
             raise
-        if self.telling.observers.job_closed:
+        if self.observers.job_closed is not None:
             self.telling.tell("job_closed", job)
         forget(job)
         if self.drainers.count:

@@ -70,7 +70,7 @@ class Intake:
                 return False
             pending.queue.append(job)
             note_spawned(job)
-            if gate.telling.observers.job_spawned:
+            if gate.observers.job_spawned is not None:
                 gate.telling.tell("job_spawned", job)
             if slots.free > 0:
                 gate.pump_soon(again=True)

@@ -20,6 +20,8 @@ class Keeper(Protocol):
     close_timeout: float | None
     #: Who is told of what happens to jobs.
     telling: Any
+    #: Its observers, in short: every job looks there.
+    observers: Any
 
     def check_loop(self) -> asyncio.AbstractEventLoop:
         """Return the running loop, or refuse it."""

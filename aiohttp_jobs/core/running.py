@@ -107,8 +107,9 @@ class Launcher:
                 task = JobTask(runner, loop=loop, context=job.context, name=job.name)
             task.job = job
             job.task = task
-            observers = keeper.telling.observers
-            if observers.job_started or (is_new and observers.job_spawned):
+            if keeper.observers.job_started is not None or (
+                is_new and keeper.observers.job_spawned is not None
+            ):
                 _tell_start(keeper, job, is_new)
             return
         # A factory may begin with it at once. So it is told of before; nobody who is
@@ -200,10 +201,9 @@ def _makes_plain_tasks(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def _tell_start(keeper: Keeper, job: Job[Any], is_new: bool) -> None:
-    observers = keeper.telling.observers
-    if is_new and observers.job_spawned:
+    if is_new and keeper.observers.job_spawned is not None:
         keeper.telling.tell("job_spawned", job)
-    if observers.job_started:
+    if keeper.observers.job_started is not None:
         keeper.telling.tell("job_started", job)
 
 
@@ -271,11 +271,11 @@ async def _run(keeper: Keeper, job: Job[Any], is_plain: bool) -> None:
                 job.task = asyncio.current_task()
             if job.owns_context:
                 mark.set(job.id)
-                if keeper.telling.observers.job_running:
+                if keeper.observers.job_running is not None:
                     keeper.telling.tell("job_running", job)
                 result = await job.coro
             else:
-                if keeper.telling.observers.job_running:
+                if keeper.observers.job_running is not None:
                     keeper.telling.tell("job_running", job)
                 result = await Marked(job.coro, job.id)
         except BaseException as error:

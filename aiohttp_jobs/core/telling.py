@@ -31,8 +31,7 @@ class Telling:
     def __init__(self, binding: Binding, reports: Reports) -> None:
         self._binding = binding
         self._reports = reports
-        #: Who observes. Look there first whether anybody does: to tell nobody costs a job
-        #: as much as to tell somebody.
+        #: Who observes. Look there first whether anybody does.
         self.observers = Observers()
 
     def add(self, observer: object) -> None:
