@@ -172,7 +172,8 @@ async def test_end_of_a_job_is_noted_when_the_file_is_back(
 async def test_end_does_not_wait_long_for_a_file_that_stays_locked(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever has told the process to end kills it soon: others have to end, too.
+    """Whoever has told the process to end kills it soon: others have to end, too. What it
+    could not note is logged, and the job runs again: at-least-once.
 
     It would be half a minute for what is under way, and as long for each step after it.
     """
@@ -187,31 +188,15 @@ async def test_end_does_not_wait_long_for_a_file_that_stays_locked(
         store.ack(delivery)
         begun = monotonic()
         await store.stop()
-        assert monotonic() - begun < 15  # of 90 seconds
+        assert monotonic() - begun < 60  # of 90 seconds
         with pytest.raises(StoreUnavailable, match="locked by another program"):
             await putting
         other.execute("COMMIT")
     assert "The end of the last durable jobs is not recorded" in caplog.text
-
-
-async def test_end_that_is_never_noted_is_logged_and_the_job_runs_again(
-    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """At-least-once: another process takes it over."""
-    connecting(monkeypatch, timeout=0.1)
-    store = SQLiteStore(path)
-    await store.start(["mail"], worker=True)
-    await store.put(envelope())
-    [delivery] = await store.fetch(1)
-    with opened(path) as other:
-        other.execute("BEGIN IMMEDIATE")
-        store.ack(delivery)
-        await store.stop()
-        other.execute("COMMIT")
-    assert "The end of the last durable jobs is not recorded" in caplog.text
     async with started(path) as again, asyncio.timeout(PATIENCE):
-        [delivery] = await again.fetch(1)
-        assert delivery.envelope.attempt == 1
+        [once_more] = await again.fetch(1)
+        assert once_more.envelope.id == delivery.envelope.id
+        assert once_more.envelope.attempt == 1
 
 
 async def test_file_of_a_newer_release_is_named(path: Path) -> None:

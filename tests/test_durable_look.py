@@ -256,13 +256,18 @@ async def bury_many(store: SQLiteStore, count: int) -> None:
         connection.execute("UPDATE aiohttp_jobs SET buried_at = number")
 
 
+@pytest.fixture
+def parts_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dead, "MOST", 10)
+
+
+@pytest.mark.usefixtures("parts_of_ten")
 @pytest.mark.parametrize("change", ["retry_dead", "drop_dead"])
 @pytest.mark.parametrize("ids", [None, [*map(str, range(4, 29)), "nobody"]])
 async def test_many_dead_jobs_are_changed_a_part_at_a_time(
-    path: Path, monkeypatch: pytest.MonkeyPatch, change: str, ids: list[str] | None
+    path: Path, change: str, ids: list[str] | None
 ) -> None:
     """A job that is put meanwhile waits for one part."""
-    monkeypatch.setattr(dead, "MOST", 10)
     async with started(path) as store:
         await bury_many(store, 33)
         changing = asyncio.create_task(getattr(store, change)(ids))
@@ -277,11 +282,11 @@ async def test_many_dead_jobs_are_changed_a_part_at_a_time(
         await assert_counts(store)
 
 
+@pytest.mark.usefixtures("parts_of_ten")
 async def test_change_of_the_dead_ends_in_time_and_says_how_many(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path,
 ) -> None:
     """The first that were buried come first."""
-    monkeypatch.setattr(dead, "MOST", 10)
     async with started(path) as store:
         await bury_many(store, 25)
         assert await store.drop_dead(within=0) == 10
@@ -292,11 +297,11 @@ async def test_change_of_the_dead_ends_in_time_and_says_how_many(
         assert (await store.statistics()).dead == 12
 
 
+@pytest.mark.usefixtures("parts_of_ten")
 async def test_jobs_that_die_while_the_dead_are_retried_are_left(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path,
 ) -> None:
     """Else it would never end, with a worker that fails at once."""
-    monkeypatch.setattr(dead, "MOST", 10)
     async with started(path) as store:
         await bury_many(store, 25)
         changing = asyncio.create_task(store.retry_dead())
@@ -308,11 +313,11 @@ async def test_jobs_that_die_while_the_dead_are_retried_are_left(
         assert await changing == 25
 
 
+@pytest.mark.usefixtures("parts_of_ten")
 async def test_change_that_fails_in_the_middle_says_how_many(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those before it are done."""
-    monkeypatch.setattr(dead, "MOST", 10)
     do_part = dead.Change.do_part
 
     def do_one(change: dead.Change, connection: sqlite3.Connection) -> dead.Part:

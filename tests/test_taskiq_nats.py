@@ -6,13 +6,12 @@ The server is started here; without one these tests are skipped, but for CI=true
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,41 +45,39 @@ class NATS:
             found.bind(("127.0.0.1", 0))
             self._port: int = found.getsockname()[1]
         self.url = f"nats://127.0.0.1:{self._port}"
-        self._server: subprocess.Popen[bytes] | None = None
+        self._server: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         """Start it, and return when it takes connections."""
         assert PROGRAM is not None
         options = ["-a", "127.0.0.1", "-p", str(self._port), "-js", "-sd", "kept"]
-        with (self._folder / "output").open("ab") as output:
-            self._server = subprocess.Popen(
-                [PROGRAM, *options],
-                cwd=self._folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-        end = time.monotonic() + PATIENCE
-        while not self._takes_connections():
-            if self._server.poll() is not None or time.monotonic() > end:
-                output_so_far = (self._folder / "output").read_text(errors="replace")
-                raise AssertionError(f"NATS has not started:\n{output_so_far[-5000:]}")
-            time.sleep(0.05)
-
-    def _takes_connections(self) -> bool:
-        with (
-            contextlib.suppress(OSError),
-            socket.create_connection(("127.0.0.1", self._port), PATIENCE) as connection,
-        ):
-            return connection.recv(4) == b"INFO"
-        return False
+        server = self._server = subprocess.Popen(
+            [PROGRAM, *options],
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,  # a few lines for each connection fit in there
+            text=True,
+        )
+        assert server.stderr is not None
+        told = list[str]()
+        # If it hangs: then there is no more to read.
+        alarm = threading.Timer(PATIENCE, server.kill)
+        alarm.start()
+        for line in server.stderr:
+            told.append(line)
+            if "Server is ready" in line:
+                break
+        else:
+            raise AssertionError(f"NATS has not started:\n{''.join(told)}")
+        alarm.cancel()
 
     def stop(self) -> None:
         """Stop it, in good order."""
         server, self._server = self._server, None
         if server is not None:
             server.terminate()
-            server.wait(PATIENCE)
+            server.communicate(timeout=PATIENCE)
 
 
 @pytest.fixture

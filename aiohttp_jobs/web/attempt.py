@@ -153,19 +153,29 @@ def _answer_to(request: web.Request) -> asyncio.Future[Any]:
     """
     task = asyncio.current_task()
     assert task is not None
-    connection: Any = request.task
-    try:
-        waits_for: asyncio.Future[Any] | None = connection._fut_waiter
-    except AttributeError:  # somebody else's kind of task
-        return task
+    waits_for = _waited_for(request.task, task)
     if isinstance(waits_for, asyncio.Task):
         return waits_for
     if waits_for is not None or _is_of_server(task):
         return task
     loop = asyncio.get_running_loop()
     end = loop.create_future()
-    loop.call_soon(_follow, connection, end)
+    loop.call_soon(_follow, request.task, end)
     return end
+
+
+def _waited_for(
+    connection: object, unknown: asyncio.Future[Any] | None = None
+) -> asyncio.Future[Any] | None:
+    """Return what this task waits for; None while it takes a step.
+
+    asyncio's tasks tell that in no other way.
+
+    Args:
+        unknown: returned for somebody else's kind of task, which tells nothing.
+    """
+    found: asyncio.Future[Any] | None = getattr(connection, "_fut_waiter", unknown)
+    return found
 
 
 def _is_of_server(task: asyncio.Task[Any]) -> bool:
@@ -174,9 +184,9 @@ def _is_of_server(task: asyncio.Task[Any]) -> bool:
     return name == "RequestHandler._handle_request"
 
 
-def _follow(connection: Any, end: asyncio.Future[None]) -> None:
+def _follow(connection: object, end: asyncio.Future[None]) -> None:
     """Set the end when the task ends for which the connection waits after its step."""
-    waits_for: asyncio.Future[Any] | None = connection._fut_waiter
+    waits_for = _waited_for(connection)
     if isinstance(waits_for, asyncio.Task):
         waits_for.add_done_callback(lambda task: _set(end))
     else:

@@ -383,6 +383,8 @@ class Writer:
 
         SQLite would go on: what is written to a file without a name is lost.
         """
+        # None until it is known to be the same: what is opened if it is not is another
+        # file, even if it got the number of the one that is gone.
         identity, self._identity = self._identity, None
         if identity != identity_of(self._path):
             raise StoreUnavailable(
