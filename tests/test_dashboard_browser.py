@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer, make_mocked_request
 from playwright.async_api import Browser, ConsoleMessage, Page, expect
 
 from aiohttp_jobs import SCHEDULER, JobState, Scheduler, setup
-from aiohttp_jobs.dashboard import Access, setup_dashboard, stream
+from aiohttp_jobs.dashboard import Access, setup_dashboard, stream, words
 from aiohttp_jobs.dashboard.process import process_name
 from aiohttp_jobs.durable import (
     DURABLE,
@@ -357,7 +357,6 @@ async def test_pause_stops_what_moves(
 ) -> None:
     """The stream is closed, and opened again by the same button."""
     monkeypatch.setattr(stream, "PERIOD", 0.01)
-    monkeypatch.setattr(stream, "HEARTBEAT", 0)
     page = await visit("/manage/")
     await expect_live(page)
     await page.get_by_role("button", name="Pause").click()
@@ -368,12 +367,45 @@ async def test_pause_stops_what_moves(
     await expect(page.get_by_role("link", name="unseen")).to_be_visible()
 
 
+async def test_times_go_on_though_nothing_else_changes(
+    visit: Visit, scheduler: Scheduler
+) -> None:
+    """They are told by the page itself, by the server's clock: no row is sent again."""
+    await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
+    page = await visit("/manage/")
+    await expect_live(page)
+    time = table(page, "Running").locator("td.number span")
+    before = await time.text_content()
+    await page.evaluate("document.querySelector('.active th').marked = true")
+    await expect(time).not_to_have_text(before or "")
+    await expect(time).to_have_text(re.compile(r"[1-9]\.\d s"))
+    assert await page.evaluate("document.querySelector('.active th').marked")
+
+
+async def test_page_tells_times_in_the_words_of_the_server(visit: Visit) -> None:
+    """Those that it was loaded with are from there."""
+    page = await visit("/read/")
+    seconds = [
+        *(0.0, 0.0004, 0.0099, 0.00996, 0.3, 0.9994, 0.9996, 1.01, 59.94, 59.96),
+        *(60, 61.4, 599.7, 3599.4, 3599.6, 3661, 86399.6, 90000, 864000.7, 119.7),
+        *(n**2.3 / 7 for n in range(150)),
+    ]
+    for name in ("ago", "duration", "roughly"):
+        told = await page.evaluate(
+            """async ([name, seconds]) => {
+                const words = await import(new URL("static/words.js", location));
+                return seconds.map(words[name]);
+            }""",
+            [name, seconds],
+        )
+        assert told == [getattr(words, name)(each) for each in seconds]
+
+
 async def test_hidden_tab_closes_its_stream(
     visit: Visit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It costs the server nothing until it is seen again."""
     monkeypatch.setattr(stream, "PERIOD", 0.01)
-    monkeypatch.setattr(stream, "HEARTBEAT", 0)
     opened, closed = asyncio.Semaphore(0), asyncio.Semaphore(0)
     serve = stream.Streams.serve
 

@@ -202,7 +202,6 @@ async def test_stream_asks_again_and_ends_when_the_permission_is_gone(
     assert stream.CHECK <= 30
     monkeypatch.setattr(stream, "CHECK", 0)
     monkeypatch.setattr(stream, "PERIOD", 0.001)
-    monkeypatch.setattr(stream, "HEARTBEAT", 0)
     answer: Any = Access.MANAGE
 
     async def authorize(request: web.Request) -> Access:

@@ -129,7 +129,8 @@ async def test_first_page_says_how_many_are_where(start: Start, tmp_path: Path) 
     assert "Durable jobs : 0 waiting, 0 running, 0 delayed, 0 dead" in page
     await fill(client)
     page = await get(client, "/jobs/")
-    assert '<p class="durable trouble"><a href="durable">Durable jobs</a>' in page
+    told = '<p id="durable" class="durable trouble"><a href="durable">Durable jobs</a>'
+    assert told in page
     assert "1 running, 1 delayed, 1 dead" in words_of(page)
     async with client.get("/jobs/live") as response:
         await Events(response).until("1 running, 1 delayed, <strong>1 dead")

@@ -316,8 +316,9 @@ async def test_stopped_worker_costs_a_line_and_does_nothing_later(
         page = await here.get("/jobs/")
     assert time.monotonic() - start < 20
     assert "Worker 1 does not answer : what it has is not here" in words_of(page)
-    page = words_of(await here.get(f"/jobs/job/{job}"))
-    assert "Worker 1 does not answer: this is what it said" in page
+    for path in (f"/jobs/job/{job}", f"/jobs/job/{job}/text"):
+        page = words_of(await here.get(path))
+        assert "Worker 1 does not answer: this is what it said" in page
     page = words_of(await here.get(f"/jobs/job/{unseen}", 503))
     assert "is of worker 1, which does not answer" in page
     process = job.partition("-")[0]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import traceback
 import types
-from collections import deque
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any, Final, TypeAlias
 
 __all__ = ("Place", "places_of", "stack_of")
@@ -47,8 +46,9 @@ def stack_of(
     Args:
         limit: how many frames at most, the innermost ones; None for all.
     """
-    frames = ((frame, frame.f_lineno) for frame in _frames(coro, limit))
-    return traceback.StackSummary.extract(frames)
+    frames = map(_frame_of, _awaited(coro, limit))
+    walked = ((frame, frame.f_lineno) for frame in frames if frame is not None)
+    return traceback.StackSummary.extract(walked)
 
 
 def places_of(coro: Coroutine[Any, Any, Any], limit: int) -> list[Place]:
@@ -56,39 +56,46 @@ def places_of(coro: Coroutine[Any, Any, Any], limit: int) -> list[Place]:
 
     That is cheap enough to be asked for many jobs each second: no file is looked at.
     """
-    return [
-        (frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_name)
-        for frame in _frames(coro, limit)
-    ]
+    places: list[Place] = []
+    for awaitable in _awaited(coro, limit):
+        is_coroutine = type(awaitable) is types.CoroutineType
+        frame = awaitable.cr_frame if is_coroutine else _frame_of(awaitable)
+        if frame is not None:
+            code = frame.f_code
+            places.append((code.co_filename, frame.f_lineno or 0, code.co_name))
+    return places
 
 
-def _frames(coro: Any, limit: int | None) -> Iterator[types.FrameType]:
-    # Their frames are asked for at the end, of the few that are wanted: it is what costs.
-    for awaitable in deque(_awaited(coro), maxlen=limit):
-        for frame_name, _ in _ATTRIBUTES:
-            if (frame := getattr(awaitable, frame_name, None)) is not None:
-                yield frame
-                break
+def _awaited(awaitable: Any, limit: int | None) -> list[Any]:
+    """Go inwards over what has, or had, a frame; return the innermost ones.
 
-
-def _awaited(awaitable: Any) -> Iterator[Any]:
-    """Go inwards over what has, or had, a frame."""
+    Frames are asked for later, of the few that are wanted: it is what costs.
+    """
+    awaited: list[Any] = []
     while awaitable is not None:
         if type(awaitable) is types.CoroutineType:  # nearly always, and quickly told
-            yield awaitable
+            awaited.append(awaitable)
             awaitable = awaitable.cr_await
-            continue
-        if _is_helper(awaitable):
+        elif _is_helper(awaitable):
             known: list[Any] = gc.get_referents(awaitable)
             awaitable = next((x for x in known if _awaits(x)), None)
-            continue
-        for frame_name, await_name in _ATTRIBUTES:
-            if hasattr(awaitable, frame_name):
-                yield awaitable
-                awaitable = getattr(awaitable, await_name, None)
-                break
         else:
-            return
+            for frame_name, await_name in _ATTRIBUTES:
+                if hasattr(awaitable, frame_name):
+                    awaited.append(awaitable)
+                    awaitable = getattr(awaitable, await_name, None)
+                    break
+            else:
+                break
+    return awaited if limit is None else awaited[-limit:]
+
+
+def _frame_of(awaitable: Any) -> types.FrameType | None:
+    for frame_name, _ in _ATTRIBUTES:
+        frame: types.FrameType | None = getattr(awaitable, frame_name, None)
+        if frame is not None:
+            return frame
+    return None
 
 
 def _awaits(known: object) -> bool:

@@ -37,9 +37,9 @@ Needs the extra: ``pip install aiohttp-jobs[dashboard]``.
 # What becomes of it:
 #
 #   charts.py    the figures as bars and lines of an SVG
-#   kept.py      what of a live page stays as it was
-#   pages.py     data as HTML, and addresses
+#   sections.py  what a live page is made of, rendered when it shows something else
 #   stream.py    live pages: server-sent events, bounded, ended at shutdown
+#   pages.py     data as HTML, and addresses
 #   text.py      a traceback to be copied
 #   views.py     the handlers of what is looked at
 #   actions.py   the handlers of what is done

@@ -17,6 +17,7 @@ from .api import BASE
 from .durable_data import Turned
 from .durable_source import DurableSource, NoSuchDead, find_durable
 from .pages import Pages
+from .stream import Live, Render
 
 __all__ = ("DEAD", "NONE", "DurableViews")
 
@@ -29,7 +30,7 @@ NONE: Final = (
 )
 
 Follow: TypeAlias = Callable[
-    [web.Request, Hashable, Callable[[], Awaitable[str]]], Awaitable[web.StreamResponse]
+    [web.Request, Hashable, Render], Awaitable[web.StreamResponse]
 ]
 
 
@@ -79,9 +80,10 @@ class DurableViews:
         links = self._pages.links("durable")
         turned, visitor = Turned.of(request.query), request[VISITOR]
 
-        async def render() -> str:
+        async def render() -> Live:
             context = {**await source.overview(turned), "turned": turned}
-            return self._pages.snapshot("durable_live.html", visitor, links, context)
+            templates = {"durable-jobs": "durable_live.html"}
+            return self._pages.live(templates, visitor, links, context)
 
         return await self._follow(request, (turned, visitor.access), render)
 

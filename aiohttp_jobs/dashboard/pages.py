@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +16,8 @@ from . import charts, words
 from .access import VISITOR, Access, Visitor
 from .part import LOOKED_AT
 from .query import SINCE
+from .sections import Kept
+from .stream import Live
 
 __all__ = ("Links", "Pages")
 
@@ -85,6 +89,7 @@ class Pages:
             minute=words.minute,
             number=words.number,
             roughly=words.roughly,
+            since=words.since,
             state_word=words.state_word,
             without=words.without,
         )
@@ -109,11 +114,9 @@ class Pages:
         links: Links,
         context: Mapping[str, Any],
     ) -> str:
-        """Render a page, or what is live of it."""
+        """Render a page, or a section of it."""
         return self._environment.get_template(template).render(
-            context,
-            links=links,
-            may_manage=visitor.access is Access.MANAGE,
+            context, **_common(visitor, links)
         )
 
     def page(
@@ -133,11 +136,51 @@ class Pages:
             charset="utf-8",
         )
 
-    def snapshot(
-        self, template: str, visitor: Visitor, links: Links, context: Mapping[str, Any]
-    ) -> str:
-        """Render what changes: who answers, which may be another process by now."""
-        return self.html("snapshot.html", visitor, links, {**context, "live": template})
+    def live(
+        self,
+        templates: Mapping[str, str],
+        visitor: Visitor,
+        links: Links,
+        context: Mapping[str, Any],
+    ) -> Live:
+        """Render the sections of a live page, each by a template of its own."""
+        return Live(
+            context["at"],
+            {
+                name: self.html(template, visitor, links, context)
+                for name, template in templates.items()
+            },
+        )
+
+    def sections(
+        self,
+        template: str,
+        visitor: Visitor,
+        links: Links,
+        context: Mapping[str, Any],
+        kept: Kept,
+        shown: Mapping[str, object],
+    ) -> dict[str, str]:
+        """Render sections by macros of a template, ``show_…`` with their names.
+
+        Args:
+            kept: what was rendered of this page before.
+            shown: the sections, with all that they show, as of :meth:`Kept.section`.
+        """
+        # The template itself is run when the first macro is needed.
+        macros = functools.cache(
+            lambda: self._environment.get_template(template).make_module(
+                {**context, **_common(visitor, links), "kept": kept}
+            )
+        )
+
+        def render(name: str) -> str:
+            return str(getattr(macros(), f"show_{name}")())
+
+        return {
+            name: kept.section(name, what, partial(render, name))
+            for name, what in shown.items()
+        }
 
     def message(
         self,
@@ -150,3 +193,7 @@ class Pages:
         """Answer with a page that says a sentence, and leads back to this route."""
         context = {"says": says, "back": back}
         return self.page("message.html", request, links, context, status)
+
+
+def _common(visitor: Visitor, links: Links) -> dict[str, Any]:
+    return {"links": links, "may_manage": visitor.access is Access.MANAGE}

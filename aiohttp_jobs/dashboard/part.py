@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, Final, TypedDict, TypeVar
 
+from aiohttp_jobs.core.job import Job
 from aiohttp_jobs.core.scheduler import Scheduler
 
 from . import data
@@ -130,12 +132,9 @@ def look(
     Args:
         rows: those that were made before; None to make all anew.
     """
-    active = scheduler.active_jobs(LOOKED_AT)
-    pending = scheduler.pending_jobs(LOOKED_AT)
-    every = not query.filters  # then there is no need to look at them one by one
+    every = not query.filters  # then those of the page are enough
     made = Rows() if rows is None else rows
     if every and not query.sort:
-        # Those of the page are enough.
         ends, count = history.latest(query.recent * PAGE), history.end_count
     else:
         ends = history.ends()
@@ -153,30 +152,24 @@ def look(
             _kind(kind, clock, made, number < sent) for number, kind in enumerate(kinds)
         ],
         "forgotten": history.kinds.forgotten,
-        "active": _table(
-            [job for job in active if every or query.takes(job)],
-            lambda job: made.of_job(job, clock),
+        "active": _jobs(
+            scheduler.active_jobs,
+            scheduler.active_count,
+            lambda place, job: made.of_job(job, clock),
+            query,
             query.active,
             alone,
-            scheduler.active_count,
-            max(0, scheduler.active_count - LOOKED_AT),
         ),
-        "pending": _table(
-            [item for item in enumerate(pending, 1) if every or query.takes(item[1])],
-            lambda item: made.of_job(item[1], clock, item[0]),
+        "pending": _jobs(
+            scheduler.pending_jobs,
+            scheduler.pending_count,
+            lambda place, job: made.of_job(job, clock, place),
+            query,
             query.pending,
             alone,
-            scheduler.pending_count,
-            max(0, scheduler.pending_count - LOOKED_AT),
         ),
         "recent": _table(
-            ends,
-            lambda end: made.of_end(end, clock),
-            query.recent,
-            alone,
-            count,
-            0,
-            count,
+            ends, lambda end: made.of_end(end, clock), query.recent, alone, count
         ),
     }
 
@@ -233,10 +226,9 @@ def _coroutines(
 ) -> list[Coroutine]:
     known = dict(history.tallies)
     # Counted are all that were spawned and all that have ended; who runs is looked up.
-    active = Counter(
-        name if name in known else OTHERS
-        for name in (job.coro_name for job in scheduler.active_jobs(LOOKED_AT))
-    )
+    active = Counter(map(_coro_name, scheduler.active_jobs(LOOKED_AT)))
+    if others := [name for name in active if name not in known]:
+        active[OTHERS] += sum(active[name] for name in others)
     return [
         _coroutine(name, tally, active[name], clock, alone)
         for name, tally in known.items()
@@ -262,16 +254,41 @@ def _coroutine(
     }
 
 
-def _table(
-    items: Sequence[T],
-    row: Callable[[T], data.Job],
+def _jobs(
+    first: Callable[[int], list[Job[Any]]],
+    total: int,
+    row: Callable[[int, Job[Any]], data.Job],
+    query: Query,
     page: int,
     alone: bool,
-    total: int,
-    beyond: int,
-    count: int | None = None,
 ) -> Table:
-    count = len(items) if count is None else count  # if only the first ones are here
+    """The table of jobs that are not over.
+
+    Args:
+        first: returns so many of them, the oldest first.
+        row: makes one of a job and its place.
+    """
+    if query.filters_jobs:
+        looked_at = enumerate(first(LOOKED_AT), 1)
+        items = [(place, job) for place, job in looked_at if query.takes(job)]
+        count = len(items)
+    else:  # then those of the page are enough
+        items = [*enumerate(first(min(page * PAGE, LOOKED_AT)), 1)]
+        count = min(total, LOOKED_AT)
+    table = _table(items, lambda item: row(*item), page, alone, count)
+    table["total"], table["beyond"] = total, max(0, total - LOOKED_AT)
+    return table
+
+
+def _table(
+    items: Sequence[T], row: Callable[[T], data.Job], page: int, alone: bool, count: int
+) -> Table:
+    """A table of all that there are.
+
+    Args:
+        items: the first ones of them, up to the page that is wanted.
+        count: how many there are.
+    """
     # A page of several processes may be made of the first rows of one of them.
     first = (min(page, max(1, -(-count // PAGE))) - 1) * PAGE if alone else 0
     end = first + PAGE if alone else page * PAGE
@@ -279,8 +296,8 @@ def _table(
         "rows": [row(item) for item in items[first:end]],
         "first": first,
         "count": count,
-        "total": total,
-        "beyond": beyond,
+        "total": count,
+        "beyond": 0,
     }
 
 
@@ -301,6 +318,8 @@ def _row_ran(row: Any) -> float:
 def _row_waited(row: Any) -> float:
     return float((row["spawned"] or 0) - (row["started"] or row["ended"]))
 
+
+_coro_name: Final = attrgetter("coro_name")
 
 _END_ORDERS: Final = {"ran": _ran, "waited": _waited}
 # By what rows of several processes are sorted.

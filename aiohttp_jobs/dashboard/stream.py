@@ -1,6 +1,8 @@
 """Streams: live pages by server-sent events.
 
-A stream sends snapshots, each whole in itself: whoever connects again gets a fresh one.
+A live page is made of sections. A stream sends all of them first, and then, once a
+second, those that have changed, with the moment that they tell of: how long ago things
+were is counted from that by the page's script. Whoever connects again gets all anew.
 """
 
 from __future__ import annotations
@@ -8,20 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from aiohttp import web
 
 from .words import encode
 
-__all__ = ("Streams",)
+__all__ = ("Live", "Render", "Streams")
 
 # Seconds between two snapshots of a stream, so what is newer may be that late.
 PERIOD: Final = 1.0
-# Seconds of silence after which a stream gives a sign of life, for proxies.
-HEARTBEAT: Final = 15.0
 # Seconds that a client is given to take what it was sent.
 PATIENCE: Final = 15.0
 # Seconds after which it is asked again whether the visitor may see this.
@@ -33,7 +33,17 @@ MOST: Final = 20
 # Seconds after which the browser connects again.
 RETRY: Final = 3
 
-Render: TypeAlias = Callable[[], Awaitable[str]]
+
+class Live(NamedTuple):
+    """A live page, at one moment."""
+
+    #: Seconds since 1970.
+    at: float
+    #: HTML by name, always of the same ones; each is one element, whose id is the name.
+    sections: Mapping[str, str]
+
+
+Render: TypeAlias = Callable[[], Awaitable[Live]]
 
 
 @dataclass(eq=False, slots=True)
@@ -55,12 +65,31 @@ class _Shown:
     """What was rendered last of one thing that several may look at."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    at: float = 0.0
+    #: When by the event loop's time, and which snapshot it is.
+    rendered_at: float = 0.0
     number: int = 0
-    html: str = ""
-    #: The same as it is sent to all, with its number.
-    event: tuple[int, bytes] = (0, b"")
+    #: What the snapshot tells of.
+    at: float = 0.0
+    #: Each with the number of the snapshot that it changed in.
+    sections: dict[str, tuple[int, str]] = field(default_factory=dict)
+    #: As it is sent to all who have the same one; by its number and theirs.
+    event: tuple[tuple[int, int], bytes] = ((0, 0), b"")
     watchers: int = 0
+
+    def take(self, live: Live, number: int, now: float) -> None:
+        """Take what was rendered just now."""
+        for name, html in live.sections.items():
+            if self.sections.get(name, (0, ""))[1] != html:
+                self.sections[name] = number, html
+        self.at, self.number, self.rendered_at = live.at, number, now
+
+    def since(self, sent: int) -> bytes:
+        """The event for who has this snapshot; 0 for who has none."""
+        if self.event[0] != (self.number, sent):
+            new = [html for number, html in self.sections.values() if number > sent]
+            event = _event(self.number, self.at, "".join(new))
+            self.event = (self.number, sent), event
+        return self.event[1]
 
 
 class Streams:
@@ -153,9 +182,8 @@ class Streams:
     ) -> None:
         loop = asyncio.get_running_loop()
         end, checked_at = loop.time() + LIFE, loop.time()
-        sent, sent_at = "", loop.time()
-        request = place.request
-        # A client that has gone shows when something is sent, and that may take long.
+        sent, request = 0, place.request
+        # A client that has gone shows when something is sent.
         while (
             request.transport is not None
             and not place.ending.is_set()
@@ -165,35 +193,30 @@ class Streams:
                 if not await _in_time(may_go_on):
                     return
                 checked_at = loop.time()
-            number, html = await self._snapshot(shown, render)
-            if html != sent:
-                if shown.event[0] != number:
-                    shown.event = number, _event(number, html)
-                await _write(request, response, shown.event[1])
-                sent, sent_at = html, loop.time()
-            elif loop.time() - sent_at >= HEARTBEAT:
-                await _write(request, response, b": still here\n\n")
-                sent_at = loop.time()
+            await self._render(shown, render)
+            number, event = shown.number, shown.since(sent)
+            await _write(request, response, event)
+            sent = number
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD):
                     await place.ending.wait()
 
-    async def _snapshot(self, shown: _Shown, render: Render) -> tuple[int, str]:
+    async def _render(self, shown: _Shown, render: Render) -> None:
         # Who comes while it is rendered waits for it, and shares it.
         async with shown.lock:
             now = asyncio.get_running_loop().time()
             # A stream's own last snapshot is a period old, another's may be shared.
-            if not shown.number or now - shown.at > PERIOD / 2:
-                html = await render()
+            if not shown.number or now - shown.rendered_at > PERIOD / 2:
+                live = await render()
                 self._number += 1
-                shown.at, shown.number, shown.html = now, self._number, html
-            return shown.number, shown.html
+                shown.take(live, self._number, now)
 
 
-def _event(number: int, html: str) -> bytes:
+def _event(number: int, at: float, html: str) -> bytes:
     # Either sign would end a line of it.
-    html = html.replace("\r", "\n").removesuffix("\n").replace("\n", "\ndata: ")
-    return encode(f"event: snapshot\nid: {number}\ndata: {html}\n\n")
+    html = html.replace("\r", "\n").replace("\n", "\ndata: ")
+    opening = f'<div data-at="{at}">'
+    return encode(f"event: snapshot\nid: {number}\ndata: {opening}{html}</div>\n\n")
 
 
 async def _in_time(may_go_on: Callable[[], Awaitable[bool]]) -> bool:

@@ -23,6 +23,8 @@ def _lines(details: data.JobDetails) -> Iterator[str]:
     if job["origin"]:
         yield f"Origin: {job['origin']}"
     yield f"Process: {process['host']}, {process['pid']}"
+    if details["silence"]:
+        yield f"{details['silence']}."
     for word, moment in (
         ("Spawned", job["spawned"]),
         ("Started", job["started"]),

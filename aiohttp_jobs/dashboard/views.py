@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import time
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Final
 
@@ -11,11 +12,11 @@ from aiohttp import web
 from . import data
 from .access import VISITOR, Authorize, ask
 from .durable_data import DurableSummary
-from .kept import Kept, KeptOfPages
 from .pages import Links, Pages
 from .query import Query
+from .sections import Kept, KeptOfPages, in_sections
 from .source import NoSuchJob, Source
-from .stream import Streams
+from .stream import Live, Render, Streams
 from .text import as_text
 from .words import encode
 
@@ -96,14 +97,18 @@ class Views:
         links = self._pages.links("overview")
         query, visitor = Query.of(request.query), request[VISITOR]
 
-        async def render() -> str:
-            context = {
-                **await self._source.overview(query),
-                "query": query,
-                "durable": await self._durable(request),
-                "kept": self._kept.of((query, visitor.access)),
-            }
-            return self._pages.snapshot("overview_live.html", visitor, links, context)
+        async def render() -> Live:
+            overview = await self._source.overview(query)
+            durable = await self._durable(request)
+            sections = self._pages.sections(
+                "overview_live.html",
+                visitor,
+                links,
+                {**overview, "query": query, "durable": durable},
+                self._kept.of((query, visitor.access)),
+                in_sections(overview, durable),
+            )
+            return Live(overview["at"], sections)
 
         return await self.follow(request, (query, visitor.access), render)
 
@@ -128,13 +133,15 @@ class Views:
         except NoSuchJob as error:
             return _refused(error)
 
-        async def render() -> str:
+        async def render() -> Live:
             context: dict[str, Any]
+            templates = {"process": "process.html", "job": "job_live.html"}
             try:
                 context = {**await self._source.job(address)}
             except NoSuchJob as error:
-                context = {"id": address.partition("-")[2], "says": str(error)}
-            return self._pages.snapshot("job_live.html", visitor, links, context)
+                context = {"at": time.time(), "says": str(error)}
+                del templates["process"]
+            return self._pages.live(templates, visitor, links, context)
 
         return await self.follow(request, (address, visitor.access), render)
 
@@ -148,7 +155,7 @@ class Views:
         return web.Response(body=encode(text), content_type="text/plain", charset="utf-8")
 
     async def follow(
-        self, request: web.Request, key: Hashable, render: Callable[[], Awaitable[str]]
+        self, request: web.Request, key: Hashable, render: Render
     ) -> web.StreamResponse:
         """Serve a live page: snapshots of what `render` makes, until the visitor has gone
         or may not see it any more."""

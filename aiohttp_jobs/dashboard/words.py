@@ -24,6 +24,7 @@ __all__ = (
     "encode",
     "minute",
     "number",
+    "since",
     "state_word",
     "without",
 )
@@ -110,6 +111,17 @@ def ago(seconds: float) -> str:
     if seconds < 1:
         return "just now"
     return f"{seconds:.0f} s ago" if seconds < 59.5 else f"{roughly(seconds + 0.5)} ago"
+
+
+def since(moment: float, at: float, words: str) -> Markup:
+    """How long it was from this moment to that, in an element in which the page's script
+    goes on to tell it: static/words.js has the same words.
+
+    Args:
+        words: "ago", "duration" or "roughly".
+    """
+    says = {"ago": ago, "duration": duration, "roughly": roughly}[words](at - moment)
+    return Markup(f'<span data-since="{moment}" data-as="{words}">{says}</span>')
 
 
 def clock_time(moment: float) -> str:

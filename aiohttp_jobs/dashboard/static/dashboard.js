@@ -5,6 +5,7 @@
 import { askOnce, disarm, disarmUnlessThere } from "./arming.js";
 import { heldBy, holdWhile, showHeld } from "./holding.js";
 import { merge } from "./merging.js";
+import { tellTimes } from "./words.js";
 
 const live = document.getElementById("live");
 const statusLine = document.getElementById("status");
@@ -17,7 +18,8 @@ let paused = false;
 let retry = 0;
 let state = "";
 let answering = 0;
-let latest = null; // the snapshot that is held back
+let at = 0; // the moment that the last snapshot tells of
+const latest = new Map(); // the sections that have come and are not shown yet, by id
 
 function show(text) {
   // Only what has changed is read out.
@@ -73,26 +75,23 @@ pauseButton.addEventListener("click", () => {
 
 // -- snapshots --------------------------------------------------------------------------
 
+// A snapshot has the sections of the page that have changed; the first one has all.
 function update(html) {
-  latest = new DOMParser().parseFromString(html, "text/html").body;
+  const snapshot = new DOMParser().parseFromString(html, "text/html").body.firstElementChild;
+  at = Number(snapshot.dataset.at);
+  for (const section of snapshot.children) latest.set(section.id, section);
   const held = heldBy();
   if (held) updateAround(held);
   else updateAll();
 }
 
 function updateAll() {
-  if (!latest) return;
-  const body = latest;
-  latest = null;
-  // Who has answered stands elsewhere, and is another process after a restart.
-  const process = body.querySelector("#process");
-  if (process) merge(document.getElementById("process"), process);
-  process?.remove();
-  const fresh = live.cloneNode(false);
-  fresh.append(...body.childNodes);
   const focused = live.contains(document.activeElement) ? document.activeElement : null;
   const section = focused?.closest("section, .title");
-  merge(live, fresh);
+  for (const [id, fresh] of latest) merge(document.getElementById(id), fresh);
+  latest.clear();
+  // Who has answered stands elsewhere on the page.
+  tellTimes(document, at);
   if (focused && !focused.isConnected) section?.querySelector("[tabindex='-1']")?.focus();
   disarmUnlessThere();
   offerCopies();
@@ -101,23 +100,34 @@ function updateAll() {
 // Somebody is in a table: nothing on the page moves. Figures change, in the room that they
 // have, and what is over is paled and cannot be cancelled any more.
 function updateAround(held) {
-  for (const name of [".figures", ".charts"]) {
-    const old = live.querySelector(name);
-    const fresh = latest.querySelector(name);
-    if (!old || !fresh) continue;
-    old.style.blockSize = `${old.getBoundingClientRect().height}px`;
-    merge(old, fresh.cloneNode(true), ["style"]);
+  for (const room of live.querySelectorAll(".figures, .charts"))
+    room.style.blockSize = `${room.getBoundingClientRect().height}px`;
+  for (const figures of live.querySelectorAll(".figures, figure")) {
+    const fresh = inLatest(`#${figures.id}`);
+    if (fresh) merge(figures, fresh.cloneNode(true), ["style"]);
   }
-  for (const row of held.querySelectorAll("tr[id^='job-']")) {
-    const fresh = latest.querySelector(`#${CSS.escape(row.id)}`);
-    const isOver = !fresh?.querySelector("form.cancel");
-    const button = row.querySelector("form.cancel button");
-    if (!button || row.classList.contains("over") || !isOver) continue;
-    row.classList.add("over");
-    disarm(row.querySelector("form.cancel"));
-    button.disabled = true;
-  }
+  if (latest.has(held.closest("section").id))
+    for (const row of held.querySelectorAll("tr[id^='job-']")) paleIfOver(row);
   showHeld(held);
+}
+
+function paleIfOver(row) {
+  const button = row.querySelector("form.cancel button");
+  if (!button || row.classList.contains("over")) return;
+  // One that has begun is in another table, and can be cancelled as before.
+  if (inLatest(`#${CSS.escape(row.id)} form.cancel`)) return;
+  row.classList.add("over");
+  disarm(row.querySelector("form.cancel"));
+  button.disabled = true;
+}
+
+// What is not shown yet of this.
+function inLatest(selector) {
+  for (const section of latest.values()) {
+    const found = section.matches(selector) ? section : section.querySelector(selector);
+    if (found) return found;
+  }
+  return null;
 }
 
 holdWhile(live, () => {

@@ -1,12 +1,10 @@
 // Change `old` into `fresh`, and keep what is equal: the focus and the selection stay.
-// What is marked by data-still is the visitor's, and left alone.
 export function merge(old, fresh, keep = []) {
   if (old.isEqualNode(fresh)) return;
   if (old.nodeType === Node.TEXT_NODE) {
     old.data = fresh.data;
     return;
   }
-  if (old.dataset?.still !== undefined) return;
   // The button of the same job may be armed, see arming.js.
   if (isSameForm(old, fresh)) return;
   for (const { name } of [...old.attributes])

@@ -1,0 +1,124 @@
+"""Sections: what a live page is made of; each is rendered when it shows something else.
+
+From second to second hardly anything changes on a page but how long ago things were, and
+that is told by the page's script. So a section that shows the same as before is not
+rendered again, and of one that does not, the cells that stay the same are not.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, Final
+
+from . import data
+from .durable_data import DurableSummary
+
+__all__ = ("Kept", "KeptOfPages", "in_sections")
+
+# Of how many pages it is remembered.
+MOST_PAGES: Final = 20
+
+
+def in_sections(
+    overview: data.Overview, durable: DurableSummary | None
+) -> dict[str, object]:
+    """For each section of the first page all that it shows, but how long ago it was.
+
+    What of it changes with time alone, like the longest run time, is among it.
+    """
+    now, points, workers = overview["now"], overview["points"], overview["workers"]
+    several = bool(workers)
+    who = [
+        overview["process"],
+        *((worker["number"], worker["trouble"], worker["process"]) for worker in workers),
+    ]
+    return {
+        "process": (who, overview["strangers"]),
+        "figures": (who, now),
+        "durable": durable,
+        "failures": (who, overview["failures"]),
+        "throughput": (points, bool(now["hung_up"])),
+        "run_times": points,
+        "backlog": (points, now["pending"], now["longest_waiting"]),
+        "coroutines": (overview["coroutines"], overview["coroutines_total"]),
+        "workers": (who, [_counts(worker["now"]) for worker in workers]),
+        "active": (several, overview["active"]),
+        "pending": (several, overview["pending"]),
+        "recent": (several, overview["recent"]),
+    }
+
+
+def _counts(now: data.Figures | None) -> object:
+    return now and (
+        now["active"],
+        now["pending"],
+        now["slots_taken"],
+        now["limit"],
+        now["ended"],
+        now["failed"],
+    )
+
+
+class Kept:
+    """What was rendered for one page; what the last time did not need is forgotten."""
+
+    def __init__(self) -> None:
+        self._sections: dict[str, tuple[object, str]] = {}
+        # The cells of each section, and those of the one that is rendered just now: as
+        # they were, and as they are.
+        self._cells: dict[str, dict[Hashable, tuple[Any, Any]]] = {}
+        self._before: dict[Hashable, tuple[Any, Any]] = {}
+        self._now: dict[Hashable, tuple[Any, Any]] = {}
+
+    def section(self, name: str, what: object, render: Callable[[], str]) -> str:
+        """Return a section, rendered if it shows something else than before.
+
+        Args:
+            name: other sections have other ones.
+            what: not equal to the one before if it shows something else.
+        """
+        kept = self._sections.get(name)
+        if kept is None or kept[0] != what:
+            self._before, self._now = self._cells.get(name, {}), {}
+            kept = self._sections[name] = what, render()
+            self._cells[name] = self._now
+        return kept[1]
+
+    def cell(self, macro: Any, key: Hashable, *arguments: Any) -> Any:
+        """Return what a macro makes of these arguments.
+
+        Args:
+            key: another one if it would make something else.
+        """
+        return self.same((macro.name, key), None, macro, *arguments)
+
+    def same(
+        self, name: Hashable, what: Any, make: Callable[..., Any], *arguments: Any
+    ) -> Any:
+        """Return what is made of these arguments.
+
+        Args:
+            name: what else is kept of the section has another one.
+            what: not equal to the one before if something else would be made.
+        """
+        kept = self._now.get(name) or self._before.get(name)
+        if kept is None or kept[0] != what:
+            kept = what, make(*arguments)
+        self._now[name] = kept
+        return kept[1]
+
+
+class KeptOfPages:
+    """What is kept of each page, of those that were rendered last."""
+
+    def __init__(self) -> None:
+        self._pages = OrderedDict[Hashable, Kept]()
+
+    def of(self, page: Hashable) -> Kept:
+        """Return what is kept of this one, which is about to be rendered."""
+        kept = self._pages.setdefault(page, Kept())
+        self._pages.move_to_end(page)
+        if len(self._pages) > MOST_PAGES:
+            self._pages.popitem(last=False)
+        return kept
