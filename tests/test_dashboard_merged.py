@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -64,8 +64,14 @@ async def test_figures_are_sums_or_the_longest() -> None:
             totals: list[Any] = [each[table] for each in parts]
             whole: Any = told[table]
             assert whole["total"] == sum(each["total"] for each in totals)
-        longest = [each["now"]["longest_waiting"] for each in parts]
-        assert told["now"]["longest_waiting"] >= max(longest) - 1
+        for since, longest in (
+            ("waiting_since", "longest_waiting"),
+            ("running_since", "longest_running"),
+        ):
+            figures: list[Any] = [each["now"] for each in parts]
+            all_since, now = [each[since] for each in figures], cast("Any", told["now"])
+            assert now[since] == min(moment for moment in all_since if moment)
+            assert now[longest] == pytest.approx(told["at"] - now[since], abs=0.002)
     go.set()
     await close(*processes)
 

@@ -196,7 +196,7 @@ async def test_whatever_is_shown_has_its_section_rendered_again(
 
 def test_durable_jobs_have_a_section_of_their_own() -> None:
     """And nothing else has them."""
-    told: Any = {"workers": [], "now": {"hung_up": 0, "pending": 0, "longest_waiting": 0}}
+    told: Any = {"workers": [], "now": {"hung_up": 0, "pending": 0}}
     fields = ("process", "points", "strangers", "failures", "coroutines", "active")
     told |= dict.fromkeys((*fields, "coroutines_total", "pending", "recent"))
     durable: Any = {"faults": ["The disk is full"]}

@@ -389,6 +389,7 @@ async def test_statistics_count_everything_once() -> None:
     before = scheduler.statistics()
     assert before.active == before.pending == before.closed == 0
     assert before.longest_waiting == before.longest_running == 0
+    assert before.waiting_since is before.running_since is None
     await scheduler.spawn(give(1))
     await scheduler.spawn(fail())
     await settle()
@@ -404,6 +405,9 @@ async def test_statistics_count_everything_once() -> None:
     assert (now.limit, now.pending_limit) == (2, 9)
     assert (now.succeeded, now.failed, now.cancelled, now.let_go) == (1, 1, 1, 0)
     assert now.longest_running >= now.longest_waiting > 0
+    (oldest, _), (pending,) = scheduler.active_jobs(), scheduler.pending_jobs()
+    assert now.running_since == oldest.started_at
+    assert now.waiting_since == pending.spawned_at
     await scheduler.close()
     end = scheduler.statistics()
     assert (end.succeeded, end.failed, end.cancelled, end.let_go) == (1, 1, 3, 1)
@@ -469,8 +473,9 @@ async def test_held_job_may_be_the_one_that_has_waited_longest() -> None:
     """Jobs that wait for something else than a slot count as pending."""
     async with Scheduler() as scheduler:
         future = asyncio.get_running_loop().create_future()
-        scheduler.spawn_after(future, nothing())
+        held = scheduler.spawn_after(future, nothing())
         assert scheduler.statistics().longest_waiting > 0
+        assert scheduler.statistics().waiting_since == held.spawned_at
         future.cancel()
 
 

@@ -135,7 +135,9 @@ class Parts:
         now, pending, ended = monotonic(), self.pending, self.gate.ended
         oldest = next(iter(self.gate.active.values()), None)
         first_held = next(iter(pending.held.values()), (None,))[0]
-        waiting = [job for job in (pending.first(), first_held) if job]
+        first = [job.spawned_at or now for job in (pending.first(), first_held) if job]
+        waiting_since = min(first, default=None)
+        running_since = None if oldest is None else oldest.started_at or now
         return Statistics(
             active=len(self.gate.active),
             pending=len(pending),
@@ -148,10 +150,10 @@ class Parts:
             **{state.name.lower(): count for state, count in ended.items()},
             joined=self.keys.joined,
             held=self.gate.is_held,
-            longest_waiting=max(
-                (now - (job.spawned_at or now) for job in waiting), default=0.0
-            ),
-            longest_running=now - (oldest.started_at or now) if oldest else 0.0,
+            waiting_since=waiting_since,
+            running_since=running_since,
+            longest_waiting=0.0 if waiting_since is None else now - waiting_since,
+            longest_running=0.0 if running_since is None else now - running_since,
         )
 
     def abandon(self, owner: object) -> None:

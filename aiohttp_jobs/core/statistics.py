@@ -39,6 +39,10 @@ class Statistics:
     joined: int
     #: Whether the pending jobs are held, see :meth:`Scheduler.hold`.
     held: bool
+    #: When the oldest pending job was spawned, and when the oldest active one began, by
+    #: :func:`time.monotonic`; None if there is none.
+    waiting_since: float | None
+    running_since: float | None
     #: For how many seconds the first pending job has waited; 0.0 if none is pending.
     longest_waiting: float
     #: For how many seconds the oldest active job has run; 0.0 if none is active.

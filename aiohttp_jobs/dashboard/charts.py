@@ -85,8 +85,12 @@ def run_times(points: Sequence[data.Point]) -> Chart:
     return Chart(tuple(bars), duration(top), says)
 
 
-def backlog(points: Sequence[data.Point], now: data.Figures) -> Chart:
-    """How many jobs were waiting as bars, and for how long the first one as a line."""
+def backlog(points: Sequence[data.Point], now: int) -> Chart:
+    """How many jobs were waiting as bars, and for how long the first one as a line.
+
+    Args:
+        now: how many wait just now.
+    """
     most = max((point["pending"] for point in points), default=0)
     longest = max((point["waited"] for point in points), default=0.0)
     top, line_top = _round_up(most), _round_up(longest)
@@ -98,10 +102,7 @@ def backlog(points: Sequence[data.Point], now: data.Figures) -> Chart:
             bars.append(Bar("pending", x, round(HEIGHT - height, 1), height))
         y = HEIGHT - point["waited"] / line_top * HEIGHT
         line.append(f"{x + PERIOD / 2:g},{round(y, 1):g}")
-    says = "nothing waits"
-    if now["pending"]:
-        waited = duration(now["longest_waiting"])
-        says = f"now {now['pending']:,} waiting, the first for {waited}"
+    says = f"now {now:,} waiting" if now else "nothing waits"
     says += f", peak {most:,}"
     if longest:
         says += f" and {duration(longest)}"

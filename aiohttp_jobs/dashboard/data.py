@@ -70,12 +70,14 @@ class Figures(TypedDict):
     #: How many of the active ones have a slot, and of how many; None for no limit.
     slots_taken: int
     limit: int | None
-    #: Seconds that the oldest active job has run.
+    #: Since when the oldest active job runs; None if there is none. And for how long.
+    running_since: float | None
     longest_running: float
     pending: int
     #: None for no limit.
     pending_limit: int | None
-    #: Seconds that the first pending job has waited.
+    #: Since when the first pending job waits; None if there is none. And for how long.
+    waiting_since: float | None
     longest_waiting: float
     #: Callers of spawn() that wait for room among the pending jobs.
     callers_waiting: int

@@ -98,7 +98,7 @@ def put_together(
         "process": parts[0]["process"],
         "workers": sorted([*workers, *silent], key=lambda worker: worker["number"]),
         "strangers": [*strangers],
-        "now": _sum([each["now"] for each in parts]),
+        "now": _sum([each["now"] for each in parts], parts[0]["at"]),
         "period": PERIOD,
         "points": _points(parts),
         "failures": _failures(looks, query),
@@ -114,17 +114,22 @@ def put_together(
 
 # A limit is none if one of them is; of waiting and running times the longest counts.
 _LIMITS: Final = ("limit", "pending_limit")
-_LONGEST: Final = ("longest_running", "longest_waiting")
+_SINCE: Final = ("running_since", "waiting_since")
+_LONGEST: Final = {f"longest_{since.removesuffix('_since')}": since for since in _SINCE}
 
 
-def _sum(figures: Sequence[data.Figures]) -> data.Figures:
+def _sum(figures: Sequence[data.Figures], at: float) -> data.Figures:
     if len(figures) == 1:
         return figures[0]
     told: Any = {}
     for field in figures[0]:
         values: list[Any] = [each[field] for each in figures]  # type: ignore[literal-required]
-        if field in _LONGEST:
-            told[field] = max(values)
+        if field in _SINCE:
+            told[field] = min((v for v in values if v is not None), default=None)
+        elif field in _LONGEST:
+            # As of now: what the others have told is up to a second old.
+            since = told[_LONGEST[field]]
+            told[field] = 0.0 if since is None else at - since
         elif field in _LIMITS and None in values:
             told[field] = None
         else:

@@ -112,7 +112,7 @@ def part(scheduler: Scheduler, history: History, clock: Clock, alone: bool) -> P
     return {
         "at": clock.at,
         "process": process(scheduler, history, clock),
-        "now": _figures(scheduler, history),
+        "now": _figures(scheduler, history, clock),
         "points": history.points if alone else [],
         "periods": "" if alone else history.written(),
         "coroutines": _coroutines(scheduler, history, clock, alone),
@@ -174,7 +174,7 @@ def look(
     }
 
 
-def _figures(scheduler: Scheduler, history: History) -> data.Figures:
+def _figures(scheduler: Scheduler, history: History, clock: Clock) -> data.Figures:
     now, begin = scheduler.statistics(), history.begin
     last_minute = history.points[-60 // PERIOD :]
     let_go = now.let_go - begin.let_go
@@ -182,9 +182,11 @@ def _figures(scheduler: Scheduler, history: History) -> data.Figures:
         "active": now.active,
         "slots_taken": now.slots_taken,
         "limit": now.limit,
+        "running_since": clock.wall_or_none(now.running_since),
         "longest_running": now.longest_running,
         "pending": now.pending,
         "pending_limit": now.pending_limit or None,
+        "waiting_since": clock.wall_or_none(now.waiting_since),
         "longest_waiting": now.longest_waiting,
         "callers_waiting": now.callers_waiting,
         "succeeded": now.succeeded - begin.succeeded,

@@ -23,10 +23,7 @@ MOST_PAGES: Final = 20
 def in_sections(
     overview: data.Overview, durable: DurableSummary | None
 ) -> dict[str, object]:
-    """For each section of the first page all that it shows, but how long ago it was.
-
-    What of it changes with time alone, like the longest run time, is among it.
-    """
+    """For each section of the first page all that it shows, but how long ago it was."""
     now, points, workers = overview["now"], overview["points"], overview["workers"]
     several = bool(workers)
     who = [
@@ -35,12 +32,12 @@ def in_sections(
     ]
     return {
         "process": (who, overview["strangers"]),
-        "figures": (who, now),
+        "figures": (who, {**now, "longest_running": None, "longest_waiting": None}),
         "durable": durable,
         "failures": (who, overview["failures"]),
         "throughput": (points, bool(now["hung_up"])),
         "run_times": points,
-        "backlog": (points, now["pending"], now["longest_waiting"]),
+        "backlog": (points, now["pending"]),
         "coroutines": (overview["coroutines"], overview["coroutines_total"]),
         "workers": (who, [_counts(worker["now"]) for worker in workers]),
         "active": (several, overview["active"]),

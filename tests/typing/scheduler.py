@@ -139,6 +139,7 @@ async def looking(scheduler: Scheduler) -> None:
     assert_type(scheduler.pending_jobs(), list[Job[Any]])
     assert_type(scheduler.statistics(), Statistics)
     assert_type(scheduler.statistics().longest_running, float)
+    assert_type(scheduler.statistics().running_since, float | None)
     assert_type(scheduler.limit, int | None)
     assert_type(scheduler.pending_limit, int | None)
     assert_type(scheduler.close_timeout, float | None)
