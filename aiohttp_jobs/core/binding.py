@@ -12,21 +12,21 @@ class Binding:
     """Belongs to no loop at first, then to the first one in which it is used.
 
     Args:
-        name: says what belongs to it, in errors.
+        name: returns what errors call the owner.
     """
 
     __slots__ = ("_name", "loop")
 
     def __init__(self, name: Callable[[], str]) -> None:
         self._name = name
-        # None before the first use; for reading.
+        # None before the first use. Read-only for others.
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def check(self) -> asyncio.AbstractEventLoop:
-        """Return the running loop, to which it belongs from now on.
+        """Return the running loop, and bind to it if this is the first use.
 
         Raises:
-            RuntimeError: none runs, or another one.
+            RuntimeError: no loop is running, or another one.
         """
         try:
             loop = asyncio.get_running_loop()
@@ -45,11 +45,11 @@ class Binding:
         return loop
 
     def in_use(self) -> asyncio.AbstractEventLoop:
-        """Return the loop; only what was used comes to this."""
+        """Return the loop; only for use after the first check()."""
         assert self.loop is not None
         return self.loop
 
     def check_if_bound(self) -> None:
-        """Refuse another loop than its own, or none; but not before it has one."""
+        """Do what check() does, but only if there is a loop already."""
         if self.loop is not None:
             self.check()

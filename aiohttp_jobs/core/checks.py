@@ -1,4 +1,4 @@
-"""The checks of arguments: each names the argument and says what it takes."""
+"""Checks of arguments: each error names the argument and says what it takes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def check_collection(argument: str, value: Iterable[T]) -> Iterable[T]:
-    """Return it; refuse what is no collection."""
+    """Return the value; refuse anything but a collection."""
     try:
         iter(value)
     except TypeError:
@@ -38,21 +38,21 @@ def check_collection(argument: str, value: Iterable[T]) -> Iterable[T]:
 
 
 def check_flag(argument: str, value: object) -> None:
-    """Refuse what is neither True nor False, and would count as one of them."""
+    """Refuse anything but True or False, even if it could count as one of them."""
     if not isinstance(value, bool):
         raise TypeError(f"{argument} takes True or False, not {value!r}")
 
 
 def check_schedule(argument: str, value: object) -> None:
-    """Refuse what is no schedule."""
+    """Refuse anything but a schedule."""
     if not callable(getattr(value, "next_after", None)):
         raise TypeError(f"{argument} takes every(…) or cron(…), not {value!r}")
 
 
 def check_tick(schedule: object, moment: float, tick: object) -> float:
-    """Return the moment that a schedule has told, as a float.
+    """Return the next tick that a schedule has returned, as a float.
 
-    Refuse what is no later one: it would never end.
+    Refuse one that is not later than `moment`: a loop over the ticks would never end.
     """
     if not isinstance(tick, Real):
         raise TypeError(f"{schedule!r} has returned {tick!r} as its next tick, no number")
@@ -66,7 +66,7 @@ def check_tick(schedule: object, moment: float, tick: object) -> float:
 
 
 def check_seconds(argument: str, value: object) -> None:
-    """Refuse what is neither None nor a number of seconds."""
+    """Refuse anything but None or a number of seconds."""
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -78,7 +78,7 @@ def check_seconds(argument: str, value: object) -> None:
 
 
 def check_count(argument: str, value: object, *, least: int) -> None:
-    """Refuse what is neither None nor a whole number of jobs."""
+    """Refuse anything but None or a whole number of jobs."""
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
@@ -88,7 +88,7 @@ def check_count(argument: str, value: object, *, least: int) -> None:
 
 
 def check_handler(handler: object) -> None:
-    """Refuse what is neither None nor a plain callable."""
+    """Refuse anything but None or a plain callable."""
     if handler is None:
         return
     if not callable(handler):
@@ -103,7 +103,7 @@ def check_handler(handler: object) -> None:
 
 
 def check_name(argument: str, value: object) -> None:
-    """Refuse what is neither None nor a string."""
+    """Refuse anything but None or a string."""
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{argument} takes a str or None, not {value!r}")
 
@@ -115,7 +115,7 @@ def check_spawn(
     context: object = None,
     origin: object = None,
 ) -> None:
-    """Refuse what cannot be a job."""
+    """Refuse arguments that no job can be made of."""
     if not isinstance(coro, Coroutine):
         raise TypeError(_no_coroutine(coro))
     check_name("name", name)
@@ -126,7 +126,7 @@ def check_spawn(
 
 
 def check_future(argument: str, value: object, loop: asyncio.AbstractEventLoop) -> None:
-    """Refuse what is no future of this event loop."""
+    """Refuse anything but a future of this event loop."""
     if not asyncio.isfuture(value):
         raise TypeError(f"{argument} takes a future, for example a task, not {value!r}")
     if value.get_loop() is not loop:
@@ -137,7 +137,7 @@ def check_future(argument: str, value: object, loop: asyncio.AbstractEventLoop) 
 
 
 def _no_coroutine(what: object) -> str:
-    """Say that something is no coroutine, and what was probably meant."""
+    """Say that something is not a coroutine, and what was probably meant."""
     hint = ""
     if inspect.iscoroutinefunction(what):
         hint = ": call the coroutine function, spawn(f(...)) and not spawn(f)"

@@ -24,11 +24,11 @@ __all__ = ("BATCH", "Ending")
 
 # How many jobs one turn of the loop cancels before others get their turn.
 BATCH: Final = 500
-# Seconds between two words about a drain that takes long.
+# Seconds between two log records about a drain that takes long.
 REPORT_EVERY: Final = 5.0
-# Turns in which what was started may take its first step before it is cancelled.
+# Turns in which what was started may still take its first step before it is cancelled.
 MOST_TURNS: Final = 3
-# Names that a log record carries in its fields.
+# How many names a log record carries in its fields.
 MOST_NAMES: Final = 1000
 
 Victim = Job[Any] | asyncio.Future[Any]
@@ -39,7 +39,7 @@ class Ending:
 
     Args:
         binding: the event loop.
-        gate, shields, reports: what has to come to its end.
+        gate, shields, reports: what has to end.
         close_timeout: seconds that a cancelled job has to end; None for no limit.
     """
 
@@ -56,14 +56,14 @@ class Ending:
         self._shields = shields
         self._reports = reports
         self._close_timeout = close_timeout
-        # Those who wait until nothing is left, by what they wait for: are they part of a
-        # job or shielded awaitable themselves, and is it for background jobs only?
+        # The futures of those who wait until nothing is left, by whether they are part of
+        # a job or shielded awaitable, and whether they wait for background jobs only.
         self._waiting: dict[tuple[bool, bool], set[asyncio.Future[bool]]] = {}
-        # What goes on cancelling, from a close until all have been cancelled.
+        # What does the cancelling, from a close until all have been cancelled.
         self._closing: _Closing | None = None
-        # How many callers of close() wait just now.
+        # How many callers of close() are waiting just now.
         self._closes = 0
-        # What a close leaves alone, because it was called from there.
+        # What a close leaves alone, because it was called from inside it.
         self._spared: set[Victim] = set()
         # When the close that is under way has to return.
         self._close_by = -math.inf
@@ -72,13 +72,13 @@ class Ending:
 
     @property
     def is_draining(self) -> bool:
-        """Does somebody wait for the jobs to end by themselves?"""
+        """Whether somebody waits for the jobs to end by themselves."""
         return self._gate.drainers.count > 0
 
     def _callers(self) -> list[Victim]:
-        """The job that the running code is part of, and the shielded task, if any.
+        """Return the job and the shielded task that the running code is part of, if any.
 
-        Both, where a job shields what drains or closes: neither ends before that.
+        It is part of both if a job shields what drains or closes: neither ends before it.
         """
         task, job = asyncio.current_task(), self._gate.current_job()
         callers: list[Victim] = [] if job is None else [job]
@@ -87,13 +87,13 @@ class Ending:
         return callers
 
     def is_done(self, is_inside: bool = False, background: bool = False) -> bool:
-        """Is nothing left to wait for?
+        """Return whether nothing is left to wait for.
 
         Args:
-            is_inside: for who is part of a job or shielded awaitable. Such callers that
-                wait for this do not wait for each other, and count as left only for who
-                waits from outside.
-            background: but for what ends with something else.
+            is_inside: whether the waiter is part of a job or shielded awaitable. Such
+                waiters do not wait for each other, and count as left only for those that
+                wait from outside.
+            background: leave out what ends with something else.
         """
         gate = self._gate
         left = (
@@ -112,15 +112,15 @@ class Ending:
         return left <= 0
 
     def check(self) -> None:
-        """See to those for whom nothing is left. Called when something has ended."""
+        """Wake those who have nothing left to wait for. Called when something ended."""
         if self._gate.state is CLOSING and self.is_done():
             self._gate.state = CLOSED
             self._spared.clear()
         for (is_inside, background), waiting in self._waiting.items():
             if waiting and self.is_done(is_inside, background):
-                # In two turns: whoever else was told of the last end comes first, and may
-                # spawn a job.
-                # Twice, in case that a KeyboardInterrupt breaks into the first.
+                # Two turns later: whoever else was told of the last end comes first, and
+                # may spawn a job.
+                # Twice, in case a KeyboardInterrupt interrupts the first.
                 soon: Any = self._binding.in_use().call_soon
                 soon(soon, self._tell)
                 soon(soon, soon, self._tell)
@@ -139,7 +139,7 @@ class Ending:
                 waiting.clear()
 
     async def drain(self, timeout: float | None, *, background: bool) -> bool:
-        """Let what is there end by itself; return whether nothing is left.
+        """Let everything end by itself; return whether nothing is left.
 
         Args:
             timeout: seconds to wait; None for no limit.
@@ -154,7 +154,7 @@ class Ending:
         is_inside = bool(callers)
         self._sweep()
         with _Drain(self._gate, callers):
-            # In turns: for the log, and because another job may have come meanwhile.
+            # In a loop: for the log, and because another job may have come meanwhile.
             while not self.is_done(is_inside, background):
                 now = loop.time()
                 if now >= deadline:
@@ -167,11 +167,11 @@ class Ending:
                     is_inside, background, min(report_at, deadline) - now
                 )
                 if is_done and is_inside:
-                    break  # the others that were told so go on, and count as left again
+                    break  # others woken with this one go on, and count as left again
         return True
 
     def _sweep(self) -> None:
-        # Only the first of those who wait: together they cost no more than one.
+        # Only for the first waiter, so that many cost no more than one.
         if not self._waiting_count():
             self._gate.sweep()
             self._shields.sweep()
@@ -182,7 +182,7 @@ class Ending:
     async def _wait(
         self, is_inside: bool, background: bool, timeout: float = math.inf
     ) -> bool:
-        """Wait until nothing is left, for no more than so many seconds."""
+        """Wait at most `timeout` seconds; return whether nothing is left."""
         loop = self._binding.in_use()
         waiter: asyncio.Future[bool] = loop.create_future()
         waiting = self._waiting.setdefault((is_inside, background), set())
@@ -199,7 +199,7 @@ class Ending:
                 timer.cancel()
 
     def _report(self, left: float, *, is_first: bool) -> None:
-        """Say that a drain takes long: so that it is known if the process is killed."""
+        """Log that a drain takes long, so that this is known if the process is killed."""
         gate, pending = self._gate, self._gate.pending
         jobs = [*islice(gate.active.values(), MOST_NAMES)]
         jobs += islice(pending, MOST_NAMES - len(jobs))
@@ -223,17 +223,17 @@ class Ending:
         )
 
     async def close(self) -> None:
-        """Cancel all that is left, and wait for its end."""
+        """Cancel everything that is left, and wait until it has ended."""
         gate = self._gate
         if gate.state is CLOSED:
-            return  # in whatever loop: to close twice is to close once
+            return  # in any loop: closing again does nothing
         loop = self._binding.check()
         callers = self._callers()
         is_inside = bool(callers)
         try:
             if gate.state is OPEN:
                 gate.state = CLOSING
-                gate.drainers.count += 1  # for ever: each end is looked at
+                gate.drainers.count += 1  # for good: every end is looked at
             if self._close_timeout is not None and self._close_by <= loop.time():
                 self._close_by = loop.time() + self._close_timeout
             gate.refuse_callers()
@@ -267,16 +267,16 @@ class Ending:
             self._closes -= 1
 
     def _find_victims(self, callers: list[Victim]) -> list[Victim]:
-        """Return what is to be cancelled, but for the caller's own job and task."""
+        """Return what is to be cancelled, except the caller's own job and task."""
         gate, victims = self._gate, list[Victim]()
         if self._closing is not None or self._closes:
-            # Who closes beside others finds all of it under way, but for those.
+            # Another close takes care of everything except what it spares.
             victims += [spared for spared in self._spared if spared not in callers]
             self._spared.difference_update(victims)
             return victims
         gate.pending.mend()
         self._sweep()
-        # Also those that are cancelled already: they may have been given more time.
+        # Including those already cancelled: they may have been given more time.
         everything: list[Victim] = [*gate.active.values(), *gate.pending, *self._shields]
         victims += [each for each in everything if each not in callers]
         self._spared.update(each for each in everything if each in callers)
@@ -287,10 +287,10 @@ class Ending:
         self.check()
 
     def bound(self, inner: asyncio.Future[Any]) -> None:
-        """Bound what is shielded while the scheduler closes: it ends with the close."""
+        """Bound what is shielded during a close: it has to end with the close."""
         if self._gate.state is CLOSING and self._close_timeout is not None:
             left = self._close_by - self._binding.in_use().time()
-            # Below 0 nobody but a job that its own close has spared keeps it closing.
+            # Below 0, only a job that was spared by its own close keeps it closing.
             self._shields.bound(inner, self._close_timeout if left < 0 else left)
 
 
@@ -300,11 +300,11 @@ def _give_up(waiter: asyncio.Future[bool]) -> None:
 
 
 class _Drain:
-    """Counts a caller among those who wait for the end of all others, from `with` on.
+    """Inside `with`, counts a caller among those who wait for the end of all others.
 
     Args:
-        gate: where it is counted.
-        callers: the job and the shielded task that it is part of.
+        gate: where the caller is counted.
+        callers: the job and the shielded task that the caller is part of.
     """
 
     def __init__(self, gate: Gate, callers: list[Victim]) -> None:
@@ -329,21 +329,21 @@ class _Drain:
         gate.drainers.count -= 1
         gate.end_wait(self._waiter, None)
         for caller, table in self._counted:
-            if caller in table:  # else it has ended before
+            if caller in table:  # else it has already ended
                 table[caller] -= 1
                 if not table[caller]:
                     del table[caller]
 
 
 class _Closing:
-    """Cancels what a scheduler that takes no more has, once, in batches, on its own.
+    """Cancels everything in a scheduler that takes no more jobs: once, in batches.
 
-    A caller of close() who is cancelled does not stop it half-way.
+    It does so on its own: cancelling a caller of close() does not stop it half-way.
 
     Args:
         binding: the event loop.
-        gate, shields: what there is.
-        grace: seconds that each is given to end; None for no bound.
+        gate, shields: where the victims are kept.
+        grace: seconds that each has to end; None for no limit.
         when_done: called when all have been cancelled.
     """
 
@@ -361,7 +361,7 @@ class _Closing:
         self._grace = grace
         self._when_done = when_done
         self._victims: deque[Victim] = deque()
-        # How many batches there were, and in how many something was put off.
+        # How many batches there have been, and in how many something was put off.
         self._batches = 0
         self._turns = 0
         self._cancelled: list[str] = []
@@ -369,12 +369,12 @@ class _Closing:
         self._shields_cancelled = 0
 
     def add(self, victims: Sequence[Victim]) -> None:
-        """Put these at the end of what is still to be cancelled."""
+        """Add these to what is still to be cancelled."""
         self._victims.extend(victims)
 
     def go_on(self) -> None:
         """Cancel the next batch in the next turn."""
-        # Twice, in case that a KeyboardInterrupt breaks into the first.
+        # Twice, in case a KeyboardInterrupt interrupts the first.
         loop, batch = self._binding.in_use(), self._batches + 1
         loop.call_soon(self._run, batch)
         loop.call_soon(self._run, batch)
@@ -402,7 +402,7 @@ class _Closing:
         try:
             self.go_on()
         except BaseException:
-            self._batches -= 1  # the second one is still to come
+            self._batches -= 1  # the second call of this batch is still to come
             raise
 
     def _cancel(self, victim: Victim) -> None:
@@ -410,7 +410,7 @@ class _Closing:
             self._shields_cancelled += self._shields.stop(victim, self._grace)
             return
         if victim.state is PENDING:
-            # One that still waits for room is refused, and told so by spawn().
+            # If its spawn() has not returned it is refused, and spawn() says so.
             if victim not in self._gate.pending.unconfirmed:
                 self._never_started.append(shown(victim.label))
         elif victim.state is ACTIVE:
@@ -441,7 +441,7 @@ class _Closing:
 
 
 def _has_begun(victim: Victim) -> bool:
-    """Has it taken its first step, or is it not to take one?"""
+    """Return whether it has taken its first step, or will not take one."""
     if isinstance(victim, Job):
         return victim.state is not ACTIVE or has_begun(victim.coro)
     get_coro: Any = getattr(victim, "get_coro", None)

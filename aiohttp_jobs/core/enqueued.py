@@ -1,7 +1,8 @@
-"""Enqueued: durable jobs and tracers know of each other by this alone.
+"""Enqueued: the only place where durable jobs and tracers meet.
 
-Neither imports the other one. A tracer says how the current span is told, and what keeps
-durable jobs asks for it; what runs them says which coroutine is an attempt of which job.
+Neither imports the other. A tracer says how to find the current span, and whatever keeps
+durable jobs asks for it; whatever runs them says which coroutine is an attempt of which
+job.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ __all__ = (
 class CurrentDurable:
     """The durable job that the running code is part of."""
 
-    #: The same for all attempts, and no other job's. It serves as an idempotency key.
+    #: The same for all its attempts, and for no other job: usable as an idempotency key.
     id: str
-    #: The number of this attempt, from 1. What a process took with it when it died is
-    #: not counted: it was no failure of the job, as far as anybody knows.
+    #: The number of this attempt, from 1. An attempt that died with its process is not
+    #: counted: as far as anybody knows, it was no failure of the job.
     attempt: int
     #: The name of its task.
     task: str
-    #: The span that was current when it was accepted, in W3C's form, or None.
+    #: The span that was current when the job was accepted, in W3C's form, or None.
     traceparent: str | None
 
 
-# A coroutine is known as an attempt by itself: a job that it spawns has its context
-# variables, and is none.
+# Looked up by the coroutine, not by a context variable: a job that an attempt spawns
+# inherits its context variables, and is no attempt.
 _attempts: Final = WeakKeyDictionary[Coroutine[Any, Any, Any], CurrentDurable]()
 
 _tell: Callable[[], str | None] | None = None
@@ -50,10 +51,10 @@ def mark_attempt(coro: Coroutine[Any, Any, Any], attempt: CurrentDurable) -> Non
 
 
 def attempt_of(coro: Coroutine[Any, Any, Any]) -> CurrentDurable | None:
-    """Return which attempt of a durable job a coroutine is; None for any other one."""
+    """Return which attempt of a durable job a coroutine is; None if it is not one."""
     try:
         return _attempts.get(coro)
-    except TypeError:  # none of Python's own, which cannot be referred to weakly
+    except TypeError:  # not one of Python's own, and not weakly referenceable
         return None
 
 
@@ -62,7 +63,7 @@ def tell_spans_by(function: Callable[[], str | None] | None) -> None:
 
     Args:
         function: returns the span in W3C's form, ``traceparent``, or None if there is
-            none. If it raises, that is logged and it is asked no more.
+            none. If it raises, that is logged, and it is no longer asked.
     """
     global _tell
     _tell = function

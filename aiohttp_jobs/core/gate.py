@@ -6,8 +6,8 @@ How a job moves, and who moves it::
        │                  └──job.stop──► stopping ──over──► closed
        └──drop──► closed                     └─────let_go──► closed
 
-What is queued starts from `pump`, which the loop calls: never inside of the last step of
-another job. But a job that is waited for gets its waiter's slot at once.
+Queued jobs are started by `pump`, which the loop calls, never inside the last step of
+another job. But a job that another one waits for gets the waiter's slot at once.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class Gate:
 
     Args:
         binding: the event loop.
-        slots, pending: what it disposes of.
-        telling: who is told of what happens.
-        close_timeout: seconds that a cancelled job is given to end; None for no bound.
+        slots, pending: the slots to give away, and the jobs that wait for them.
+        telling: reports what happens to jobs.
+        close_timeout: seconds that a cancelled job has to end; None for no limit.
     """
 
     def __init__(
@@ -68,37 +68,37 @@ class Gate:
         self.telling = telling
         self.observers = telling.observers
         self.close_timeout = close_timeout
-        # Active jobs by number, those that are stopping too, in the order of their start.
+        # Active jobs by number, including stopping ones, in the order they started.
         self.active: dict[int, Job[Any]] = {}
-        # Jobs that did not end in time and still run: held so as not to be collected.
+        # Jobs that did not end in time and still run; kept so they are not collected.
         self.strays: set[Job[Any]] = set()
-        # How many jobs have ended so far: well, and otherwise, by what they ended in.
+        # How many jobs have succeeded so far, and how many ended in each other state.
         self.succeeded = 0
         self.ended: dict[JobState, int] = dict.fromkeys(UNSUCCESSFUL, 0)
-        # Open, closing or closed; whether it is being drained is another matter.
+        # Open, closing or closed; never draining, which `drainers` knows.
         self.state: SchedulerState = OPEN
-        # Does it start no pending job?
+        # Whether no pending job is started.
         self.is_held = False
-        # For the jobs of callers that wait for room: the job whose code the caller is.
+        # For the job of each caller that waits for room, the job that the caller runs in.
         self.callers: dict[Job[Any], Job[Any] | None] = {}
-        # Jobs that have got their slot back and wait, so that it may go to another one.
+        # Jobs that got their slot back and still wait, so it may go to another one.
         self._returned: deque[Job[Any]] = deque()
-        # Is `pump` to be called soon?
+        # Whether a call of `pump` is scheduled.
         self._is_due = False
-        # Who waits for the end of all jobs.
+        # The callers that wait for the end of all jobs.
         self.drainers = Drainers()
 
     # -- whose code runs -----------------------------------------------------------------
 
     def check_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the running loop, or refuse it."""
+        """Return the running loop; raise RuntimeError if it is not the scheduler's."""
         return self._binding.check()
 
     def current_job(self) -> Job[Any] | None:
-        """Return the job of these that the running code is part of, if any.
+        """Return the job of this scheduler that the running code is part of, if any.
 
-        The one place where this is asked: by the task first; code of child tasks, and of
-        tasks that others have made, is known by the mark in its context.
+        The only place that finds this out: first by the task; code in child tasks, and in
+        tasks that others have made, is recognized by the mark in its context.
         """
         task = asyncio.current_task()
         if type(task) is JobTask:
@@ -106,7 +106,7 @@ class Gate:
         return self.active.get(mark.get(0))
 
     def has_slot(self, job: Job[Any]) -> bool:
-        """Has an active job a slot just now?"""
+        """Return whether an active job has a slot just now."""
         return self.slots.takes_one(job)
 
     # -- refusing -----------------------------------------------------------------------
@@ -132,9 +132,9 @@ class Gate:
     # -- giving slots away ---------------------------------------------------------------
 
     def begin_wait(self, job: Job[Any]) -> Job[Any] | None:
-        """Note that the running code waits for the job; return whose code that is.
+        """Note that the running code waits for the job; return the job it is part of.
 
-        If that job has a slot, and the other one is pending, it starts there at once.
+        If that one has a slot and `job` is pending, `job` starts there at once.
         """
         waiter = self.current_job()
         if waiter is None or waiter is job:
@@ -147,7 +147,8 @@ class Gate:
     def begin_wait_for_queue(self) -> Job[Any] | None:
         """Note that the running code waits for the queue to move, in spawn() or a drain.
 
-        Its slot goes to the head of the queue. Return whose code that is.
+        Return the job that it is part of. The slot of that job goes to the head of the
+        queue.
         """
         waiter = self.current_job()
         if waiter is not None:
@@ -163,14 +164,14 @@ class Gate:
             self.look_for_way_out()
 
     def pump_soon(self, *, again: bool = False) -> None:
-        """Let the loop call `pump`. `again`: also if that seems to be under way."""
+        """Have the loop call `pump`; with `again`, even if that seems to be scheduled."""
         if again or not self._is_due:
-            # In this order: rather twice than never, if something breaks in between.
+            # In this order: if something interrupts it, better twice than never.
             self._binding.in_use().call_soon(self.pump)
             self._is_due = True
 
     def release_all(self) -> None:
-        """Hold the pending jobs no longer."""
+        """Stop holding the pending jobs."""
         if self.is_held:
             self.is_held = False
             self._returned.extend(self.slots.waiting())
@@ -178,7 +179,7 @@ class Gate:
                 self.fill_slots()
 
     def pump(self) -> None:
-        """Start pending jobs where there are slots, and let callers into their room."""
+        """Start pending jobs in free slots, and let callers into the room they leave."""
         try:
             self._is_due = False
             self.fill_slots()
@@ -187,7 +188,7 @@ class Gate:
             raise
 
     def fill_slots(self) -> None:
-        """Do at once what `pump` does."""
+        """Do what `pump` does, at once."""
         slots, pending, returned = self.slots, self.pending, self._returned
         if self.state is not OPEN or self.is_held:
             returned.clear()
@@ -204,7 +205,7 @@ class Gate:
                 and queue[0].state is PENDING
                 and not (returned or pending.callers or pending.unconfirmed)
             ):
-                self.start(queue[0])  # what it comes to most often
+                self.start(queue[0])  # the most frequent case
             elif returned:
                 self._hand_on(returned.popleft())
             elif not self._fill():
@@ -214,10 +215,10 @@ class Gate:
         self._find_way_out()
 
     def _fill(self) -> bool:
-        """Let the next caller in, or start the next job; was there something to do?"""
+        """Let the next caller in or start the next job; return whether there was one."""
         pending, slots = self.pending, self.slots
-        # Held jobs that fill the room keep nobody from a free slot. (So there is one too
-        # many pending if the slot is taken again before the caller has it.)
+        # Jobs that are held back and fill the room keep nobody from a free slot. (So one
+        # job too many is pending if the slot is taken again before the caller gets it.)
         if pending.callers and (
             not pending.is_full() or (slots.free > 0 and pending.first() is None)
         ):
@@ -235,12 +236,12 @@ class Gate:
             note_spawned(job)
             self.telling.tell("job_spawned", job)
             if has_room:
-                # Its caller waits no more. (Else a slot made way for it: it may be the
-                # caller's own, which is lent to it when its spawn() returns.)
+                # Its caller no longer waits. (Without room it was let in for a slot: this
+                # may be the caller's own, which is lent to the job when spawn() returns.)
                 self.end_wait(self.callers.pop(job, None), None)
 
     def _hand_on(self, owner: Job[Any]) -> None:
-        """Give the slot of a job that waits to one that it waits for."""
+        """Give the slot of a waiting job to a job that it waits for."""
         slots, pending = self.slots, self.pending
         if self.state is not OPEN or self.is_held or not slots.has_one_to_lend(owner):
             return
@@ -251,18 +252,21 @@ class Gate:
             self.pump_soon()  # there is room for one
 
     def _lend(self, owner: Job[Any], job: Job[Any] | None) -> bool:
-        """Start the job in the owner's slot, or else the head of the queue; is it one?"""
+        """Start the job, or else the head of the queue, in the owner's slot.
+
+        Return whether a job was started.
+        """
         pending = self.pending
         if job is None:
             job = pending.head()
             if job is None and pending.callers and pending.first() is None:
-                self._admit()  # all who are pending are held
+                self._admit()  # all pending jobs are held back
         if job is not None:
             self.start(job, owner=owner)
         return job is not None
 
     def release(self, number: int) -> None:
-        """What the job with this number was held back for is done."""
+        """Release the job with this number: what it was held back for is done."""
         try:
             job = self.pending.release(number)
             if job is not None:
@@ -272,7 +276,7 @@ class Gate:
             raise
 
     def can_start_now(self, job: Job[Any]) -> None:
-        """A job that was held back is so no more: somebody may wait for it already."""
+        """Note that a job may start now; somebody may be waiting for it already."""
         slots = self.slots
         slots.note_start()
         if slots.free <= 0 and not self.is_held:
@@ -286,7 +290,7 @@ class Gate:
             self.pump_soon()
 
     def _find_way_out(self) -> None:
-        """Where all who have a slot wait, one of their slots has to go to another job."""
+        """If every job that has a slot waits, give one of their slots to another job."""
         pending, slots = self.pending, self.slots
         if not slots.is_stuck() or not (pending.queue or pending.callers):
             return
@@ -299,7 +303,7 @@ class Gate:
     def start(
         self, job: Job[Any], is_new: bool = False, owner: Job[Any] | None = None
     ) -> None:
-        """Make a job active, in a free slot or in its owner's, and give it a task."""
+        """Make a job active, in a free slot or in the owner's, and give it a task."""
         try:
             slots, loop = self.slots, self._binding.loop
             assert loop is not None
@@ -321,7 +325,7 @@ class Gate:
     def over(self, job: Job[Any], state: JobState, result: Any = None) -> None:
         """Close the books of an active job.
 
-        If something breaks into it, `mend` does again what follows from the job's state.
+        If something interrupts this, `mend` redoes what follows from the job's state.
         """
         if job.state >= SUCCEEDED and job.id not in self.active:
             self.stray_over(job, None)
@@ -344,7 +348,7 @@ class Gate:
                 slots.free += 1
             del self.active[job.id]
             if state is SUCCEEDED:
-                self.succeeded += 1  # costs half of a step in a dictionary
+                self.succeeded += 1  # at half the cost of a step in a dictionary
             else:
                 self.ended[state] += 1
             if self.observers.job_closed is not None:
@@ -387,12 +391,12 @@ class Gate:
         close_coroutine(job.coro)
 
     def let_go(self, job: Job[Any]) -> None:
-        """Close the books of a job that did not end in time, and goes on."""
+        """Close the books of a job that did not end in time and still runs."""
         self.strays.add(job)
         self.over(job, give_up(job))
 
     def stray_over(self, job: Job[Any], failure: Failure | None) -> None:
-        """Note the end of a job that was let go; a failure of it is told."""
+        """Note the end of a job that was let go, and report its failure, if any."""
         if job in self.strays:
             self.strays.discard(job)
             if failure is None:
@@ -401,7 +405,7 @@ class Gate:
                 self.telling.failed(job, failure, is_let_go=False)
 
     def watch(self, job: Job[Any]) -> None:
-        """End the job soon, whose task is over."""
+        """End the job soon: its task is over."""
         watch(self, job)
 
     def abandon(self, job: Job[Any]) -> None:
@@ -412,11 +416,11 @@ class Gate:
         forget(job)
 
     def has_ended(self, job: Job[Any]) -> bool:
-        """Are its books closed, and does it not go on after it was let go?"""
+        """Return whether the job is closed, and not still running after it was let go."""
         return job.closed and job not in self.strays
 
     def sweep(self) -> None:
-        """See to jobs whose task is over, where a KeyboardInterrupt has kept from it."""
+        """End jobs whose task is over, or lost, if a KeyboardInterrupt prevented that."""
         is_lost = False
         for job in self.active.values():
             if job.task is None:
@@ -427,9 +431,9 @@ class Gate:
             self.mend()
 
     def mend(self) -> None:
-        """Make the books agree again after a KeyboardInterrupt has broken into them.
+        """Make the books agree again after a KeyboardInterrupt has interrupted them.
 
-        What is true is the state of each job and of its task; all else follows from that.
+        The truth is the state of each job and of its task; all else follows from that.
         """
         for job in list(self.active.values()):
             if job.closed:

@@ -1,4 +1,4 @@
-"""Intake: how a job gets in: at once, into the queue, or after its caller has waited."""
+"""Intake: how a job gets in: at once, by the queue, or after its caller has waited."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Intake:
 
     Args:
         binding: the event loop.
-        gate: where they come in.
+        gate: where the jobs come in.
     """
 
     __slots__ = ("_binding", "_gate")
@@ -44,10 +44,11 @@ class Intake:
         self._gate = gate
 
     def accept(self, job: Job[Any]) -> bool:
-        """Start the job, or put it into the queue; is there room for it?
+        """Start the job or put it into the queue; return whether there was room for it.
 
         Raises:
-            SchedulerClosed, RuntimeError: it takes no more, or here is the wrong loop.
+            SchedulerClosed: the scheduler takes no more jobs.
+            RuntimeError: the running event loop is not the scheduler's.
         """
         gate = self._gate
         pending, slots = gate.pending, gate.slots
@@ -84,10 +85,10 @@ class Intake:
         return True
 
     def accept_or_refuse(self, job: Job[Any]) -> None:
-        """The same, but where there is no room it is refused.
+        """Accept the job as `accept` does, but refuse it if there is no room.
 
         Raises:
-            SchedulerFull: there is none.
+            SchedulerFull: there is no room.
         """
         if not self.accept(job):
             self._refuse_full(job)
@@ -99,7 +100,7 @@ class Intake:
         self._gate.start(job, True)
 
     def hold_back(self, job: Job[Any], future: asyncio.Future[Any]) -> None:
-        """Keep a job pending, outside of the queue, until the future is done.
+        """Keep a job pending, outside the queue, until the future is done.
 
         Raises:
             SchedulerFull: there is no room.
@@ -111,7 +112,7 @@ class Intake:
         pending.held[job.id] = job, future
         note_spawned(job)
         self._gate.telling.tell("job_spawned", job)
-        # The future may live long: it keeps neither the job nor its scheduler.
+        # The future may live long: it must keep neither the job nor its scheduler alive.
         future.add_done_callback(partial(_release, weakref.ref(self._gate), job.id))
 
     async def wait_for_room(
@@ -120,8 +121,8 @@ class Intake:
         """Let a job into the queue when there is room, in the order of the callers.
 
         Args:
-            job: which.
-            when_in: called when it has its place; is it still wanted?
+            job: the job to let in.
+            when_in: called when the job has its place; returns whether the job is wanted.
 
         Raises:
             SchedulerClosed: the scheduler was closed meanwhile.
@@ -143,10 +144,10 @@ class Intake:
             gate.can_start_now(job)
             gate.fill_slots()
         except BaseException as error:
-            # Cancelled. It may have its place in the queue by now, but has not started.
+            # Cancelled. The job may have its place in the queue, but has not started.
             if job.pending and (is_in or job in pending.unconfirmed):
                 gate.drop(job)
-                gate.pump_soon()  # it has kept back those behind it
+                gate.pump_soon()  # it held up those behind it
             elif job.pending:
                 pending.callers.pop(job, None)
                 gate.refuse(job)
@@ -163,10 +164,13 @@ class Intake:
             raise SchedulerClosed
 
     def check_open_for(self, job: Job[Any], *futures: object) -> None:
-        """Refuse the job if the scheduler takes no more, or one of the futures is none.
+        """Refuse the job if the scheduler takes no more, or if a future is not one.
 
         Raises:
-            SchedulerClosed, RuntimeError, TypeError: so it is.
+            SchedulerClosed: the scheduler takes no more jobs.
+            RuntimeError: the running event loop is not the scheduler's, or a future
+                belongs to another one.
+            TypeError: a future is not one.
         """
         try:
             self._check_open()
@@ -182,7 +186,7 @@ class Intake:
 
 
 def _release(gate: weakref.ref[Gate], number: int, future: asyncio.Future[Any]) -> None:
-    """What the job with this number was held back for is done."""
+    """Release the job with this number: what it was held back for is done."""
     try:
         if (still_there := gate()) is not None:
             still_there.release(number)
@@ -199,11 +203,11 @@ def make_job(
     context: contextvars.Context | None,
     origin: str | None,
 ) -> Job[T]:
-    """Make one that is pending; what cannot be one is refused, and closed.
+    """Make a pending job; if an argument is refused, the coroutine is closed.
 
     (An __init__ would cost each job some 4 % more.)
     """
-    # What nearly all are passes the quick test.
+    # Nearly all jobs pass the quick test.
     if (
         type(coro) is not CoroutineType
         or not (name is None or type(name) is str)

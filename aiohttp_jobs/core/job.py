@@ -1,8 +1,8 @@
 """Job: one run of a coroutine, as its owner and its waiters see it.
 
-A job is kept by a scheduler, which decides when it starts. Here is what concerns one job
-alone: to wait for it, to close it, to run it. What a job needs of what keeps it is
-`Keeper`; what that one needs of a job are the functions at the end.
+A job is kept by a scheduler, which decides when it starts. This module has what concerns
+a single job: waiting for it, closing it, running it. `Keeper` is what a job needs from
+its keeper; the functions at the end are what the keeper needs from a job.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ __all__ = (
 
 T_co = TypeVar("T_co", covariant=True)
 
-# The keys of the few jobs that have one: nobody else pays for a field.
+# The keys of the few jobs that have one: a field would cost all of them.
 _keys: Final = WeakKeyDictionary["Job[Any]", str]()
 
 
@@ -85,9 +85,9 @@ class Job(Generic[T_co]):
     coro: Coroutine[Any, Any, T_co]
     #: A number that no other job of the process has.
     id: int
-    #: Where it is in its life, pending, active or stopping; or how it has ended.
+    #: Where it is in its life: pending, active or stopping; or how it ended.
     state: JobState
-    #: Where it comes from; for a job of a request its HTTP method and route.
+    #: Where it comes from; for a job of a request, the request's HTTP method and route.
     origin: str | None
     #: When it was accepted, in seconds of :func:`time.monotonic`.
     spawned_at: float | None
@@ -95,25 +95,25 @@ class Job(Generic[T_co]):
     started_at: float | None
     #: When it ended or was let go, on the same clock; None before that.
     closed_at: float | None
-    #: The context that it runs in, and is reported in; None after that.
+    #: The context that it runs and is reported in; None after that.
     context: contextvars.Context | None
     #: Its task, once it has one; None after its end has been reported.
     task: asyncio.Future[Any] | None
 
-    # For the core. The name that it was given; label is never None.
+    # The rest is for the core. The name it was given, if any; label is never None.
     name: str | None
-    # None from the end on, so that a job that is kept keeps no scheduler.
+    # None once it is over, so that keeping the job does not keep its scheduler alive.
     keeper: Keeper | None
-    # Is the context a copy for this job alone?
+    # Whether the context is a copy made for this job alone.
     owns_context: bool
     # Seconds that it may run; None for no limit.
     timeout: float | None
-    # Those who wait for the end. None: nobody.
+    # The futures of those who wait for its end; None if nobody does.
     waiters: set[asyncio.Future[None]] | None
-    # What it has failed with. Set while stopping already if its time was up: such a job
-    # has failed, however it takes its cancellation.
+    # What it failed with. Set while it is still stopping if its timeout passed: such a
+    # job has failed, however it takes its cancellation.
     failure: Failure | None
-    # The end of its timeout, while active; the end of its grace, while stopping.
+    # The end of its timeout, while active; the end of its grace period, while stopping.
     timer: asyncio.TimerHandle | None
     grace: asyncio.TimerHandle | None
     # Set when it has succeeded.
@@ -146,7 +146,7 @@ class Job(Generic[T_co]):
     def get_name(self) -> str | None:
         """Return the name given to :meth:`Scheduler.spawn` or :meth:`set_name`.
 
-        Without one it is that of the :class:`asyncio.Task` while the job is active and
+        Without one, return that of the :class:`asyncio.Task` while the job is active and
         when its end is reported, else None. :attr:`label` is never None.
         """
         if self.name is not None or not isinstance(self.task, asyncio.Task):
@@ -169,12 +169,12 @@ class Job(Generic[T_co]):
         """The qualified name of its coroutine."""
         try:
             return str(self.coro.__qualname__)  # type: ignore[attr-defined]
-        except Exception:  # an object that is no coroutine of Python's own
+        except Exception:  # not one of Python's own coroutines
             return type(self.coro).__qualname__
 
     @property
     def label(self) -> str:
-        """What messages call the job, which is its name or else that of its coroutine."""
+        """What messages call the job: its name, or else that of its coroutine."""
         return self.name or self.coro_name
 
     @property
@@ -183,7 +183,7 @@ class Job(Generic[T_co]):
         return _keys.get(self)
 
     def exception(self) -> BaseException | None:
-        """Return what the job has failed with; None if it has not failed.
+        """Return what the job failed with; None if it has not failed.
 
         This does not count as receiving the exception: whoever waits for the job, or the
         exception handler, still gets it.
@@ -289,13 +289,13 @@ class Job(Generic[T_co]):
             )
 
     async def _end(self, keeper: Keeper, waiter: asyncio.Future[None]) -> None:
-        """Return when the job is over: the one place where its end is waited for.
+        """Wait until the job is over; the only place that waits for its end.
 
         The future is ours alone and never cancelled by the job's end, so a
         CancelledError here is always the caller's own.
         """
         if self.task is not None and self.task.done():
-            keeper.watch(self)  # a KeyboardInterrupt may have kept its books open
+            keeper.watch(self)  # a KeyboardInterrupt may have left its books open
         if self.waiters is None:
             self.waiters = set()
         self.waiters.add(waiter)
@@ -316,8 +316,8 @@ class Job(Generic[T_co]):
 
         def expire() -> None:
             nonlocal expired
-            # Else in this very turn the job has ended, which counts, or the caller was
-            # cancelled, who has no business with the job any more.
+            # If the waiter is done, then in this very turn either the job ended, which
+            # counts, or the caller was cancelled and no longer cares about the job.
             if not waiter.done():
                 expired = True
                 stop(self, keeper.close_timeout)
@@ -330,23 +330,23 @@ class Job(Generic[T_co]):
         if expired:
             failure = self.failure if self.state is FAILED else None
             if failure is not None:
-                failure.take()  # the error below carries it
+                failure.take()  # as the cause of the error below
             name = shown(self.label)
             raise TimeoutError(
                 f"Job {name} did not end within {timeout} s and was cancelled"
             ) from (None if failure is None else failure.exception())
 
 
-# -- for what runs it and what keeps it --------------------------------------------------
+# -- for the modules that run and keep jobs ----------------------------------------------
 
 
 def note_spawned(job: Job[Any]) -> None:
-    """Note that it is accepted, and pending."""
+    """Note that the job is accepted, and pending."""
     job.spawned_at = monotonic()
 
 
 def begin(job: Job[Any], loop: asyncio.AbstractEventLoop, is_new: bool) -> None:
-    """Note that it is active from now on. Its time runs."""
+    """Note that the job is active from now on, and start its timeout."""
     if job.state is not PENDING:
         _refuse_move(job, ACTIVE)
     job.state = ACTIVE
@@ -358,7 +358,7 @@ def begin(job: Job[Any], loop: asyncio.AbstractEventLoop, is_new: bool) -> None:
 
 
 def finish(job: Job[Any], state: JobState, result: Any = None) -> JobState:
-    """Note that it is over; return how, which its timeout may have decided before."""
+    """Note that the job is over; return how, which its timeout may have decided."""
     if job.failure is not None and (state is SUCCEEDED or state is CANCELLED):
         state = FAILED
     if job.state is not ACTIVE and state not in NEXT[job.state]:
@@ -377,7 +377,7 @@ def _refuse_move(job: Job[Any], state: JobState) -> NoReturn:
 
 
 def wake(job: Job[Any]) -> None:
-    """Wake those who wait for its end."""
+    """Wake those who wait for the job's end."""
     for waiter in job.waiters or ():
         if not waiter.done():
             waiter.set_result(None)
@@ -385,19 +385,19 @@ def wake(job: Job[Any]) -> None:
 
 
 def give_key(job: Job[Any], key: str) -> None:
-    """Note that it is the one with this key, which it is called by for ever."""
+    """Note the job's key, which it keeps for good."""
     _keys[job] = key
 
 
 def forget(job: Job[Any]) -> None:
-    """Drop what nobody needs any more when all has been told of it."""
+    """Drop what nobody needs once everything about the job has been reported."""
     job.task = job.context = None
 
 
 def stop(job: Job[Any], grace: float | None) -> None:
-    """Cancel it if that has not been done, and let it go after `grace` seconds.
+    """Cancel the job unless that was done before, and let it go after `grace` seconds.
 
-    Of several deadlines the earliest counts; None is no deadline.
+    The earliest of several deadlines counts; None is no deadline.
     """
     keeper, task = job.keeper, job.task
     if keeper is None:
@@ -411,7 +411,7 @@ def stop(job: Job[Any], grace: float | None) -> None:
         job.state = STOPPING
         if task is not None:
             if task.done():
-                keeper.watch(job)  # a KeyboardInterrupt may have kept its books open
+                keeper.watch(job)  # a KeyboardInterrupt may have left its books open
             call_guest(task.cancel)
     if grace is not None:
         when = loop.time() + grace
@@ -422,7 +422,7 @@ def stop(job: Job[Any], grace: float | None) -> None:
 
 
 def _time_is_up(job: Job[Any], timeout: float) -> None:
-    """End a job that has run for its whole ``timeout``, with TimeoutError."""
+    """Stop a job that has run for its whole ``timeout``: it fails with TimeoutError."""
     if job.state is ACTIVE and job.keeper is not None:
         name = shown(job.label)
         job.failure = Failure(TimeoutError(f"Job {name} ran longer than {timeout} s"))

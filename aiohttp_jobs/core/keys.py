@@ -1,7 +1,7 @@
 """Keys: at most one job with a given key at a time.
 
-A key belongs to a job from the moment it is accepted until it ends. The jobs of callers
-that wait for room do not have theirs yet: the first one to get in takes it, and the other
+A job has its key from the moment it is accepted until it ends. The jobs of callers that
+wait for room do not have theirs yet: the first one to get in takes it, and the other
 callers are given that job. So nobody is given a job whose own caller may still give up.
 """
 
@@ -22,11 +22,11 @@ __all__ = ("Keys",)
 
 
 class Keys:
-    """Lets jobs in that have a key, or gives the one that is there.
+    """Lets jobs with a key in, or returns the job that already has the key.
 
     Args:
         binding: the event loop.
-        gate, intake: how they get in.
+        gate, intake: how jobs get in.
     """
 
     __slots__ = ("_binding", "_gate", "_intake", "_jobs", "_waiting", "joined")
@@ -35,19 +35,19 @@ class Keys:
         self._binding = binding
         self._gate = gate
         self._intake = intake
-        # The accepted job of each key. One that has ended stays for one turn at the most.
+        # The accepted job of each key. One that has ended stays for one turn at most.
         self._jobs: dict[str, Job[Any]] = {}
-        # By key, the jobs of callers that wait for room; each with the one that is to be
-        # given in its place, once another caller has got in.
+        # By key, the jobs of callers that wait for room; each with the job to return
+        # instead, once another caller has got in.
         self._waiting: dict[str, dict[Job[Any], Job[Any] | None]] = {}
         # How many callers were given a job that was already there.
         self.joined = 0
 
     async def spawn(self, job: Job[Any], key: str) -> Job[Any]:
-        """Let it in, when there is room; or return the one that has the key by then.
+        """Let the job in when there is room, or return the one that has the key by then.
 
         Raises:
-            SchedulerClosed, RuntimeError, TypeError: as for a job without key.
+            SchedulerClosed, RuntimeError, TypeError: as for a job without a key.
         """
         if (there := self._find(job, key)) is not None:
             return there
@@ -68,11 +68,11 @@ class Keys:
     def enter(
         self, job: Job[Any], key: str, how: Callable[[Job[Any]], object]
     ) -> Job[Any]:
-        """Let it in without waiting, or return the one that has the key.
+        """Let the job in without waiting, or return the one that has the key.
 
         Args:
-            job, key: which.
-            how: lets it in, or refuses it and raises.
+            job, key: the job, and its key.
+            how: lets the job in, or refuses it and raises.
         """
         if (there := self._find(job, key)) is None:
             self._enter(job, key, how)
@@ -80,10 +80,10 @@ class Keys:
         return there
 
     def _find(self, job: Job[Any], key: str) -> Job[Any] | None:
-        """Return the job that has the key; then the new one is refused.
+        """Return the job that has the key, if any, and refuse the new one then.
 
         Raises:
-            SchedulerClosed, RuntimeError, TypeError: it is refused in any case.
+            SchedulerClosed, RuntimeError, TypeError: the new one is refused in any case.
         """
         try:
             check_name("key", key)
@@ -92,7 +92,7 @@ class Keys:
             raise
         self._intake.check_open_for(job)
         there = self._jobs.get(key)
-        # One that was never accepted is there if a KeyboardInterrupt came in between.
+        # One that was never accepted may be there if a KeyboardInterrupt came in between.
         if there is None or there.closed or there.spawned_at is None:
             return None
         self.joined += 1
@@ -101,10 +101,10 @@ class Keys:
         return there
 
     def _enter(self, job: Job[Any], key: str, how: Callable[[Job[Any]], object]) -> None:
-        """Give it the key, and try to let it in.
+        """Give the job the key, and try to let it in.
 
-        In this order: a task factory, or an observer, may run code in the middle of it
-        that spawns another one.
+        In this order: a task factory or an observer may run code in the middle of this
+        that spawns another job with the key.
         """
         try:
             self._jobs[key] = job
@@ -117,7 +117,7 @@ class Keys:
                 self._watch(key, job)
 
     def _let_in(self, key: str, job: Job[Any]) -> bool:
-        """The caller of this job has waited for room: give it the key, if it is there."""
+        """Give the key, if free, to a job whose caller waited; return whether it got it."""
         if job.closed or self._waiting[key][job] is not None:
             return False
         self._jobs[key] = job
@@ -134,14 +134,14 @@ class Keys:
         return True
 
     def _give_instead(self, key: str, other: Job[Any], job: Job[Any]) -> None:
-        """Give the job to a caller that waits for room for another one with this key."""
+        """Give the job to a caller that waits for room for another job with its key."""
         waiting, pending = self._waiting[key], self._gate.pending
         if waiting[other] is None:
             waiting[other] = job
             self.joined += 1
         woken = pending.callers.get(other)
         if woken is None:
-            if other.pending:  # it has its place, and its caller is about to be told
+            if other.pending:  # it has a place, and its caller is about to be told
                 self._gate.drop(other)
             return
         if other.coro is not job.coro:
@@ -153,7 +153,7 @@ class Keys:
     def _watch(self, key: str, job: Job[Any]) -> None:
         """Take the key from the job when it ends, whatever ends it.
 
-        It is one more waiter, so that jobs without a key pay nothing for this.
+        It does so as one more waiter, so that jobs without a key pay nothing for this.
         """
         end = self._binding.in_use().create_future()
         end.add_done_callback(partial(self._end, key, job))

@@ -24,14 +24,14 @@ class PendingJobs:
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
-        # The jobs in their order. Those that have left it stay until they come to the
-        # head or are half of it: a deque costs a quarter of a dictionary, which forgets.
+        # The jobs in order. Those that have left stay until they come to the head or make
+        # up half of it: a deque costs a quarter of a dictionary, which could drop them.
         self.queue: deque[Job[Any]] = deque()
         self._dropped = 0
-        # Pending jobs outside the queue, by number, each with what it is held back for,
-        # which join the queue when that is done; in the order in which they came.
+        # Pending jobs outside the queue, by number, each with what it is held back for;
+        # when that is done, the job joins the queue. In the order in which they came.
         self.held: dict[int, tuple[Job[Any], asyncio.Future[Any]]] = {}
-        # The jobs of callers that wait for room, in their order. Empty unless full.
+        # The jobs of callers that wait for room, in order. Empty unless full.
         self.callers: OrderedDict[Job[Any], asyncio.Future[None]] = OrderedDict()
         # Jobs in the queue whose spawn() was woken and has not yet returned. They keep
         # their place but do not start, so that a spawn that is cancelled never ran.
@@ -45,7 +45,7 @@ class PendingJobs:
         yield from (job for job, _ in self.held.values())
 
     def first(self) -> Job[Any] | None:
-        """The one in the queue that has waited longest."""
+        """Return the job in the queue that has waited longest; None if it is empty."""
         queue = self.queue
         while queue and queue[0].state is not PENDING:
             queue.popleft()
@@ -53,27 +53,27 @@ class PendingJobs:
         return queue[0] if queue else None
 
     def is_full(self) -> bool:
-        """Is there no room for one more?"""
+        """Return whether there is no room for one more."""
         return bool(self.limit) and len(self) >= self.limit  # type: ignore[operator]
 
     def head(self) -> Job[Any] | None:
-        """The next one to start; None if there is none just now."""
+        """Return the next job to start; None if there is none just now."""
         queue = self.queue
         job = queue[0] if queue and queue[0].state is PENDING else self.first()
         return None if self.unconfirmed and job in self.unconfirmed else job
 
     def can_start(self, job: Job[Any]) -> bool:
-        """Is a pending job free to start, be its turn now or later?"""
+        """Return whether a pending job may start, whenever its turn is."""
         return not (job.id in self.held or job in self.unconfirmed or job in self.callers)
 
     def admit(self) -> Job[Any] | None:
-        """Give the first caller that waits for room its place, wake it; return its job.
+        """Give the first caller waiting for room its place and wake it; return its job.
 
-        The place is given here and not when the caller runs again: nobody who comes in
-        between overtakes it.
+        The place is given here, not when the caller runs again, so that nobody who comes
+        in between overtakes it.
         """
         job, woken = next(iter(self.callers.items()))
-        is_there = not woken.done()  # else cancelled in this turn, and clears up itself
+        is_there = not woken.done()  # else cancelled in this turn; it clears up itself
         if is_there:
             if job not in self.unconfirmed:
                 self.queue.append(job)
@@ -92,7 +92,7 @@ class PendingJobs:
         return job
 
     def leave(self, job: Job[Any]) -> None:
-        """Forget a job that is pending no longer; its place is free at once."""
+        """Forget a job that is no longer pending; its place is free at once."""
         if self.held and self.held.pop(job.id, None) is not None:
             return
         if self.unconfirmed:
@@ -103,11 +103,11 @@ class PendingJobs:
             return
         self._dropped += 1
         if self._dropped * 2 > len(queue):
-            # Half of the queue is dead: to clear it was paid for by the drops.
+            # Half of the queue is dead: the drops have paid for clearing it.
             self.mend()
 
     def mend(self) -> None:
-        """Keep those that are pending, each once, and count anew."""
+        """Keep the jobs that are pending, each once, and count again."""
         alive = list(dict.fromkeys(job for job in self.queue if job.pending))
         self.queue = deque(alive)
         self._dropped = 0

@@ -1,7 +1,7 @@
 """Reports: who is told of a failure that nobody has received.
 
-The telling comes two turns of the loop after the failure, by the loop itself: whoever
-waits for it, also in a task that has not run yet, has received it by then.
+A failure is reported two turns of the loop later, by the loop itself: whoever waits for
+it, even in a task that has not run yet, has received it by then.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ ExceptionHandler: TypeAlias = Callable[[Any, dict[str, Any]], object]
 
 
 class Reports:
-    """Tells the exception handler, or the event loop's where there is none.
+    """Tells the exception handler, or the event loop's if there is none.
 
     Args:
         handler: the exception handler.
-        owner: what it is called with first.
-        call: called with the context of each failure, and most often calls `call` of
-            this; a subclass of the scheduler may do more.
+        owner: the first argument that it is called with.
+        call: called with the context of each failure; most often it calls `self.call`,
+            and a subclass of the scheduler may do more.
     """
 
     __slots__ = ("_call", "_owner", "handler", "untold", "when_told")
@@ -43,9 +43,9 @@ class Reports:
         self.handler = handler
         self._owner = owner
         self._call = call
-        # Failures that somebody may still receive, or is to be told of.
+        # Failures that somebody may still receive, or has yet to be told of.
         self.untold: set[Failure] = set()
-        # Called after each.
+        # Called after each of them.
         self.when_told: Callable[[], object] = bool
 
     def later(
@@ -59,22 +59,22 @@ class Reports:
         """Tell of a failure, unless somebody has received it by then.
 
         Args:
-            loop: where to tell of it.
+            loop: the event loop that calls the handler.
             failure: what was raised.
-            make_context: makes what the handler is called with.
-            context: what to tell it in.
-            after: called in the end.
+            make_context: makes the context that the handler is called with.
+            context: the context variables to call it in.
+            after: called at the end.
         """
         if issubclass(type(failure.error), LEAVES):
             after()
             return  # it has left through the loop
         if context is None:
             context = contextvars.Context()
-        # In a copy, which can be entered whoever stands in the context itself.
+        # In a copy, which can be entered even while the context itself is in use.
         soon: Any = loop.call_soon
         tell = partial(soon, self._tell, failure, make_context, after)
         soon(partial(tell, context=context.copy()))
-        # If a KeyboardInterrupt breaks that off, this clears up all the same.
+        # If a KeyboardInterrupt interrupts that, this still clears up.
         soon(soon, soon, self._told, failure, after)
         self.untold.add(failure)
 
@@ -95,13 +95,13 @@ class Reports:
         self.when_told()
 
     def now(self, context: dict[str, Any]) -> None:
-        """Tell of it at once. This never raises, whatever is called."""
+        """Report a failure at once. This never raises, whatever is called."""
         error = call_guest(self._call, context)
         if error is not None:
             self._tell_of_handler(error, context)
 
     def call(self, context: dict[str, Any]) -> None:
-        """Call the handler. One that raises is told of, too, and harms nobody."""
+        """Call the handler. If it raises, that is reported too, and harms nobody."""
         if self.handler is None:
             call_guest(asyncio.get_running_loop().call_exception_handler, context)
             return

@@ -2,8 +2,8 @@
 
 asyncio lets anybody replace what makes tasks, and error trackers, monitors and tracers
 do: the coroutine may be wrapped, begun at once, run in another context, or not at all. So
-a job's end is known twice: from inside of the coroutine that the task runs, and by a net
-below, which catches whatever else ends the task.
+a job's end is noticed in two ways: inside the coroutine that the task runs, and by a
+safety net below, which catches whatever else ends the task.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ class JobTask(asyncio.Task[None]):
         return super().__repr__()
 
     def get_coro(self) -> Any:
-        """Return what it runs, which shows itself as the coroutine of its job.
+        """Return what the task runs, which shows itself as the coroutine of its job.
 
-        It is named when somebody looks, which few do: at each start it costs 3 %.
+        It is named only when somebody looks, which few do: at each start it costs 3 %.
         """
         runner: Any = super().get_coro()
-        # It has no job yet if a KeyboardInterrupt came right after it was made.
+        # The task has no job yet if a KeyboardInterrupt came right after it was made.
         if getattr(runner, "__name__", None) == _run.__name__ and hasattr(self, "job"):
             _name(runner, self.job)
         return runner
 
     def cancel(self, msg: Any = None) -> bool:
-        """Cancel it. One that has not begun ends without running what knows its end."""
+        """Cancel the task; one that has not begun never runs `_run`, so it is watched."""
         coro: Any = super().get_coro()
         if not has_begun(coro) and (keeper := self.job.keeper) is not None:
             watch(keeper, self.job)
@@ -69,7 +69,7 @@ class JobTask(asyncio.Task[None]):
 
 
 class Launcher:
-    """Gives active jobs their tasks, by whatever the event loop makes tasks with.
+    """Gives active jobs their tasks, using whatever the event loop makes tasks with.
 
     Args:
         binding: the event loop.
@@ -79,21 +79,21 @@ class Launcher:
 
     def __init__(self, binding: Binding) -> None:
         self._binding = binding
-        # Are the loop's tasks asyncio's, but for its factory? Known when it is bound.
+        # Whether the loop's tasks are asyncio's own, its factory aside; None until known.
         self._is_plain: bool | None = None
-        # The jobs whose task is made in a turn of its own, in their order.
+        # The jobs whose task will be made in a turn of its own, in order.
         self._later: dict[Job[Any], None] = {}
 
     def is_about_to(self, job: Job[Any]) -> bool:
-        """Will it give the job a task in a turn of its own?"""
+        """Return whether the job will get its task in a turn of its own."""
         return job in self._later
 
     def launch(self, keeper: Keeper, job: Job[Any], is_new: bool) -> None:
-        """Give a job its task, and tell that it has started.
+        """Give a job its task, and tell the observers that it has started.
 
         Args:
-            keeper, job: whose it is, and which.
-            is_new: is it started by its spawn, and not out of the queue?
+            keeper, job: the job, and what keeps it.
+            is_new: whether its spawn starts it, and it does not come from the queue.
         """
         loop = self._binding.loop
         assert loop is not None
@@ -112,9 +112,9 @@ class Launcher:
             ):
                 _tell_start(keeper, job, is_new)
             return
-        # A factory may begin with it at once. So it is told of before; nobody who is
-        # told, and spawns, comes before it; and it begins inside of nobody's step but
-        # that of its own spawner.
+        # A factory may begin the job at once. So observers are told first; a job that an
+        # observer spawns then does not come before this one; and it begins inside
+        # nobody's step except that of its own spawner.
         comes_first = not self._later
         try:
             self._later[job] = None
@@ -135,7 +135,7 @@ class Launcher:
             self._later.pop(job, None)
             if job.closed:
                 return
-            if job.state is not ACTIVE:  # it was cancelled before
+            if job.state is not ACTIVE:  # cancelled before it got its task
                 close_coroutine(job.coro)
                 keeper.over(job, CANCELLED)
                 return
@@ -151,7 +151,7 @@ class Launcher:
                 close_coroutine(job.coro)
                 end_with(keeper, job, error)
                 if runner is not None:
-                    call_guest(runner.close)  # nobody runs it any more
+                    call_guest(runner.close)  # nobody will run it
             if issubclass(type(error), LEAVES):
                 raise
 
@@ -177,13 +177,13 @@ def end_with(keeper: Keeper, job: Job[Any], error: BaseException) -> None:
 
 
 def _was_cancelled(job: Job[Any]) -> bool:
-    """By its scheduler, or by whoever has its task?"""
+    """Return whether its scheduler, or whoever has its task, has cancelled it."""
     cancelling = getattr(job.task, "cancelling", None)
     return job.state is STOPPING or bool(cancelling and cancelling())
 
 
 def give_up(job: Job[Any]) -> JobState:
-    """Note why it is let go; return how it ends by that."""
+    """Note why the job is let go; return the state that it ends in."""
     if job.failure is not None:
         return FAILED  # its timeout had passed
     job.failure = Failure(
@@ -193,7 +193,7 @@ def give_up(job: Job[Any]) -> JobState:
 
 
 def _makes_plain_tasks(loop: asyncio.AbstractEventLoop) -> bool:
-    """Is its create_task() the one of asyncio or uvloop, and nobody else's?"""
+    """Return whether create_task() is that of asyncio or uvloop, and nobody else's."""
     if "create_task" in getattr(loop, "__dict__", ()):
         return False  # replaced in this very loop
     owner = next(kind for kind in type(loop).__mro__ if "create_task" in vars(kind))
@@ -208,7 +208,7 @@ def _tell_start(keeper: Keeper, job: Job[Any], is_new: bool) -> None:
 
 
 def _can_enter(job: Job[Any]) -> bool:
-    """Can its context be entered, as an eager task does, or does somebody stand in it?"""
+    """Return whether its context can be entered, as an eager task does; not if in use."""
     if job.owns_context or job.context is None:
         return True
     try:
@@ -219,7 +219,7 @@ def _can_enter(job: Job[Any]) -> bool:
 
 
 def _make_runner(keeper: Keeper, job: Job[Any], is_plain: bool) -> Any:
-    """Make what the task runs; it shows itself as the job's coroutine."""
+    """Make what the task runs, which shows itself as the job's coroutine."""
     runner: Any = _run(keeper, job, is_plain)
     _name(runner, job)
     return runner
@@ -230,7 +230,7 @@ def _name(runner: Any, job: Job[Any]) -> None:
     try:
         runner.__name__ = coro.__name__
         runner.__qualname__ = coro.__qualname__
-    except Exception:  # an object that is no coroutine of Python's own
+    except Exception:  # not one of Python's own coroutines
         runner.__name__ = runner.__qualname__ = job.coro_name
 
 
@@ -240,7 +240,7 @@ def _make_task(
     name: str | None,
     context: contextvars.Context,
 ) -> asyncio.Future[Any]:
-    """Let the loop make a task, by whatever factory it has."""
+    """Let the loop make a task, with whatever factory it has."""
     options: dict[str, Any] = {"context": context}
     if name is not None:
         options["name"] = name
@@ -249,7 +249,7 @@ def _make_task(
     except TypeError:
         if has_begun(runner):
             raise
-        # A factory of two arguments. Its task copies the context that it is made in.
+        # A factory of two arguments, whose task copies the context it is made in.
         factory: Any = loop.get_task_factory()
         make = loop.create_task if factory is None else functools.partial(factory, loop)
         task = context.copy().run(make, runner)
@@ -286,26 +286,26 @@ async def _run(keeper: Keeper, job: Job[Any], is_plain: bool) -> None:
         else:
             keeper.over(job, SUCCEEDED, result)
     except BaseException as error:
-        # A KeyboardInterrupt, or whatever leaves so, in the midst of our books.
+        # A KeyboardInterrupt, or whatever leaves like one, in the middle of our books.
         close_coroutine(job.coro)
         if not keeper.has_ended(job):
             end_with(keeper, job, error)
         keeper.mend()
         raise
     finally:
-        # An exception's traceback knows the frame of its coroutine, which knows this
-        # one as its caller: else a failure that is kept keeps all of this.
+        # An exception's traceback refers to its coroutine's frame, and that to this one,
+        # its caller. Without this, keeping a failure would keep all of it alive.
         del job, keeper
 
 
 def _raised(keeper: Keeper, job: Job[Any], error: BaseException) -> None:
-    """End the job, whose coroutine has raised."""
+    """End a job whose coroutine has raised."""
     if issubclass(type(error), GeneratorExit) and not _is_running(job):
         # Thrown away, not run: its loop is gone, and nobody can be told.
         keeper.abandon(job)
         return
-    close_coroutine(job.coro)  # one that was kept from its first step
-    # Our own frames do not belong to the traceback.
+    close_coroutine(job.coro)  # if it was kept from its first step
+    # Our own frames do not belong in the traceback.
     frames = traceback_of(error)
     while frames is not None and frames.tb_frame.f_code in _OURS:
         frames = frames.tb_next
@@ -317,7 +317,7 @@ _OURS: Final = (_run.__code__, Marked.__await__.__code__)
 
 
 def _is_running(job: Job[Any]) -> bool:
-    """Is the running code the job's own task?"""
+    """Return whether the current task is the job's own."""
     try:
         return job.task is not None and job.task is asyncio.current_task()
     except RuntimeError:
@@ -325,14 +325,14 @@ def _is_running(job: Job[Any]) -> bool:
 
 
 def _forget_exception() -> None:
-    """What leaves through the loop needs no complaint that nobody retrieved it."""
+    """Keep asyncio from complaining that nobody retrieved what leaves the loop."""
     task = asyncio.current_task()
     if task is not None:
         task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
 
 def watch(keeper: Keeper, job: Job[Any]) -> None:
-    """End the job when its task is over, whatever ends that."""
+    """End the job when its task is over, whatever ends the task."""
     task: Any = job.task
     _watch(keeper, job, task, task.get_coro() if type(task) is JobTask else None)
 
@@ -342,7 +342,7 @@ def _watch(keeper: Keeper, job: Job[Any], task: asyncio.Future[Any], runner: Any
 
 
 def _catch(keeper: Keeper, job: Job[Any], runner: Any, task: asyncio.Future[Any]) -> None:
-    """The net: end the job if its task is over and the job is not."""
+    """End the job if its task is over and the job is not: the safety net."""
     try:
         if runner is not None and not has_begun(runner):
             runner.close()

@@ -98,7 +98,7 @@ class Scheduler(Collection[Job[Any]]):
 
     @property
     def exception_handler(self) -> ExceptionHandler | None:
-        """What is called for a failure that nobody waits for; None for the loop's own."""
+        """The handler for failures that nobody waits for; None for the loop's own."""
         return self._parts.reports.handler
 
     @property
@@ -269,7 +269,7 @@ class Scheduler(Collection[Job[Any]]):
     ) -> Job[T]:
         """Accept a job or refuse it, without waiting: :meth:`spawn` for plain functions.
 
-        It takes the same arguments, returns and raises the same, and in addition:
+        It takes the same arguments, and returns and raises the same. In addition:
 
         Raises:
             SchedulerFull: `pending_limit` is reached, or callers of :meth:`spawn` wait
@@ -312,7 +312,7 @@ class Scheduler(Collection[Job[Any]]):
     ) -> Job[T]:
         """Accept a job that is held back until `future` is done, whatever its outcome.
 
-        Until then it is pending, then it takes its place at the end of the queue. It
+        Until then it is pending; then it takes its place at the end of the queue. This
         does not wait for room, which the jobs held back may themselves take up.
 
         Args:
@@ -362,7 +362,7 @@ class Scheduler(Collection[Job[Any]]):
     ) -> bool:
         """Let the background jobs end; more may be spawned meanwhile.
 
-        Called from inside a job it does not wait for that job. If it takes longer than 5
+        Called from inside a job, it does not wait for that job. If it takes longer than 5
         seconds, the names of the jobs that are left are logged.
 
         Args:
@@ -388,7 +388,7 @@ class Scheduler(Collection[Job[Any]]):
     async def wait_and_close(self, timeout: float | None = None) -> None:
         """Drain, then close: let the jobs end, and cancel what is left at the deadline.
 
-        While it drains, jobs and handlers may still spawn. Called from inside a job it
+        While it drains, jobs and handlers may still spawn. Called from inside a job, it
         does not wait for that job. It logs like :meth:`drain`.
 
         Args:
@@ -416,7 +416,7 @@ class Scheduler(Collection[Job[Any]]):
         Jobs that have been started take their first step first. Pending jobs never start.
         Every job has ``close_timeout`` to end; one that takes longer is reported and let
         go. What was cancelled or never started is logged in one record (WARNING). Closing
-        again does nothing but wait. Called from inside a job it spares that job.
+        again only waits. Called from inside a job, it spares that job.
 
         Raises:
             RuntimeError: the running event loop is not the scheduler's.
@@ -427,10 +427,11 @@ class Scheduler(Collection[Job[Any]]):
         await self._parts.ending.close()
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Hand a failure to the exception handler, or to the event loop's without one.
+        """Hand a failure to the exception handler, or without one to the event loop's.
 
         If that raises, both exceptions go to the event loop's handler. Every failure
-        passes here, with a context as for :meth:`asyncio.loop.call_exception_handler`.
+        passes through here, with a context as for
+        :meth:`asyncio.loop.call_exception_handler`.
         """
         self._parts.reports.call(context)
 

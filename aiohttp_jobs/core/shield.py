@@ -25,7 +25,7 @@ LOST: Final = "Shielded awaitable failed after its caller had gone"
 
 
 class _Shielded:
-    """What is known of one inner future.
+    """What is known about one inner future.
 
     Args:
         report: called with its exception if there is nobody to raise it to.
@@ -43,22 +43,22 @@ class _Shielded:
 
     def __init__(self, report: Callable[[BaseException], None]) -> None:
         self._report = report
-        # What is told of it is told in this, whatever timer ends it.
+        # What is reported about it is reported in this context, whatever timer ends it.
         self.context = contextvars.copy_context()
-        # What its callers wait for, in their order; most often there is one.
+        # The futures that its callers wait for, in order; most often there is one.
         self.waiting: dict[_Outer[Any], None] = {}
-        # After a failure: how many were told and have not come to collect it; 0 for good
-        # when somebody has it. No more than their number, which keeps none of them alive.
+        # After a failure: how many callers were told and have yet to collect it; 0 for
+        # good once somebody has it. Only a number, which keeps none of them alive.
         self._owed = 0
-        # Have all been told?
+        # Whether all have been told.
         self._is_settled = False
         # The end of its time; None if it may take any.
         self.timer: asyncio.TimerHandle | None = None
-        # Has closing cancelled it?
+        # Whether closing has cancelled it.
         self.cancelled = False
 
     def settle(self, inner: asyncio.Future[Any]) -> None:
-        """Tell those who wait how it has ended; doing it again does nothing."""
+        """Tell the waiting callers how it ended; doing so again does nothing."""
         if self._is_settled:
             return
         outers = [outer for outer in self.waiting if not outer.done()]
@@ -83,7 +83,7 @@ class _Shielded:
         self._owed = 0
 
     def missed(self, error: BaseException) -> None:
-        """Note that one who was told did not collect it, and report it if none did."""
+        """Note that a caller did not collect the failure; report it if none did."""
         if self._owed:
             self._owed -= 1
             if not self._owed:
@@ -91,8 +91,10 @@ class _Shielded:
 
 
 def _not_its_own(inner: asyncio.Future[Any]) -> JobCancelled | None:
-    """Return what it was cancelled by, if nobody has cancelled it but a job for which it
-    waited: that is what its callers are told."""
+    """Return the JobCancelled of a job it waited for, if that alone has cancelled it.
+
+    This is what its callers are told.
+    """
     cancelling: Any = getattr(inner, "cancelling", None)
     if cancelling is None or cancelling():
         return None
@@ -109,7 +111,7 @@ class Shields:
     """The inner futures that are not done, and those that closing has let go.
 
     Args:
-        reports: who is told of failures whose caller has gone.
+        reports: where failures go whose caller has gone.
     """
 
     __slots__ = ("_lost", "_reports", "_shielded", "_strays", "when_over")
@@ -117,12 +119,13 @@ class Shields:
     def __init__(self, reports: Reports) -> None:
         self._reports = reports
         self._shielded: dict[asyncio.Future[Any], _Shielded] = {}
-        # Held so that they are not collected while they run, and for who shields them
-        # again: one failure is told once, whoever has waited for it.
+        # Kept so that they are not collected while they run, and in case somebody shields
+        # them again: a failure is reported once, whoever has waited for it.
         self._strays: dict[asyncio.Future[Any], _Shielded] = {}
-        # What the exception handler is about to be told of; somebody may ask for it yet.
+        # Failures that the exception handler is about to be told of; somebody may still
+        # ask for them.
         self._lost: dict[asyncio.Future[Any], Failure] = {}
-        # Called with one that is over.
+        # Called with each inner future that is over.
         self.when_over: Callable[[asyncio.Future[Any]], object] = bool
 
     def __len__(self) -> int:
@@ -146,7 +149,7 @@ class Shields:
         return outer
 
     def bound(self, inner: asyncio.Future[Any], grace: float | None) -> None:
-        """Let `inner` go if it is not done in `grace` seconds."""
+        """Let `inner` go if it is not done within `grace` seconds."""
         shielded = self._shielded[inner]
         if grace is not None and shielded.timer is None:
             let_go, context = self._let_go, shielded.context
@@ -155,19 +158,19 @@ class Shields:
             )
 
     def stop(self, inner: asyncio.Future[Any], grace: float | None) -> bool:
-        """Cancel `inner` if that has not been done; was it done now?"""
+        """Cancel `inner` unless that was done before; return whether it was done now."""
         shielded = self._shielded.get(inner)
         if shielded is None or shielded.cancelled:
             return False
         if shielded.timer is not None:
-            return False  # shielded while it closes: it has its time
+            return False  # shielded during the close: it has its own deadline
         shielded.cancelled = True
         self.bound(inner, grace)
         call_guest(inner.cancel)
         return True
 
     def _ended(self, inner: asyncio.Future[Any]) -> None:
-        """One callback for callers and books: whoever sees it end, sees it told."""
+        """Tell the callers and close the books, in one callback so that the two agree."""
         try:
             shielded = self._strays.get(inner) or self._shielded.get(inner)
             if shielded is not None:
@@ -182,7 +185,7 @@ class Shields:
             raise
 
     def sweep(self) -> None:
-        """See to those that are done, and a KeyboardInterrupt has kept from it."""
+        """Settle those that are done, if a KeyboardInterrupt prevented that."""
         for inner in [inner for inner in self._shielded if inner.done()]:
             self._ended(inner)
 
@@ -199,7 +202,7 @@ class Shields:
             self._lost[inner] = failure
 
     def asked_for(self, inner: asyncio.Future[Any]) -> None:
-        """Note that somebody shields, and so awaits, one that is done already."""
+        """Note that somebody shields, and so awaits, one that is already done."""
         if inner in self._lost:
             self._lost[inner].take()
 
@@ -220,34 +223,34 @@ class Shields:
 
 
 class _Outer(asyncio.Future[T]):
-    """What the caller of a shield awaits: cancelling it leaves the inner one alone.
+    """What the caller of a shield awaits: cancelling it leaves the inner future alone.
 
     Args:
-        shielded: the inner one, which tells this one.
+        shielded: what is known about the inner future; it settles this one.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, shielded: _Shielded) -> None:
         super().__init__(loop=loop)
         self._shielded = shielded
-        # How many await it just now: mostly its caller alone.
+        # How many await it just now: usually only its caller.
         self._awaited = 0
 
     def cancel(self, msg: Any = None) -> bool:
-        """Wait no more; the inner one does not keep it."""
+        """Stop waiting; the inner future no longer keeps this one alive."""
         is_cancelled = super().cancel(msg)
         self._shielded.waiting.pop(self, None)
         return is_cancelled
 
     def end_cancelled(self, error: JobCancelled | None) -> None:
-        """Be cancelled as the inner one was: by this error, or else by itself."""
+        """End as cancelled, as the inner future did: with this error, or a plain one."""
         if error is None:
             self.cancel()
         else:
             self.set_exception(error)
-            self.exception()  # nobody has to retrieve it: it is no failure
+            self.exception()  # counts as retrieved: it is no failure
 
     def __del__(self) -> None:
-        """Give up a failure that nobody has asked for here, and nobody can any more."""
+        """Report that nobody has collected the failure here, and nobody can any more."""
         if not getattr(self, "_log_traceback", False):  # asyncio's own mark of that
             return
         loop, error, missed = self.get_loop(), self.exception(), self._shielded.missed
@@ -256,7 +259,7 @@ class _Outer(asyncio.Future[T]):
             loop.call_exception_handler({"message": LOST, "exception": error})
         elif _is_running(loop):
             call_guest(missed, error)
-        else:  # it may be another thread that collects garbage
+        else:  # another thread may be collecting garbage
             loop.call_soon_threadsafe(missed, error)
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -273,18 +276,18 @@ class _Outer(asyncio.Future[T]):
     __iter__ = __await__
 
     def _note(self, raised: BaseException) -> None:
-        """Tell the inner one what has come out of an await of this."""
+        """Note what an await of this has raised."""
         failure = None if not self.done() or self.cancelled() else self.exception()
         if failure is raised:
             self._shielded.received()
         elif failure is not None and self._awaited == 1:
-            # The caller was cancelled in the very turn in which the failure arrived:
-            # asyncio would drop it.
+            # The caller was cancelled in the very turn in which the failure arrived,
+            # which asyncio would drop.
             self._shielded.missed(failure)
 
 
 def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
-    """Is it the loop that runs here?"""
+    """Return whether this is the loop that runs here."""
     try:
         return asyncio.get_running_loop() is loop
     except RuntimeError:

@@ -1,9 +1,9 @@
 """Slots: how many jobs may run, which job has which slot, and who waits for whom.
 
-A job that waits for a pending one hands its slot to it. So a slot is a pile of jobs: at
-the bottom the one that took it, on top the one that has it now, each of the others has
-lent it to the next. A job may be in one pile only. When one ends, it is taken out of its
-pile, and the one below has the slot if it was on top.
+A job that waits for a pending job lends it its slot. So a slot is a pile of jobs: at the
+bottom the job that took it, on top the job that has it now; all but the top one have lent
+it to the job above. A job is in one pile at most. When a job ends, it is taken out of its
+pile; if it was on top, the job below gets the slot back.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Slots:
     """The books of the slots.
 
     Args:
-        limit: how many there are; None for no limit.
+        limit: how many slots there are; None for no limit.
     """
 
     __slots__ = (
@@ -44,33 +44,34 @@ class Slots:
 
     def __init__(self, limit: int | None) -> None:
         self._count = NO_LIMIT if limit is None else limit
-        # How many are free: all but one for each pile. Below 0 after one was taken away.
+        # How many slots are free: all but one for each pile. May be below 0 after the
+        # limit was lowered.
         self.free = self._count
         # Active jobs that take no slot.
         self.at_once: set[Job[Any]] = set()
-        # For each job in a pile the one above it, to which it has lent the slot; and the
+        # For each job in a pile, the job above it, to which it has lent the slot; and the
         # same the other way round.
         self._above: dict[Job[Any], Job[Any]] = {}
         self.below: dict[Job[Any], Job[Any]] = {}
-        # What active jobs wait for, in the order in which they came to it, and how often:
-        # other jobs; or None, which is the queue, for room or to see it empty.
+        # What each active job waits for, in the order in which it began to, with how many
+        # times: other jobs, or None for the queue (to have room, or to be empty).
         self.waits: dict[Job[Any], dict[Job[Any] | None, int]] = {}
-        # Those of these jobs that are pending, or have been.
+        # For each waiter, the jobs it waits for that were pending when the wait began.
         self._wanted: dict[Job[Any], OrderedDict[Job[Any], None]] = {}
-        # The waits the other way round: who waits for each.
+        # The waits the other way round: which jobs wait for each.
         self._waited_by: dict[Job[Any] | None, dict[Job[Any], None]] = {}
-        # Those who wait and are on top of a pile: their slot could go to another job. And
-        # those of them that wait for the queue, perhaps among others.
+        # The waiting jobs that are on top of a pile, so their slot could go to another
+        # job; and those of them that wait for the queue, perhaps among others.
         self._waiting: dict[Job[Any], None] = {}
         self._for_queue: dict[Job[Any], None] = {}
-        # Jobs that are over, and have waiters who are about to go on.
+        # Jobs that are over and whose waiters are about to go on.
         self._ended: set[Job[Any] | None] = set()
-        # Has a way out been looked for in vain, and nothing happened since?
+        # Whether a way out was looked for in vain, and nothing has happened since.
         self._is_searched = False
 
     @property
     def limit(self) -> int | None:
-        """How many there are; None for no limit."""
+        """How many slots there are; None for no limit."""
         return None if self._count == NO_LIMIT else self._count
 
     @limit.setter
@@ -81,27 +82,30 @@ class Slots:
 
     @property
     def taken(self) -> int:
-        """How many are taken."""
+        """How many slots are taken."""
         return self._count - self.free
 
     def takes_one(self, job: Job[Any]) -> bool:
-        """Does the active job have a slot just now?"""
+        """Return whether the active job has a slot just now."""
         return job not in self.at_once and job not in self._above
 
     def has_one_to_lend(self, job: Job[Any]) -> bool:
-        """Has it a slot, and waits?"""
+        """Return whether the job has a slot and is waiting, so that it can be lent."""
         return job in self._waiting
 
     # -- taking, lending, giving back ----------------------------------------------------
 
     def lend(self, owner: Job[Any], job: Job[Any]) -> None:
-        """Put the job onto the pile on which the owner is on top."""
+        """Put the job onto the pile that has the owner on top."""
         self._above[owner] = job
         self.below[job] = owner
         self._cannot_lend(owner)
 
     def end(self, job: Job[Any]) -> Job[Any] | None:
-        """Take a job that is over out of its pile; return the one on top if it waits."""
+        """Take a job that is over out of its pile.
+
+        Return the job that gets the slot back by that, if it is waiting.
+        """
         self._is_searched = False
         self.note_end(job)
         for other in self.waits.pop(job, ()):
@@ -143,7 +147,7 @@ class Slots:
         """Note that an active job waits for another one, or for the queue.
 
         Returns:
-            Has it a slot?
+            Whether the waiter has a slot.
         """
         self._is_searched = False
         waits = self.waits.setdefault(waiter, {})
@@ -159,7 +163,7 @@ class Slots:
         return True
 
     def end_wait(self, waiter: Job[Any], job: Job[Any] | None) -> None:
-        """Note that one such wait is over."""
+        """Note that one of these waits is over."""
         waits = self.waits.get(waiter)
         if waits is None or job not in waits:
             return  # the waiter has ended before its child task
@@ -184,12 +188,12 @@ class Slots:
     def _forget_waiter(self, waiter: Job[Any], job: Job[Any] | None) -> None:
         waiters = self._waited_by.get(job)
         if waiters is not None and waiters.pop(waiter, self) is None and not waiters:
-            # In this order: the second has to be there for each of the first.
+            # In this order: each job in `_ended` must have an entry in `_waited_by`.
             self._ended.discard(job)
             del self._waited_by[job]
 
     def note_end(self, job: Job[Any]) -> None:
-        """Note that a job is over, be it one that never started."""
+        """Note that a job is over, even if it never started."""
         if job in self._waited_by:
             self._ended.add(job)
 
@@ -198,17 +202,17 @@ class Slots:
         self._is_searched = False
 
     def waiting(self) -> list[Job[Any]]:
-        """Return those that have a slot and wait, in the order in which they came to."""
+        """Return the jobs that have a slot and wait, in the order in which that began."""
         return list(self._waiting)
 
     def waits_for_queue(self, job: Job[Any]) -> bool:
-        """Does it wait for the queue to move?"""
+        """Return whether the job waits for the queue to move."""
         return None in self.waits.get(job, ())
 
     def wanted_by(
         self, waiter: Job[Any], can_start: Callable[[Job[Any]], bool]
     ) -> Job[Any] | None:
-        """Return the first pending job that it waits for and that can start."""
+        """Return the first pending job that the waiter waits for and that can start."""
         wanted = self._wanted.get(waiter)
         if wanted is None:
             return None
@@ -217,7 +221,7 @@ class Slots:
         return next((job for job in wanted if job.pending and can_start(job)), None)
 
     def waiter_for(self, job: Job[Any] | None) -> Job[Any] | None:
-        """Return the first that has a slot and waits for this very job."""
+        """Return the first job with a slot that waits for this job, or for the queue."""
         if job is None:
             return next(iter(self._for_queue), None)
         for waiter in self._waited_by.get(job, ()):
@@ -226,21 +230,21 @@ class Slots:
         return None
 
     def is_stuck(self) -> bool:
-        """Do all who have a slot wait?"""
+        """Return whether every job that has a slot is waiting."""
         return self.free <= 0 and len(self._waiting) == self._count - self.free
 
     def way_out(
         self, can_start: Callable[[Job[Any]], bool]
     ) -> tuple[Job[Any], Job[Any] | None] | None:
-        """Find whose slot to give to which pending job, when all who have a slot wait.
+        """Find whose slot to give to which pending job, when all jobs with a slot wait.
 
-        Waits count through others. Looked for only then: at every wait it would cost as
-        much as there are waits.
+        Indirect waits count. It is called only then: to do this at every wait would cost
+        as much as there are waits.
 
         Returns:
-            Who has the slot, and the job; or None for the head of the queue, because
-            somebody on the way waits for that. None at all if there is nothing to do:
-            somebody without a slot goes on.
+            The job that has the slot, and the job to start in it; the latter is None for
+            the head of the queue, if a job on the way waits for that. Just None if there
+            is nothing to do, because a job without a slot goes on.
         """
         if self._is_searched:
             return None
@@ -258,7 +262,7 @@ class Slots:
     def _reach(
         self, start: Job[Any], seen: set[Job[Any]], can_start: Callable[[Job[Any]], bool]
     ) -> Any:
-        """Follow the waits, each only as far as is needed."""
+        """Follow the waits, each only as far as needed."""
         line = [iter(self.waits.get(start, ()))]
         while line:
             for job in line[-1]:
@@ -277,7 +281,7 @@ class Slots:
     # -- mending -------------------------------------------------------------------------
 
     def mend(self, active: Iterable[Job[Any]]) -> None:
-        """Count anew, from the jobs that are active and from who has lent to whom."""
+        """Count again, from the active jobs and from which job has lent to which."""
         alive = set(active)
         self.at_once &= alive
         pairs = {

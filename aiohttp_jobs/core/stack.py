@@ -13,8 +13,8 @@ __all__ = ("Place", "places_of", "stack_of")
 # File, line number, function.
 Place: TypeAlias = tuple[str, int, str]
 
-# Between two coroutines that await each other may stand a helper of the interpreter, or
-# two, that do not tell what they await; the garbage collector knows.
+# Between two coroutines there may be one or two helpers of the interpreter, which do not
+# tell what they await; the garbage collector knows.
 _HELPERS: Final = frozenset(
     {
         "anext_awaitable",
@@ -28,7 +28,7 @@ _AWAITING: Final = (
     types.CoroutineType,
     types.GeneratorType,
 )
-# How the three kinds call their frame, and what they await.
+# The attributes of the three kinds for their frame, and for what they await.
 _ATTRIBUTES: Final = (
     ("cr_frame", "cr_await"),
     ("gi_frame", "gi_yieldfrom"),
@@ -41,7 +41,7 @@ def stack_of(
 ) -> traceback.StackSummary:
     """Return the frames of a coroutine and of what it awaits, the innermost one last.
 
-    A coroutine that is running, and not suspended, shows its own frame only.
+    A coroutine that is running, not suspended, shows only its own frame.
 
     Args:
         limit: how many frames at most, the innermost ones; None for all.
@@ -52,9 +52,9 @@ def stack_of(
 
 
 def places_of(coro: Coroutine[Any, Any, Any], limit: int) -> list[Place]:
-    """Return where these frames stand, without the lines of code.
+    """Return the places of these frames, without the lines of code.
 
-    That is cheap enough to be asked for many jobs each second: no file is looked at.
+    This is cheap enough to be called for many jobs each second: no file is read.
     """
     places: list[Place] = []
     for awaitable in _awaited(coro, limit):
@@ -67,13 +67,13 @@ def places_of(coro: Coroutine[Any, Any, Any], limit: int) -> list[Place]:
 
 
 def _awaited(awaitable: Any, limit: int | None) -> list[Any]:
-    """Go inwards over what has, or had, a frame; return the innermost ones.
+    """Go inwards over whatever has, or had, a frame; return the innermost ones.
 
-    Frames are asked for later, of the few that are wanted: it is what costs.
+    Frames, which are what costs, are fetched later, for the few that are wanted.
     """
     awaited: list[Any] = []
     while awaitable is not None:
-        if type(awaitable) is types.CoroutineType:  # nearly always, and quickly told
+        if type(awaitable) is types.CoroutineType:  # nearly always, and quick to check
             awaited.append(awaitable)
             awaitable = awaitable.cr_await
         elif _is_helper(awaitable):

@@ -21,7 +21,7 @@ class JobState(enum.IntEnum):
     HUNG_UP = 7  #: the client that it worked for has gone; that is no failure
 
 
-# Plain globals: to look a member up in its enumeration costs more than to compare it.
+# Plain globals: looking a member up in its enumeration costs more than comparing it.
 PENDING: Final = JobState.PENDING
 ACTIVE: Final = JobState.ACTIVE
 STOPPING: Final = JobState.STOPPING
@@ -31,10 +31,10 @@ CANCELLED: Final = JobState.CANCELLED
 LET_GO: Final = JobState.LET_GO
 HUNG_UP: Final = JobState.HUNG_UP
 
-# What a job ends in that has no result.
+# The final states of jobs that have no result.
 UNSUCCESSFUL: Final = (FAILED, CANCELLED, LET_GO, HUNG_UP)
 
-# The legal moves, by the state that is left: time goes one way, and once over is over.
+# The legal moves, by the state that a job leaves: no way back, and none from the end.
 NEXT: Final = (
     (ACTIVE, CANCELLED),
     (SUCCEEDED, FAILED, STOPPING, CANCELLED, HUNG_UP),
