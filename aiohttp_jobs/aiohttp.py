@@ -1,7 +1,7 @@
 """The names of ``aiojobs.aiohttp``, for applications that come from there.
 
 They are those of :mod:`aiohttp_jobs`, so that it is enough to replace the word
-``aiojobs`` by ``aiohttp_jobs`` in an application's sources. New code imports them from
+``aiojobs`` with ``aiohttp_jobs`` in an application's sources. New code imports them from
 :mod:`aiohttp_jobs` itself.
 """
 

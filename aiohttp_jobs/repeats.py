@@ -1,8 +1,7 @@
-"""repeat: a job again and again, by a schedule.
+"""repeat: a job that is run again and again, by a schedule.
 
-Between two jobs there is a timer of the event loop and nothing else, neither a job nor a
-task. So a drain does not wait for the next tick, and nothing has to be cancelled at the
-end.
+Between two jobs there is only a timer of the event loop, no job and no task. So a drain
+does not wait for the next tick, and nothing has to be cancelled at the end.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ __all__ = ("Repeat", "repeat", "repeat_of", "repeats_of")
 
 Ts = TypeVarTuple("Ts")
 
-# Seconds after which a timer looks at the clock again, which may have been set.
+# Seconds after which a timer looks at the clock again, which may have been changed.
 LONGEST: Final = 60.0
 
 
@@ -88,8 +87,8 @@ def repeat(  # type: ignore[misc]
     runs in a copy of the context variables of the code that called this.
 
     Args:
-        where: an application that was set up: the first tick is after the start-up, the
-            last one before the shutdown. Or a scheduler: from now until it is closed.
+        where: an application that was set up, for ticks from its start-up to its
+            shutdown; or a scheduler, for ticks from now until it is closed.
         schedule: the result of :func:`every` or :func:`cron`, or a similar object.
         function: the coroutine function to call, or another function that returns an
             awaitable.
@@ -134,7 +133,7 @@ def repeat(  # type: ignore[misc]
     async def stop(app: web.Application) -> None:
         repeats.cancel()
 
-    # aiohttp enters the clean-up contexts before: the jobs may use what these make.
+    # aiohttp enters the clean-up contexts before this: jobs may use what they make.
     where.on_startup.append(start)
     where.on_shutdown.append(stop)
     return repeats
@@ -155,7 +154,7 @@ class Repeat:
     ) -> None:
         #: The scheduler that runs its jobs.
         self.scheduler = scheduler
-        #: When they are due.
+        #: The schedule that says when they are due.
         self.schedule = schedule
         #: Seconds that each may run; None for no limit.
         self.timeout = timeout
@@ -164,18 +163,18 @@ class Repeat:
         #: How many ticks were skipped because the last job was not over.
         self.left_out = 0
         self._make = functools.partial(function, *args)
-        # What it is called by: repeat(…, in_thread, f) calls f.
+        # The function that names it: repeat(…, in_thread, f) calls f.
         self._function = args[0] if function is in_thread and args else function
         self._name = name
         self._is_cancelled = False
-        # The ticks and jobs are no part of the job in which this is made.
+        # The ticks and jobs are not part of the job in which this is made.
         self._context = contextvars.copy_context()
         self._context.run(mark.set, 0)
         self._context.run(_repeat.set, self)
         self._timer: asyncio.TimerHandle | None = None
-        # The tick that is next, and by how much its job is to come later.
+        # The next tick, and how many seconds later its job is to come.
         self._tick = self._delay = 0.0
-        # The last tick that there was a job for.
+        # The last tick that came due.
         self._last: float | None = None
         # Spawns the job, and waits for room if there is none.
         self._entry: asyncio.Task[None] | None = None
@@ -199,16 +198,16 @@ class Repeat:
 
     @property
     def label(self) -> str:
-        """What messages call it, by the name of its jobs or else of their function."""
+        """What messages call it: the name of its jobs, or else of their function."""
         if self._name is not None:
             return self._name
         return names_of(self._function)[1]
 
     @property
     def next_at(self) -> float | None:
-        """When the next job is due, in seconds since the epoch as of :func:`time.time`.
+        """When the next job is due, in seconds since the epoch, as in :func:`time.time`.
 
-        None before the start of the application, and after the end.
+        None before the application has started, and after the end.
         """
         return None if self._timer is None else self._tick + self._delay
 
@@ -219,7 +218,7 @@ class Repeat:
 
     @property
     def cancelled(self) -> bool:
-        """Whether no more jobs come, as it was cancelled or its scheduler is closed."""
+        """Whether no more jobs come: it was cancelled, or its scheduler is closed."""
         return self._is_cancelled
 
     def cancel(self) -> None:
@@ -251,14 +250,14 @@ class Repeat:
             self._context.run(self._run)
 
     def _made(self, job: Job[Any]) -> bool:
-        """Is it the last job of these?"""
+        """Return whether it is the last job that this has made."""
         return job.coro is self._coro
 
     def _plan(self, now: float) -> None:
-        """Look for the next tick."""
+        """Find the next tick."""
         last, after = self._last, now
         if last is not None and now < last <= now + LONGEST:
-            after = last  # the clock was put back a little: not the same tick once more
+            after = last  # the clock was put back a little: do not repeat the same tick
         tick = check_tick(self.schedule, after, self.schedule.next_after(after))
         if tick != self._tick:
             self._tick = tick
@@ -270,7 +269,7 @@ class Repeat:
         self._timer = loop.call_later(seconds, self._look, context=self._context)
 
     def _look(self) -> None:
-        """See whether it is time."""
+        """Check whether the next job is due; the timer calls this."""
         if self._is_cancelled or self.scheduler.closed:
             self.cancel()
             return
@@ -289,7 +288,7 @@ class Repeat:
             self._run()
 
     def _give_up(self, error: BaseException) -> None:
-        """The schedule, which is anybody's, has no more ticks."""
+        """Stop because the schedule, which may be anybody's, has no more ticks."""
         self.cancel()
         if isinstance(error, LEAVES):
             raise error
@@ -319,7 +318,7 @@ class Repeat:
             return
         coro = self._enter()
         self._entry = asyncio.get_running_loop().create_task(coro)
-        # A task factory may leave one behind that is cancelled before its first step.
+        # A task factory may leave the coroutine behind, cancelled before its first step.
         self._entry.add_done_callback(lambda entry: close_coroutine(coro))
 
     async def _enter(self) -> None:
@@ -332,7 +331,7 @@ class Repeat:
             self.cancel()
 
     def _make_coroutine(self) -> Coroutine[Any, Any, object]:
-        """Call the function. Where that fails, the job is to fail."""
+        """Call the function; if that fails, return a coroutine that fails the job."""
         try:
             made: Any = self._make()
         except LEAVES:
@@ -350,15 +349,15 @@ class Repeat:
         return _named(_fail(error), self.label)
 
 
-# What the running code is repeated by, if it is. In the contexts of ticks and their jobs.
+# What repeats the running code, if anything. Set in the contexts of ticks and their jobs.
 _repeat: Final = contextvars.ContextVar[Repeat]("aiohttp_jobs.repeat")
 
-# All that are not forgotten; their timers keep them.
+# All that are still alive; their timers keep them so.
 _repeats: Final = WeakSet[Repeat]()
 
 
 def repeats_of(scheduler: Scheduler) -> list[Repeat]:
-    """Return what is repeated in this scheduler, the one that is due next first."""
+    """Return what is repeated in this scheduler, in the order in which it is due."""
     found = [
         each for each in _repeats if each.scheduler is scheduler and not each.cancelled
     ]
@@ -366,7 +365,7 @@ def repeats_of(scheduler: Scheduler) -> list[Repeat]:
 
 
 def repeat_of(job: Job[Any]) -> Repeat | None:
-    """Return what the job is repeated by, for observers; None for other jobs.
+    """Return what repeats the job, for observers; None for other jobs.
 
     It is known until the observers have been told of the job's end.
     """

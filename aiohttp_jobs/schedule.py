@@ -1,7 +1,7 @@
 """Schedules: when a periodic job is due, for jobs in memory and durable ones alike.
 
-A schedule is a set of moments, its ticks, and the same for everybody: it does not count
-from when a process was started. So several processes that share a schedule agree on each
+A schedule is a set of moments, its ticks, which are the same for everybody: they do not
+depend on when a process was started. So processes that share a schedule agree on each
 tick, and one of them can run it for all.
 """
 
@@ -21,7 +21,7 @@ __all__ = ("Cron", "Every", "Schedule", "cron", "every")
 
 
 class Schedule(Protocol):
-    """What :func:`every` and :func:`cron` return; an object of your own may be one, too.
+    """What :func:`every` and :func:`cron` return; you may also write one of your own.
 
     Its :func:`repr` is shown to people.
     """
@@ -30,8 +30,8 @@ class Schedule(Protocol):
         """Return the first tick that is later than `moment`.
 
         Both are seconds since the epoch, like those of :func:`time.time`. The result
-        depends on nothing else. If it raises, or returns what is not later, the schedule
-        is followed no more, and the exception handler is told.
+        depends on nothing else. If this raises, or returns a moment that is not later,
+        the schedule is no longer followed, and the exception handler is told.
         """
         ...
 
@@ -48,7 +48,7 @@ class Every:
     def next_after(self, moment: float) -> float:
         """Return the first tick later than `moment`; both in seconds since the epoch."""
         count = math.floor(moment / self.seconds)
-        # The quotient is rounded, to either side: the products decide.
+        # The quotient may be rounded either way: the products decide.
         while count * self.seconds > moment:
             count -= 1
         while count * self.seconds <= moment:
@@ -58,7 +58,7 @@ class Every:
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """Ticks when the clock on the wall says so; see ``cron()``."""
+    """Ticks when a clock on the wall says so; see ``cron()``."""
 
     expression: str
     tz: str
@@ -69,21 +69,21 @@ class Cron:
     def next_after(self, moment: float) -> float:
         """Return the first tick later than `moment`; both in seconds since the epoch.
 
-        When the clocks go forward, a tick in the hour that is skipped comes right after
-        it; when they go back, one at a fixed time of day comes once.
+        When the clocks go forward, a tick in the skipped hour comes right after it; when
+        they go back, a tick at a fixed time of day comes only once.
         """
         for tick in _ticks(
             self.expression, datetime.fromtimestamp(moment, _zone(self.tz))
         ):
-            # An hour that comes twice has its ticks the first time: in its second half
-            # they are over.
+            # An hour that comes twice has its ticks only the first time; the second time
+            # they are past.
             if tick.timestamp() > moment:
                 return tick.timestamp()
         raise ValueError(_never(self.expression))
 
 
 def every(seconds: float) -> Every:
-    """Return a schedule with a tick every so many seconds.
+    """Return a schedule with a tick every `seconds` seconds.
 
     The ticks are the whole multiples since the epoch: ``every(3600)`` is on the hour in
     UTC, in every process.
@@ -120,7 +120,7 @@ def cron(expression: str, *, tz: str = "UTC") -> Cron:
     for argument, value in (("expression", expression), ("tz", tz)):
         if not isinstance(value, str):
             raise TypeError(f"cron() takes a str as {argument}, not {value!r}")
-    # Read it once, so that what is wrong is told here and not at the first tick.
+    # Read it once, so that an error is raised here, not at the first tick.
     if next(_ticks(expression, datetime.now(_zone(tz))), None) is None:
         raise ValueError(_never(expression))
     return Cron(expression, tz)
@@ -128,7 +128,7 @@ def cron(expression: str, *, tz: str = "UTC") -> Cron:
 
 def _ticks(expression: str, start: datetime) -> CronSim:
     try:
-        # Here, since who has no schedule of this kind needs no such package.
+        # Imported here: only those who use this kind of schedule need the package.
         import cronsim
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
@@ -146,7 +146,7 @@ def _ticks(expression: str, start: datetime) -> CronSim:
 def _zone(tz: str) -> ZoneInfo:
     try:
         return ZoneInfo(tz)
-    except (LookupError, OSError, ValueError):  # no such one, a folder, no name at all
+    except (LookupError, OSError, ValueError):  # no such zone, a folder, not a name
         raise ValueError(
             f"cron() takes the name of a time zone such as 'Europe/Madrid' as tz, and "
             f"there is no {tz!r} here"

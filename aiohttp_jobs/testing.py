@@ -1,7 +1,7 @@
 """For tests of applications: wait for jobs, see what was spawned, keep no file.
 
-With pytest, the plugin `pytest_aiohttp_jobs` puts this to use. What is here needs no
-pytest.
+With pytest, use the plugin `pytest_aiohttp_jobs`, which builds on this module. The module
+itself does not need pytest.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ async def drain_jobs(
 ) -> None:
     """Wait until all jobs have ended, and raise the exceptions of those that failed.
 
-    All jobs that have been spawned so far are waited for, and the jobs that these spawn;
-    jobs with ``after_response=True``, too. Atomic handlers are not waited for.
+    This waits for all jobs spawned so far and for the jobs that they spawn, including
+    those with ``after_response=True``, but not for atomic handlers.
 
-    Of durable jobs those are waited for that the application runs and that are due: with
-    a :class:`MemoryStore` all of them. An attempt that has failed and is followed by
+    It waits for durable jobs that the application runs and that are due; with a
+    :class:`MemoryStore`, for all of them. An attempt that has failed and is followed by
     another one does not count as a failure.
 
     Args:
-        where: the test client or test server, the application, with the sub-applications
-            below it, or a scheduler.
+        where: the test client, the test server or the application, with the
+            sub-applications below it; or a scheduler.
         timeout: seconds to wait; None for no limit.
 
     Raises:
         ExceptionGroup: jobs have failed, and nobody received their exceptions by waiting
-            for them. It has all exceptions since the last call, or since this module was
-            imported; the exception handler was called with them as well.
+            for them. It has all such exceptions since the last call, or since this module
+            was imported; the exception handler was called with them as well.
         TimeoutError: jobs have not ended in time; the message names them.
         RuntimeError: the application was not set up, or another event loop is running.
 
@@ -83,10 +83,10 @@ async def drain_jobs(
 
 
 def raise_failures(jobs: Iterable[Job[Any]]) -> None:
-    """Raise what these jobs have failed with and nobody was there to receive, if any.
+    """Raise the exceptions of those of these jobs that have failed, if any.
 
     Raises:
-        ExceptionGroup: with all of it.
+        ExceptionGroup: at least one has failed; it has all their exceptions.
     """
     failed = [job for job in jobs if job.failure is not None]
     failures: list[Failure] = [job.failure for job in failed if job.failure is not None]
@@ -101,13 +101,13 @@ def raise_failures(jobs: Iterable[Job[Any]]) -> None:
 
 
 class FailedJobs:
-    """An observer that keeps the jobs that fail, until they are taken from it."""
+    """An observer that keeps the jobs that fail until they are taken."""
 
     def __init__(self) -> None:
         self._jobs: list[Job[Any]] = []
 
     def job_closed(self, job: Job[Any]) -> None:
-        """Keep it, if it has failed or was let go."""
+        """Keep the job if it has failed or was let go."""
         if (
             job.failure is not None
             and job.state in (FAILED, LET_GO)
@@ -116,7 +116,7 @@ class FailedJobs:
             self._jobs.append(job)
 
     def take(self) -> list[Job[Any]]:
-        """Return those whose failure nobody has received, and forget them all."""
+        """Return the jobs whose failure nobody has received, and forget all jobs."""
         jobs, self._jobs = self._jobs, []
         return [job for job in jobs if job.failure and not job.failure.is_raised]
 
@@ -124,14 +124,14 @@ class FailedJobs:
 class SpawnedJobs(Sequence[Job[Any]]):
     """A sequence of the jobs that were spawned, in order, without atomic handlers.
 
-    With pytest it is the fixture `spawned_jobs`, for all schedulers of the test. Without
-    pytest, use it as an observer: ``setup(app, observers=[spawned_jobs])``.
+    With pytest, this is the fixture `spawned_jobs`, for all schedulers of the test.
+    Without pytest, use it as an observer: ``setup(app, observers=[spawned_jobs])``.
     """
 
     def __init__(self) -> None:
         self._jobs: list[Job[Any]] = []
         self._arguments: dict[Job[Any], dict[str, Any]] = {}
-        # The schedulers that are held. None: they are not to be.
+        # The schedulers that are held by this; None outside of `held()`.
         self._held: list[Scheduler] | None = None
 
     def __repr__(self) -> str:
@@ -151,22 +151,22 @@ class SpawnedJobs(Sequence[Job[Any]]):
 
     @property
     def names(self) -> list[str]:
-        """Their names, or else those of their coroutines."""
+        """The names of the jobs, or else of their coroutines."""
         return [job.label for job in self._jobs]
 
     def arguments_of(self, job: Job[Any]) -> dict[str, Any]:
         """Return what the coroutine function of the job was called with, by name.
 
-        Empty for coroutines that are not Python's own, and do not tell.
+        Empty for coroutines that are not Python's own, which do not tell.
         """
         return dict(self._arguments[job])
 
     @contextmanager
     def held(self) -> Generator[None]:
-        """Start no job inside the block; cancel those spawned in it at its end.
+        """Start no job inside the block; at its end, cancel those spawned in it.
 
-        For tests that check what is spawned without letting it happen. All schedulers of
-        the running event loop are held; atomic handlers run.
+        For tests that check what is spawned without running it. All schedulers of the
+        running event loop are held; atomic handlers run.
         """
         if self._held is not None:
             raise RuntimeError("The jobs are already held: leave that block first")
@@ -185,18 +185,18 @@ class SpawnedJobs(Sequence[Job[Any]]):
                 scheduler.release()
 
     def _hold(self, scheduler: Scheduler) -> None:
-        """Hold this one, too, if jobs are held just now."""
+        """Hold this scheduler too, if jobs are held just now."""
         if self._held is None or scheduler.held or scheduler.closed:
             return
         try:
             scheduler.hold()
         except RuntimeError:
-            return  # it is of another loop, whose tests are over
+            return  # it belongs to another loop, whose tests are over
         self._held.append(scheduler)
 
     def job_spawned(self, job: Job[Any]) -> None:
-        """Keep it."""
-        if job.pending or job.takes_slot:  # no atomic handler
+        """Keep the job."""
+        if job.pending or job.takes_slot:  # not an atomic handler
             self._jobs.append(job)
             self._arguments[job] = _arguments_of(job.coro)
 
@@ -205,8 +205,8 @@ class SpawnedJobs(Sequence[Job[Any]]):
 def durable_in_memory() -> Generator[list[MemoryStore]]:
     """Inside the block, let each `setup_durable()` use a store of its own in memory.
 
-    Whatever store it is given is left alone: no file is made, no broker is asked. With
-    pytest it is the fixture `durable_in_memory`.
+    The store that the call is given is left alone: no file is made, no broker is asked.
+    With pytest, this is the fixture `durable_in_memory`.
 
     Yields:
         The stores, in the order of the calls.
@@ -225,37 +225,37 @@ def durable_in_memory() -> Generator[list[MemoryStore]]:
 
 
 class Recording:
-    """Lets observers look at all schedulers, those that are there and those that come.
+    """Adds observers to all schedulers, present and future ones.
 
     Args:
-        observers: which.
+        observers: the observers to add.
     """
 
     def __init__(self, *observers: object) -> None:
         self._observers = observers
 
     def start(self) -> None:
-        """Begin."""
+        """Begin to observe."""
         _recordings.append(self)
         for scheduler in list(_failed):
             self.watch(scheduler)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop observing."""
         _recordings.remove(self)
         for scheduler in list(_failed):
             for observer in self._observers:
                 scheduler.remove_observer(observer)
 
     def watch(self, scheduler: Scheduler) -> None:
-        """Look at this one, too."""
+        """Observe this scheduler too."""
         for observer in self._observers:
             scheduler.add_observer(observer)
             if isinstance(observer, SpawnedJobs):
                 observer._hold(scheduler)
 
 
-# All schedulers that were made since this was imported, each with what has failed there.
+# All schedulers made since this module was imported, each with what has failed there.
 _failed: Final = WeakKeyDictionary[Scheduler, FailedJobs]()
 # The recordings that go on.
 _recordings: Final[list[Recording]] = []
@@ -273,7 +273,7 @@ WHEN_MADE.append(_watch)
 
 
 async def _drain(schedulers: list[Scheduler], durables: list[Durable]) -> None:
-    """In rounds: a job of one may have spawned into another that had none left."""
+    """Drain in rounds: a job of one may have spawned into another that had none left."""
     is_done = False
     while not is_done:
         for scheduler in schedulers:
@@ -291,15 +291,15 @@ _PAUSE: Final = 0.005
 
 
 async def _is_busy(durable: Durable) -> bool:
-    # In this order, for jobs move on meanwhile.
+    # In this order, because jobs move on meanwhile.
     return bool(await _left_in(durable)) or durable.running_count > 0
 
 
 async def _left_in(durable: Durable) -> list[str]:
     """Return the tasks of the jobs that wait and are due, if this process runs them.
 
-    With those that are on their way from the store or back to it. Others are the
-    scheduler's, too.
+    Including those on their way from the store or back to it. The others are in the
+    scheduler too.
     """
     store = durable.store
     if not durable.is_working:
@@ -307,7 +307,7 @@ async def _left_in(durable: Durable) -> list[str]:
     if isinstance(store, MemoryStore):
         return [envelope.task for envelope in store.waiting]
     if isinstance(store, Inspectable):
-        # What is on its way runs, as far as the store knows.
+        # Jobs on their way are running, as far as the store knows.
         waiting = await store.jobs(Place.WAITING)
         running = await store.jobs(Place.RUNNING)
         return [job.task for job in (*waiting, *running[durable.running_count :])]
@@ -323,14 +323,14 @@ async def _drain_one(scheduler: Scheduler) -> None:
             await scheduler.drain(math.inf)
             if not scheduler.pending_count:
                 return
-            # Those that are left are held back for the end of their request.
+            # The jobs that are left are held back until their requests end.
             await stir.wait()
     finally:
         scheduler.remove_observer(stir)
 
 
 class _Stir(asyncio.Event):
-    """Comes when a job has started or has ended."""
+    """Is set when a job has started or ended."""
 
     def job_started(self, job: Job[Any]) -> None:
         self.set()

@@ -1,9 +1,9 @@
 """in_thread: a blocking function as a job, which is over when the function is.
 
 A thread cannot be stopped. A coroutine that awaits asyncio.to_thread() ends at once when
-it is cancelled, while the thread goes on and finds the database closed. Here the function
-is waited for: it can ask whether it was cancelled, and the cancellation is raised when it
-has returned. How long it may take is up to whoever cancels.
+it is cancelled, while the thread goes on and finds the database closed. Here the job
+waits for the function, which can ask whether the job was cancelled; the cancellation is
+raised when it has returned. How long that may take is up to whoever cancels.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ T = TypeVar("T")
 class InThread:
     """Call a blocking function in another thread, for :func:`spawn` or ``await``.
 
-    ``await spawn(request, in_thread(make_report, 42))`` is a job that has its slot, and
-    that shutdown waits for, until the function has returned. The function sees the
-    context variables of the job, in a copy.
+    ``await spawn(request, in_thread(make_report, 42))`` is a job that keeps its slot, and
+    that shutdown waits for, until the function has returned. The function sees a copy of
+    the job's context variables.
 
     Args:
-        function: what to call; a plain function.
+        function: the plain function to call.
         args, kwargs: what to call it with.
-        executor: where to call it, instead of the default executor of the event loop. In
+        executor: where to call it, instead of the default executor of the event loop. For
             a process pool, function, arguments and result have to be picklable, and no
             context variables are passed on.
 
     Returns:
-        A coroutine with the result of the function. It has the name of the function.
+        A coroutine with the result of the function, and named like it.
 
     Raises:
         TypeError: the function is not callable, or it is a coroutine function; the
@@ -50,8 +50,8 @@ class InThread:
         If the function has not begun, it never runs. Otherwise it is waited for, however
         often the waiter is cancelled: the function can ask ``in_thread.cancelled()`` and
         return early. When it has returned, the cancellation is raised, or else the
-        exception of the function. The deadlines of a job hold all the same: after them,
-        the job is reported and let go, and only its thread goes on.
+        exception of the function. The deadlines of a job still hold: after them, the job
+        is reported and let go, and only its thread goes on.
     """
 
     @overload
@@ -84,10 +84,10 @@ class InThread:
 
     @staticmethod
     def cancelled() -> bool:
-        """Has the job been cancelled for which the running function works?
+        """Return whether the job that the running function works for was cancelled.
 
-        Called by the function, in its thread, now and then: if so, it should clean up and
-        return. Always False elsewhere, and in another process.
+        The function calls this in its thread now and then; if it is true, it should clean
+        up and return. Always False elsewhere, and in another process.
         """
         word = _word.get(None)
         return word is not None and word.is_cancelled
@@ -97,7 +97,7 @@ in_thread: Final = InThread()
 
 
 class _Word:
-    """What the waiting coroutine has to say to the function."""
+    """What the waiting coroutine tells the function."""
 
     __slots__ = ("is_cancelled",)
 
@@ -105,7 +105,7 @@ class _Word:
         self.is_cancelled = False
 
 
-# Set in the contexts of calls only.
+# Set only in the contexts of calls.
 _word: Final = contextvars.ContextVar[_Word]("aiohttp_jobs.in_thread")
 
 
@@ -114,7 +114,7 @@ class _Call(Generic[T]):
 
     Args:
         word: what the function may be told meanwhile.
-        function, args, kwargs: what is called.
+        function, args, kwargs: what to call, and with what.
     """
 
     __slots__ = ("_context", "_has_begun", "_is_dropped", "_lock", "_what")
@@ -143,11 +143,11 @@ class _Call(Generic[T]):
         return self._context.run(_apply, function, args, kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Into another process go neither the context nor the lock.
+        # Neither the context nor the lock goes into another process.
         return functools.partial, (_apply, *self._what)
 
     def drop(self) -> bool:
-        """Never begin with it; is that so, or has it begun?"""
+        """Never begin the call; return False if it has already begun."""
         with self._lock:
             self._is_dropped = not self._has_begun
         return self._is_dropped
@@ -177,7 +177,7 @@ async def _run(
     if executor is None:
         end, drop = loop.run_in_executor(None, call), call.drop
     else:
-        # Only the future of the executor tells whether a process has begun with it.
+        # Only the executor's future tells whether a process has begun the call.
         handed_in = executor.submit(call)
         end, drop = asyncio.wrap_future(handed_in, loop=loop), handed_in.cancel
         del handed_in
@@ -185,7 +185,7 @@ async def _run(
     try:
         while not end.done():
             try:
-                # This leaves the future alone when it is cancelled.
+                # When this is cancelled, it leaves the future alone.
                 await asyncio.wait((end,))
             except asyncio.CancelledError as error:
                 word.is_cancelled = True
@@ -232,7 +232,7 @@ def _check(function: object, executor: object) -> None:
 
 
 def names_of(function: Any) -> tuple[str, str]:
-    """Return a function's name and its qualified one, for messages."""
+    """Return a function's name and qualified name, for messages."""
     while isinstance(function, functools.partial):
         function = function.func
     kind = type(function)  # pyright: ignore[reportUnknownVariableType]

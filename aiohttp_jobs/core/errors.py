@@ -10,8 +10,8 @@
     asyncio.CancelledError
      └── JobCancelled           the job that is waited for was cancelled
 
-They take values and write the sentence themselves, so a copy, also one that was pickled,
-says the same.
+They take values and compose the message themselves, so a copy, even a pickled one, says
+the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = (
 
 
 class JobsError(RuntimeError):
-    """The base class of the errors with which jobs are refused."""
+    """The base class of the errors raised when a job is refused."""
 
 
 class SchedulerClosed(JobsError):
@@ -72,7 +72,8 @@ class StoreUnavailable(JobsError):
     """The store cannot keep durable jobs just now: the job was not accepted.
 
     Args:
-        reason: what is wrong with it, and what to do; a sentence without its full stop.
+        reason: what is wrong with the store, and what to do; a sentence without its full
+            stop.
     """
 
     def __init__(self, reason: str) -> None:
@@ -100,13 +101,13 @@ class JobCancelled(asyncio.CancelledError):
 
 
 class HungUp(Exception):
-    """Raised by a job's coroutine: whom it worked for has gone, which is no failure.
+    """Raised by a job's coroutine when the client it worked for has gone: no failure.
 
-    The job ends as one that was hung up on. Nobody is told of a failure, and those who
-    wait for the job get `error`.
+    The job ends as hung up. No failure is reported, and those who wait for the job get
+    `error`.
 
     Args:
-        error: what the coroutine came upon when it had nobody to answer to.
+        error: what was raised in the coroutine because it had nobody to answer.
     """
 
     def __init__(self, error: BaseException) -> None:
@@ -121,8 +122,8 @@ def missing_extra(error: ModuleNotFoundError, extra: str) -> ModuleNotFoundError
     """Return an error to raise instead, which says what has to be installed.
 
     Args:
-        error: what the import of a package has raised.
-        extra: the extra that brings this package.
+        error: what importing a package has raised.
+        extra: the extra that installs this package.
     """
     return ModuleNotFoundError(
         f"The package {error.name} is missing: install aiohttp-jobs[{extra}]",

@@ -1,8 +1,8 @@
-"""Failures: an exception that somebody has to receive, and how one is told of.
+"""Failures: an exception that somebody has to receive, and how to report one.
 
-It is anybody's code, which may raise wherever it is asked for anything, and may refuse to
-be changed. Nothing of that gets out of here: whoever tells of a failure must not be the
-next one to fail.
+An exception is somebody else's code: it may raise whenever it is asked for anything, and
+may refuse to be changed. None of that gets out of here: whoever reports a failure must
+not be the next to fail.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = (
     "type_name_of",
 )
 
-# By BaseException's own descriptors: a frozen dataclass, say, refuses to have them set.
+# BaseException's own descriptors: a frozen dataclass, say, refuses to have these set.
 _OWN: Final[Any] = vars(BaseException)
 traceback_of: Final = _OWN["__traceback__"].__get__
 set_traceback: Final = _OWN["__traceback__"].__set__
@@ -34,12 +34,12 @@ set_cause: Final = _OWN["__cause__"].__set__
 
 
 MOST_NOTES: Final = 5
-# Letters that are looked at for one line.
+# How many characters of a message are looked at for one line.
 MOST_OF_LINE: Final = 1000
 
 
 class Failure:
-    """An exception that has been raised to nobody yet.
+    """An exception that has not been raised to anybody yet.
 
     Args:
         error: the exception.
@@ -49,33 +49,33 @@ class Failure:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
-        # Does nobody have to be told of it any more: has it been raised to somebody, or
-        # has the exception handler been told?
+        # Whether nobody has to be told any more: it was raised to somebody, or the
+        # exception handler was told.
         self.is_received = False
-        # Has it been raised to somebody, be it before or after that?
+        # Whether it was raised to somebody, before or after that.
         self.is_raised = False
         self._when_raised: TracebackType | None = traceback_of(error)
 
     def exception(self) -> BaseException:
-        """Return it as it was raised at first; who raises it adds to its traceback."""
+        """Return it as first raised, without what was added to its traceback since."""
         return BaseException.with_traceback(self.error, self._when_raised)
 
     def take(self) -> None:
-        """Note that whoever calls this has it, and raises it in some form."""
+        """Note that the caller has it, and raises it in some form."""
         self.is_received = self.is_raised = True
 
     def receive(self) -> NoReturn:
-        """Raise it to whoever calls this, who has it then."""
+        """Raise it to the caller, and note that the caller has it."""
         self.take()
         try:
-            # As asyncio.Future does: else each waiter would add to one traceback.
+            # As asyncio.Future does; otherwise each waiter would add to one traceback.
             raise self.exception()
         finally:
             del self  # the exception's traceback shows this frame: break the cycle
 
 
 def line_of(error: BaseException) -> str:
-    """Return its class and message in one line; of a group, with the first one inside."""
+    """Return its class and message in one line; for a group, also the first inside."""
     line, group = _line(error), error
     while inside := inside_of(error):
         error = inside[0]
@@ -88,7 +88,7 @@ def _line(error: BaseException) -> str:
 
 
 def inside_of(error: BaseException) -> tuple[BaseException, ...]:
-    """Return the exceptions in a group, as a TaskGroup raises; of others, nothing."""
+    """Return the exceptions in a group, as a TaskGroup raises; for others, nothing."""
     is_group = issubclass(type(error), BaseExceptionGroup)
     return _attribute(error, "exceptions") or () if is_group else ()
 
@@ -96,7 +96,7 @@ def inside_of(error: BaseException) -> tuple[BaseException, ...]:
 def before(error: BaseException) -> tuple[BaseException | None, bool]:
     """Return the exception that it came from, if any, and whether that was its cause.
 
-    If not its cause, it was what was being handled when this one was raised.
+    If not, that exception was being handled when this one was raised.
     """
     cause = _attribute(error, "__cause__")
     if isinstance(cause, BaseException):
@@ -108,7 +108,7 @@ def before(error: BaseException) -> tuple[BaseException | None, bool]:
 
 
 def type_name_of(error: BaseException) -> str:
-    """Return its class as tracebacks have it: with the module, unless that is obvious."""
+    """Return its class as tracebacks show it: with the module, unless that is obvious."""
     kind = type(error)
     name, module = _name_of(kind), _attribute(kind, "__module__")
     if not isinstance(module, str) or module in ("builtins", "__main__"):
@@ -120,13 +120,13 @@ _qualname_of: Final = vars(type)["__qualname__"].__get__
 
 
 def _name_of(kind: type) -> str:
-    """By the descriptor of classes: a metaclass may have its own, which raises."""
+    """Use the descriptor of `type`: a metaclass may have its own, which raises."""
     name: str = _qualname_of(kind)
     return name
 
 
 def texts_of(error: BaseException) -> list[str]:
-    """Return its message, and the first of the notes that were added to it."""
+    """Return its message and the first notes that were added to it."""
     notes = _attribute(error, "__notes__")
     texts = [_text(error)]
     if isinstance(notes, list):
@@ -135,7 +135,7 @@ def texts_of(error: BaseException) -> list[str]:
 
 
 def _attribute(error: object, name: str) -> Any:
-    """Read an attribute that a subclass may have made its own, and that may raise."""
+    """Read an attribute that a subclass may have overridden, and that may raise."""
     try:
         return getattr(error, name, None)
     except (KeyboardInterrupt, SystemExit):

@@ -132,9 +132,9 @@ class Gate:
     # -- giving slots away ---------------------------------------------------------------
 
     def begin_wait(self, job: Job[Any]) -> Job[Any] | None:
-        """Note that the running code waits for the job; return the job it is part of.
+        """Note that the running code waits for `job`; return the waiting job, if any.
 
-        If that one has a slot and `job` is pending, `job` starts there at once.
+        If the waiting job has a slot and `job` is pending, `job` starts there at once.
         """
         waiter = self.current_job()
         if waiter is None or waiter is job:
@@ -147,8 +147,7 @@ class Gate:
     def begin_wait_for_queue(self) -> Job[Any] | None:
         """Note that the running code waits for the queue to move, in spawn() or a drain.
 
-        Return the job that it is part of. The slot of that job goes to the head of the
-        queue.
+        Return the waiting job, if any. Its slot goes to the head of the queue.
         """
         waiter = self.current_job()
         if waiter is not None:
@@ -252,10 +251,7 @@ class Gate:
             self.pump_soon()  # there is room for one
 
     def _lend(self, owner: Job[Any], job: Job[Any] | None) -> bool:
-        """Start the job, or else the head of the queue, in the owner's slot.
-
-        Return whether a job was started.
-        """
+        """Start the job, or the head of the queue, in the owner's slot; False if none."""
         pending = self.pending
         if job is None:
             job = pending.head()

@@ -1,7 +1,7 @@
 """Guests: foreign code that is called in the middle of the scheduler's own work.
 
 An observer, an exception handler, a log handler, a coroutine that is closed: each may
-raise anything, and none of it may leave the books half-done.
+raise anything, and none may leave the books half-done.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, Final
 
 __all__ = ("LEAVES", "call_guest", "close_coroutine", "has_begun", "leave")
 
-# What leaves through the loop, as it does in asyncio, and is no failure to be told of.
+# What leaves through the loop, as in asyncio, and is not reported as a failure.
 LEAVES: Final = (KeyboardInterrupt, SystemExit)
 
 
 def call_guest(function: Callable[..., object], *args: Any) -> BaseException | None:
-    """Call it; return what it raises. What has to leave does so out of the loop."""
+    """Call a function; return what it raises. `LEAVES` leave through the loop instead."""
     try:
         function(*args)
     except LEAVES as error:
@@ -30,11 +30,11 @@ def call_guest(function: Callable[..., object], *args: Any) -> BaseException | N
 
 
 def leave(error: BaseException) -> None:
-    """Let an exception leave through the loop, soon: not through whatever runs now."""
+    """Let an exception leave through the loop soon, not through the code running now."""
     try:
         asyncio.get_running_loop().call_soon(_raise, error)
     except RuntimeError:
-        raise error from None  # no loop runs, and so nothing of ours but this
+        raise error from None  # no loop runs, so none of our code does except this
 
 
 def _raise(error: BaseException) -> None:
@@ -45,25 +45,25 @@ def _raise(error: BaseException) -> None:
 
 
 def has_begun(coro: Coroutine[Any, Any, Any]) -> bool:
-    """Has the coroutine taken its first step?"""
+    """Return whether the coroutine has taken its first step."""
     if not hasattr(coro, "cr_running"):
-        return False  # none of Python's own, which does not tell
+        return False  # not one of Python's own: it does not tell
     return inspect.getcoroutinestate(coro) != inspect.CORO_CREATED
 
 
 def close_coroutine(coro: Any) -> None:
-    """Close a coroutine that will not run; one that runs already is somebody else's."""
+    """Close a coroutine that will not run; one that has begun is somebody else's."""
     try:
         _close(coro)
     except BaseException:
-        _close(coro)  # a KeyboardInterrupt has broken into it
+        _close(coro)  # a KeyboardInterrupt has interrupted it
         raise
 
 
 def _close(coro: Any) -> None:
     error = None if has_begun(coro) else call_guest(coro.close)
     if error is None and not has_begun(coro):
-        call_guest(coro.close)  # a KeyboardInterrupt has kept it from the first
+        call_guest(coro.close)  # a KeyboardInterrupt prevented the first call
     if error is not None:
         with contextlib.suppress(RuntimeError):
             asyncio.get_running_loop().call_exception_handler(

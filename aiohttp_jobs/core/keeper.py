@@ -1,4 +1,4 @@
-"""Keeper: what a job needs of what keeps it, and nothing more."""
+"""Keeper: what a job needs from whatever keeps it, and nothing more."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ __all__ = ("Keeper",)
 class Keeper(Protocol):
     """What keeps a job: it decides when the job starts, and closes its books.
 
-    A job is any object here: this is what is known below jobs.
+    The type of jobs is not known here: this module is below theirs.
     """
 
     close_timeout: float | None
-    #: Who is told of what happens to jobs.
+    #: Reports what happens to jobs.
     telling: Any
-    #: Its observers, in short: every job looks there.
+    #: The observers of `telling`, as a shortcut: every job looks there.
     observers: Any
 
     def check_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the running loop, or refuse it."""
+        """Return the running loop; raise RuntimeError if it is not the scheduler's."""
         ...
 
     def has_slot(self, job: Any) -> bool:
-        """Has an active job a slot just now?"""
+        """Return whether an active job has a slot just now."""
         ...
 
     def begin_wait(self, job: Any) -> Any:
-        """Note that the running code waits for the job; return whose code that is."""
+        """Note that the running code waits for `job`; return the waiting job, if any."""
 
     def end_wait(self, waiter: Any, job: Any) -> None:
         """Note that this wait is over."""
@@ -50,14 +50,14 @@ class Keeper(Protocol):
         """Note the end of a job that was let go."""
 
     def watch(self, job: Any) -> None:
-        """End the job soon, whose task is over."""
+        """End the job soon: its task is over."""
 
     def abandon(self, job: Any) -> None:
         """Forget a job whose coroutine was thrown away: its loop is gone."""
 
     def has_ended(self, job: Any) -> bool:
-        """Are its books closed, and does it not go on after it was let go?"""
+        """Return whether the job is closed, and not still running after it was let go."""
         ...
 
     def mend(self) -> None:
-        """Make the books agree again after something has broken into them."""
+        """Make the books agree again after something has interrupted them."""

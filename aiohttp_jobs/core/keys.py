@@ -117,7 +117,7 @@ class Keys:
                 self._watch(key, job)
 
     def _let_in(self, key: str, job: Job[Any]) -> bool:
-        """Give the key, if free, to a job whose caller waited; return whether it got it."""
+        """Give a job whose caller has waited the key, if free; return whether it was."""
         if job.closed or self._waiting[key][job] is not None:
             return False
         self._jobs[key] = job

@@ -16,7 +16,7 @@ logger: Final = logging.getLogger("aiohttp_jobs")
 
 
 def say(level: int, message: str, *args: object, **fields: object) -> None:
-    """Log it. A handler or filter that raises harms nobody."""
+    """Log a message. A handler or filter that raises harms nobody."""
     call_guest(lambda: logger.log(level, message, *args, extra=fields))
 
 
@@ -39,7 +39,7 @@ class JobLogger:
         self._level = level
 
     def job_closed(self, job: Job[Any]) -> None:
-        """Log it, with fields that a formatter can use."""
+        """Log the job's end, with fields that a formatter can use."""
         if not logger.isEnabledFor(self._level):
             return
         fields = job_fields(job)
@@ -52,7 +52,7 @@ class JobLogger:
 
 
 def job_fields(job: Job[Any]) -> dict[str, Any]:
-    """What a record tells of a job: nothing but numbers, strings and None."""
+    """Return the fields of a record about a job: only numbers, strings and None."""
     spawned, started, closed = job.spawned_at, job.started_at, job.closed_at
     waited_until = closed if started is None else started
     error = job.exception()

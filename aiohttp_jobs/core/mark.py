@@ -1,4 +1,4 @@
-"""The mark: how code is known to be part of a job, also in the job's child tasks."""
+"""The mark: how code is known to be part of a job, even in the job's child tasks."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ("Marked", "mark")
 
 # The number of the job that the running code is part of. Child tasks inherit it with
 # their context, which is how a job that waits through asyncio.gather() is known to wait.
-# A number, and not the job: a context may outlive it by far.
+# A number, not the job, which a context may outlive by far.
 mark: Final[contextvars.ContextVar[int]] = contextvars.ContextVar("aiohttp_jobs.job")
 
 
 class Marked:
-    """Awaits a coroutine in a context that is not its alone.
+    """Awaits a coroutine in a context that it shares with others.
 
-    Its mark is there only while it runs: so nobody else in that context is taken for a
-    part of its job.
+    The mark is set only while the coroutine runs, so that nobody else in that context is
+    taken for a part of its job.
     """
 
     __slots__ = ("_coro", "_number")
@@ -47,5 +47,5 @@ class Marked:
                 except BaseException as error:
                     step, value = self._coro.throw, error
         finally:
-            # It has ended, unless a KeyboardInterrupt has broken in here.
+            # The coroutine has ended, unless a KeyboardInterrupt came in between.
             call_guest(self._coro.close)

@@ -1,4 +1,4 @@
-"""Names: how what users call their jobs is written into a line of a log."""
+"""Names: how the names that users give to jobs are written into a line of a log."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Final
 
 __all__ = ("listed", "shown")
 
-# Letters of one name, and different names of one line.
+# How many characters of a name, and how many different names, a line has at most.
 MOST_LETTERS: Final = 100
 MOST_NAMES: Final = 50
 
 
 def shown(name: str) -> str:
-    """Return it in one line of bounded length: no name can forge a line of its own."""
+    """Return the name as one line of bounded length: it cannot forge a log line."""
     text = name[:MOST_LETTERS]
     if not text.isprintable():
         text = "".join(
@@ -25,7 +25,7 @@ def shown(name: str) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return the names with the number of times that each is there, the most first."""
+    """Return the names with how often each occurs, the most frequent first."""
     counted = Counter(map(shown, names)).most_common(MOST_NAMES + 1)
     texts = [name if times == 1 else f"{name} x{times}" for name, times in counted]
     return ", ".join([*texts[:MOST_NAMES], *["..."] * (len(texts) > MOST_NAMES)])

@@ -21,14 +21,14 @@ _Call: TypeAlias = "tuple[object, Callable[[Job[Any]], object]]"
 class Observers:
     """Calls the methods that its observers have; one that raises is dropped.
 
-    An observer is an object with any of the methods of `EVENTS`, which take the job. One
-    of ours that looks at no context variables says so: ``needs_context = False``.
+    An observer is an object with any of the methods in `EVENTS`, which take the job. One
+    of our own that reads no context variables says so: ``needs_context = False``.
     """
 
     __slots__ = ("_observers", "need_context", *EVENTS)
 
-    # What is called for each event; None for nobody. A job looks here first: to tell
-    # nobody, four times, would cost it as much as one observer does.
+    # What to call for each event; None for nothing. A job looks here first: four calls
+    # that tell nobody would cost it as much as one observer does.
     job_spawned: tuple[_Call, ...] | None
     job_started: tuple[_Call, ...] | None
     job_running: tuple[_Call, ...] | None
@@ -36,13 +36,14 @@ class Observers:
 
     def __init__(self) -> None:
         self._observers: list[object] = []
-        # Does one of them need the job's context? To go there takes as long as all else.
+        # Whether one of them needs the job's context: entering it costs as much as all
+        # the rest.
         self.need_context = False
         for event in EVENTS:
             setattr(self, event, None)
 
     def add(self, observer: object) -> None:
-        """Tell this one, too, from now on; once, however often it is added."""
+        """Tell this observer too, from now on; once, however often it is added."""
         methods = {event: _method(observer, event) for event in EVENTS}
         if not any(methods.values()):
             raise TypeError(
@@ -59,7 +60,7 @@ class Observers:
                 setattr(self, event, (*calls, (observer, method)))
 
     def remove(self, observer: object) -> None:
-        """Tell this one no more; one that was not added, or was dropped, is ignored."""
+        """Stop telling this observer; one not added, or dropped, is ignored."""
         self._observers = [other for other in self._observers if other is not observer]
         self._look_at_needs()
         for event in EVENTS:
@@ -73,10 +74,10 @@ class Observers:
         )
 
     def tell(self, event: str, job: Job[Any]) -> None:
-        """Call what the observers have for this event. Nothing comes out of them."""
+        """Call the methods for this event. Nothing that they raise gets out."""
         calls: tuple[_Call, ...] = getattr(self, event) or ()
         for observer, method in calls:
-            # As call_guest() does, without the call: every job comes here.
+            # What call_guest() does, without the extra call: every job comes here.
             try:
                 method(job)
             except LEAVES as error:
@@ -103,7 +104,7 @@ def _log(observer: object, event: str, job: Job[Any], error: BaseException) -> N
 
 
 def _log_in_short(event: str) -> None:
-    """Log it where the observer's repr has raised, which is not the job's fault."""
+    """Log it when the observer's repr has raised, which is not the job's fault."""
     logger.error("An observer failed in %s() and is disabled", event)
 
 

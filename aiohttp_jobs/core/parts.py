@@ -30,7 +30,7 @@ __all__ = ("WHEN_MADE", "Parts")
 T = TypeVar("T")
 
 
-#: Called with each scheduler that is made. For test tools, which look at all of them.
+#: Called with each scheduler that is made. For test tools, which watch all of them.
 WHEN_MADE: Final[list[Callable[[Any], object]]] = []
 
 
@@ -38,9 +38,9 @@ class Parts:
     """The parts of one scheduler, and what several of them do together.
 
     Args:
-        owner: the scheduler. Its repr() says in errors what is meant, and its
-            call_exception_handler(), which a subclass may have replaced, is called for
-            each failure that nobody waits for.
+        owner: the scheduler. Errors show its repr(), and its call_exception_handler(),
+            which a subclass may have overridden, is called for each failure that nobody
+            waits for.
         limit, pending_limit, close_timeout, exception_handler: the scheduler's.
     """
 
@@ -81,11 +81,11 @@ class Parts:
         self.ending = Ending(binding, gate, self.shields, self.reports, close_timeout)
 
     def jobs(self) -> list[Job[Any]]:
-        """The active jobs, then the pending ones, in their order."""
+        """Return the active jobs, then the pending ones, in order."""
         return [*self.gate.active.values(), *self.pending]
 
     def has(self, job: object) -> bool:
-        """Is it one of them? One that waits for room is not accepted yet."""
+        """Return whether this is one of the jobs; one that waits for room is not yet."""
         return (
             isinstance(job, Job)
             and job.keeper is self.gate
@@ -93,7 +93,7 @@ class Parts:
         )
 
     def set_limits(self, limit: int | None, pending_limit: int | None) -> None:
-        """Change them, and start what may start by that."""
+        """Change the limits, and start the jobs that this lets start."""
         self.binding.check_if_bound()
         self.slots.limit = limit
         self.pending.limit = pending_limit
@@ -101,12 +101,12 @@ class Parts:
             self.gate.fill_slots()
 
     def hold(self) -> None:
-        """Start no pending job."""
+        """Start no pending job until `release`."""
         self.binding.check_if_bound()
         self.gate.is_held = True
 
     def release(self) -> None:
-        """Start them again."""
+        """Start pending jobs again."""
         self.binding.check_if_bound()
         self.gate.release_all()
 
@@ -157,8 +157,9 @@ class Parts:
         )
 
     def abandon(self, owner: object) -> None:
-        """Warn of a scheduler that is thrown away with jobs in it, and close them."""
-        # Active jobs keep their scheduler: these never started, or their loop is gone.
+        """Warn about a scheduler that is thrown away with jobs in it, and close them."""
+        # Active jobs keep their scheduler alive: these never started, or their loop is
+        # gone.
         if jobs := self.jobs():
             warnings.warn(
                 f"{owner!r} was never closed: use it with 'async with', or call "

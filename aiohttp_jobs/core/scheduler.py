@@ -429,9 +429,8 @@ class Scheduler(Collection[Job[Any]]):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Hand a failure to the exception handler, or without one to the event loop's.
 
-        If that raises, both exceptions go to the event loop's handler. Every failure
-        passes through here, with a context as for
-        :meth:`asyncio.loop.call_exception_handler`.
+        If that raises, both exceptions go to the event loop's handler. All failures pass
+        through here, with a context as for :meth:`asyncio.loop.call_exception_handler`.
         """
         self._parts.reports.call(context)
 

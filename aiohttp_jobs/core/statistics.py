@@ -33,7 +33,7 @@ class Statistics:
     cancelled: int
     #: How many did not end in time after they were cancelled, and were let go.
     let_go: int
-    #: How many jobs have ended because the client that they worked for had gone.
+    #: How many have ended because the client that they worked for had gone.
     hung_up: int
     #: How many times spawning returned a job that was already there, because of its key.
     joined: int

@@ -1,4 +1,4 @@
-"""Application: whether something is one, also where a tool has replaced the class."""
+"""Application: whether something is one, even if a tool has replaced the class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ("check_application", "is_application")
 
 
 def is_application(what: object) -> TypeGuard[web.Application]:
-    """Is it one, also if a tool has put a subclass in the place of the class since?"""
+    """Return whether it is one, even if a tool has since replaced the class."""
     return any(
         kind.__name__ == "Application" and kind.__module__.partition(".")[0] == "aiohttp"
         for kind in type(what).__mro__
@@ -18,10 +18,10 @@ def is_application(what: object) -> TypeGuard[web.Application]:
 
 
 def check_application(function: str, what: object) -> None:
-    """Refuse what is no application.
+    """Refuse anything but an application.
 
     Raises:
-        TypeError: the function of this name takes one.
+        TypeError: it is not one; the message names the function that takes one.
     """
     if not is_application(what):
         raise TypeError(f"{function}() takes an aiohttp.web.Application, not {what!r}")

@@ -1,7 +1,7 @@
 """@atomic: the handler runs to its end whatever happens to the client.
 
-A mark on the handler tells the middleware, which then runs everything inside of it, other
-middlewares included, as one job. Where there is no middleware the handler makes the job.
+A mark on the handler tells the middleware to run everything inside it, other middlewares
+included, as one job. Where there is no middleware, the handler makes the job.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from aiohttp import hdrs, web
 
-# Bound now: tools that instrument applications put subclasses in the place of such names,
-# and then what was there before is no instance of them.
+# Bound now: tools that instrument applications put subclasses under such names, and
+# objects that were made before are not instances of those.
 from aiohttp.web import HTTPException, Request, View
 
 from aiohttp_jobs.core.errors import HungUp, JobCancelled
@@ -83,17 +83,17 @@ def atomic(handler: Any) -> Any:
             return await function(*args, **kwargs)
         return await _answer(request, lambda _: function(*args, **kwargs))
 
-    # Whatever wraps it in turn has the same mark, by functools.wraps.
+    # Whatever wraps this in turn gets the same mark, by functools.wraps.
     setattr(run, _MARK, (run, function))
     return run
 
 
 def is_marked(request: web.Request, handler: object) -> bool:
-    """Is the handler that the request was routed to an atomic one?
+    """Return whether the handler that the request was routed to is atomic.
 
     Args:
-        handler: what the middleware calls: it, or the middlewares around it, to which
-            aiohttp gives the attributes of a function, but not those of a View.
+        handler: what the middleware calls: that handler, or the middlewares around it, to
+            which aiohttp gives the attributes of a function, but not those of a View.
     """
     if hasattr(handler, _MARK):
         return True
@@ -103,7 +103,7 @@ def is_marked(request: web.Request, handler: object) -> bool:
 async def _answer(
     request: web.Request, handler: Callable[[web.Request], Awaitable[R]]
 ) -> R:
-    """Make a job of a handler that no middleware has made one of."""
+    """Make a job of a handler that no middleware has made a job of."""
     attempt = Attempt()
     attempt.parent = answering.get()
     token = answering.set(attempt)
@@ -127,10 +127,10 @@ async def run_atomic(
     """Run what answers the request as a job of its own, and wait for it.
 
     Args:
-        scheduler: that of the job.
-        request: what is answered.
+        scheduler: the job's scheduler.
+        request: the request to answer.
         handler: what answers it.
-        attempt: what the running code is part of, and the job too.
+        attempt: the attempt that the running code, and the job too, is part of.
 
     Cancellation:
         The job goes on.
@@ -141,9 +141,9 @@ async def run_atomic(
     else:
         run, function = getattr(handler, _MARK, (None, handler))
         if run is handler:
-            handler = function  # which it would call, but asks first where it is
+            handler = function  # what `run` would call, after asking if it is in a job
     coro: Any = _respond(request, handler, attempt)
-    # The job is called as the handler, also where its coroutine is shown.
+    # The job has the handler's name, also where its coroutine is shown.
     coro.__qualname__ = getattr(shown, "__qualname__", run_atomic.__qualname__)
     attempt.request, attempt.transport = request, request.transport
     job = scheduler.spawn_at_once(coro, origin=origin_of(request))
@@ -154,7 +154,7 @@ async def run_atomic(
             raise error
         return cast(R, response)
     except BaseException as raised:
-        # One that was closed before it began never will. One that was let go runs.
+        # A job closed before it began never runs. One that was let go still does.
         if attempt.runs or not job.closed:
             attempt.runs = attempt.is_noted = True
         if isinstance(raised, JobCancelled) and attempt.cancelled is not None:
@@ -165,7 +165,7 @@ async def run_atomic(
             attempt.request = None
             if not attempt.is_noted:
                 attempt.transport = None
-        # Their tracebacks show this frame: break the cycles.
+        # The exceptions' tracebacks show this frame: break the cycles.
         del error, job
         attempt.cancelled = None
 
@@ -175,12 +175,12 @@ async def _respond(
     handler: Callable[[web.Request], Awaitable[R]],
     attempt: Attempt,
 ) -> _Answer[R]:
-    """Answer the request, inside of the job: what is no failure is returned."""
+    """Answer the request, inside the job; an HTTPException is returned, as no failure."""
     attempt.runs = True
     try:
         return None, await handler(request)
     except HTTPException as error:
-        # An answer like others, and no failure of the job if the client has gone.
+        # An answer like any other, and no failure of the job if the client has gone.
         return error, None
     except SIGNS as error:
         if is_hang_up(request, error):
@@ -195,10 +195,10 @@ async def _respond(
 
 
 def _handler_of(request: web.Request) -> object:
-    """The function that the request was routed to."""
+    """Return the function that the request was routed to."""
     handler: object = request.match_info.handler
     if type(handler) is FunctionType:
-        return handler  # as nearly all are
+        return handler  # as nearly all of them are
     if isinstance(handler, type):
         return getattr(handler, request.method.lower(), None)  # a View
     while isinstance(handler, functools.partial):

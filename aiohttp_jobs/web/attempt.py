@@ -1,9 +1,9 @@
 """An attempt to answer a request: which code belongs to it, and what it leaves behind.
 
-One begins whenever the middleware of :func:`setup` is entered, or an atomic handler that
-no middleware has made a job of, and it is over when that is left. A request may have
-several: inside of each other where applications are nested, and one after the other where
-a middleware outside tries again.
+An attempt begins when the middleware of :func:`setup` is entered, or an atomic handler
+that no middleware has made a job of, and is over when that is left. A request may have
+several: nested ones where applications are nested, and one after the other where a
+middleware outside tries again.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ __all__ = (
 class Attempt:
     """One attempt to answer a request.
 
-    What the attributes are at first stands in the class: nearly all stay so, and every
-    request makes one of these.
+    The attributes have their first values in the class: nearly all of them keep these,
+    and every request makes an attempt.
     """
 
     #: The attempt that this one is a part of.
     parent: Attempt | None = None
-    #: Has what makes the answer been left?
+    #: Whether what makes the answer has been left.
     is_over = False
-    #: Has it done anything that is to be seen to when it is left?
+    #: Whether it has done anything that has to be dealt with when it is left.
     is_noted = False
     #: The request, while a job answers it.
     request: web.Request | None = None
-    #: The connection, from when there was something that may be given up: the server
-    #: forgets it when it closes it.
+    #: The connection, once there was something that may be given up: the server forgets
+    #: the connection when it closes it.
     transport: asyncio.Transport | None = None
-    #: Does the coroutine of that job run, or will it?
+    #: Whether the coroutine of that job runs, or will.
     runs = False
-    #: The cancellation, of something that it had waited for, which has ended that job.
+    #: The cancellation of something that the job waited for, if that has ended the job.
     cancelled: asyncio.CancelledError | None = None
-    #: The shielded awaitables that are not done. None: nothing was shielded.
+    #: The shielded awaitables that are not done; None if nothing was shielded.
     shields: set[asyncio.Future[Any]] | None = None
     #: Done when the response has been sent in full: the task that aiohttp made for the
-    #: request, where that is known. None until the attempt is left.
+    #: request, if that is known. None until the attempt is left.
     sent: asyncio.Future[Any] | None = None
-    #: Done with that; only if it was asked for before.
+    #: Done when `sent` is; made only if somebody asked before there was a `sent`.
     end: asyncio.Future[None] | None = None
-    #: What it was writing to when it was given up.
+    #: The writer of the request when it was given up.
     given_up: AbstractStreamWriter | None = None
 
     def add_shield(self, request: web.Request, inner: asyncio.Future[Any]) -> None:
@@ -74,13 +74,13 @@ class Attempt:
             self.shields.discard(inner)
 
     def leave(self, request: web.Request) -> bool:
-        """Note what answers the request; does anything go on?"""
+        """Note what answers the request; return whether anything of this goes on."""
         self.sent = _answer_to(request)
         if self.end is not None:
             self.sent.add_done_callback(self._is_sent)
         shields, self.shields = self.shields, None
         for inner in shields or ():
-            # It may be shared by many requests, and outlive them by far.
+            # The future may be shared by many requests, and outlive them by far.
             inner.remove_done_callback(self._shield_is_done)
         return self.runs or any(not inner.done() for inner in shields or ())
 
@@ -89,7 +89,7 @@ class Attempt:
             _set(self.end)
 
     def when_over(self) -> asyncio.Future[Any]:
-        """Return what is done when the response was sent, or the request has ended."""
+        """Return a future that is done once the response is sent or the request ended."""
         loop = asyncio.get_running_loop()
         if not self.is_over:
             self.is_noted = True
@@ -98,22 +98,22 @@ class Attempt:
             return self.end
         if self.sent is not None:
             return self.sent
-        # Whoever asks was not started by us, and asks late.
+        # The code that asks was not started by us, and asks late.
         over = loop.create_future()
         over.set_result(None)
         return over
 
 
 # The attempt that the running code is part of. Tasks and jobs inherit it with their
-# context. Not a mark on the request, which a middleware outside may handle twice at the
-# same time: once more after a timeout, say, while the first attempt goes on.
+# context. It is not a mark on the request, which a middleware outside may handle twice at
+# the same time: again after a timeout, say, while the first attempt goes on.
 answering: Final = contextvars.ContextVar[Attempt | None](
     "aiohttp_jobs.answering", default=None
 )
 
 
 def within() -> Iterator[Attempt]:
-    """Go over the attempts that the running code is part of, the innermost first."""
+    """Yield the attempts that the running code is part of, the innermost first."""
     attempt = answering.get()
     while attempt is not None:
         yield attempt
@@ -121,8 +121,8 @@ def within() -> Iterator[Attempt]:
 
 
 def is_atomic(request: web.Request) -> bool:
-    """Is the running code part of a job that answers the request?"""
-    # Each atomic request asks twice, so this is no generator.
+    """Return whether the running code is part of a job that answers the request."""
+    # Not written with within(): each atomic request asks twice.
     attempt = answering.get()
     while attempt is not None:
         # A request and its clones share their routing.
@@ -134,22 +134,22 @@ def is_atomic(request: web.Request) -> bool:
 
 
 def is_served(request: web.Request) -> bool:
-    """Has a server made the request, which will send a response?
+    """Return whether the request comes from a server, which will send a response.
 
-    Not where a handler is called with a mocked one, as in a test: the running task may go
-    on for long then, or wait for what waits for its end.
+    It does not where a handler is called with a mocked one, as in a test: the running
+    task may then go on for long, or wait for what waits for its end.
     """
     task: Any = request.task
     return asyncio.isfuture(task)
 
 
 def _answer_to(request: web.Request) -> asyncio.Future[Any]:
-    """Return what is done when the running code's request has been answered in full.
+    """Return a future that is done when the running code's request is fully answered.
 
-    That is a task which the server makes, mostly the running one. But a middleware
-    outside may have made others, as asyncio.wait_for() does on Python 3.11. Then the task
-    of the connection waits for the right one, and nobody but it knows for what it waits.
-    Where tasks start eagerly it does not wait yet: all of this is in a step of its own.
+    This is a task that the server makes, usually the running one. But a middleware
+    outside may have made others, as asyncio.wait_for() does on Python 3.11. Then the
+    connection's task waits for the right one, and only that task knows what it waits for.
+    If tasks start eagerly it does not wait yet: all of this happens in one of its steps.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -169,23 +169,23 @@ def _waited_for(
 ) -> asyncio.Future[Any] | None:
     """Return what this task waits for; None while it takes a step.
 
-    asyncio's tasks tell that in no other way.
+    asyncio's tasks have no other way to tell.
 
     Args:
-        unknown: returned for somebody else's kind of task, which tells nothing.
+        unknown: what to return for another kind of task, which does not tell.
     """
     found: asyncio.Future[Any] | None = getattr(connection, "_fut_waiter", unknown)
     return found
 
 
 def _is_of_server(task: asyncio.Task[Any]) -> bool:
-    """Is it the one that aiohttp makes for a request?"""
+    """Return whether this is the task that aiohttp makes for a request."""
     name: str = getattr(task.get_coro(), "__qualname__", "")
     return name == "RequestHandler._handle_request"
 
 
 def _follow(connection: object, end: asyncio.Future[None]) -> None:
-    """Set the end when the task ends for which the connection waits after its step."""
+    """Set `end` when the task that the connection waits for by now has ended."""
     waits_for = _waited_for(connection)
     if isinstance(waits_for, asyncio.Task):
         waits_for.add_done_callback(lambda task: _set(end))
@@ -199,10 +199,10 @@ def _set(end: asyncio.Future[None]) -> None:
 
 
 def end_of_request(request: web.Request) -> asyncio.Future[Any]:
-    """Return what is done when the request has ended that the running code answers.
+    """Return a future that is done when the request has ended.
 
     Args:
-        request: that request.
+        request: the one that the running code answers.
     """
     outermost: Attempt | None = None
     for attempt in within():
@@ -210,10 +210,10 @@ def end_of_request(request: web.Request) -> asyncio.Future[Any]:
             outermost = attempt
     if outermost is not None:
         return outermost.when_over()
-    return _answer_to(request)  # for code outside of the middleware
+    return _answer_to(request)  # for code outside the middleware
 
 
 def is_being_cancelled() -> bool:
-    """Has somebody cancelled the running task, and not what it waits for?"""
+    """Return whether the running task itself was cancelled, not what it waits for."""
     cancelling: Any = getattr(asyncio.current_task(), "cancelling", None)
     return cancelling is not None and cancelling() > 0

@@ -1,9 +1,9 @@
 """What becomes of a request that was given up while something still answers it.
 
 Somebody else has answered, or nobody will: the client has gone, a deadline outside has
-passed, the handler has not waited for what it shields. What goes on must not write into
-that answer, nor into the next one on the connection, and must not wait for a body that
-nobody may be sending any more.
+passed, or the handler has not waited for what it shields. Code that goes on must not
+write into that answer, nor into the next one on the connection, and must not wait for a
+body that perhaps nobody sends any more.
 """
 
 from __future__ import annotations
@@ -20,26 +20,27 @@ from .attempt import Attempt, within
 
 __all__ = ("guard", "has_begun", "leave")
 
-# What an older aiohttp counts as output though it is no part of the response. Every
+# What an older aiohttp counts as output though it is not part of the response. Every
 # response is longer.
 _CONTINUE: Final = len(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-# Turns of the loop in which a file that is being sent notices the end of its connection.
+# How many turns of the loop it takes code that sends a file to notice that the connection
+# has ended.
 _TURNS: Final = 3
 
 
 def has_begun(request: web.Request) -> bool:
-    """Has any part of a response been sent, or made ready to be sent?"""
+    """Return whether any part of a response was sent, or made ready to be sent."""
     writer = request.writer
     return writer.output_size > _CONTINUE or bool(getattr(writer, "chunked", False))
 
 
 async def leave(attempt: Attempt, request: web.Request, response: object) -> None:
-    """See to what an attempt leaves behind; give the request up if that goes on.
+    """Deal with what an attempt leaves behind; give the request up if that goes on.
 
     Args:
-        attempt: it is over by now.
-        request: what it answers.
+        attempt: the attempt, which is over by now.
+        request: the request that it answers.
         response: what it has returned; None if it has raised.
     """
     known, attempt.transport = attempt.transport, None  # the attempt may live long
@@ -49,7 +50,7 @@ async def leave(attempt: Attempt, request: web.Request, response: object) -> Non
     _end_reading(request)
     transport = request.transport
     if transport is None or transport.is_closing():
-        # As at shutdown. That waits for the client to read, and the writer waits for it.
+        # As at shutdown. Closing waits for the client to read, and the writer for that.
         if (
             known is not None
             and isinstance(request.protocol, web.RequestHandler)
@@ -63,22 +64,22 @@ async def leave(attempt: Attempt, request: web.Request, response: object) -> Non
 
 
 def _end_reading(request: web.Request) -> None:
-    """Let whoever reads the body get an error, and nothing more come from the client."""
+    """Raise an error in whoever reads the body, and accept no more from the client."""
     request.protocol.close()  # when the answer has been sent
     content = request.content
     if content.exception() is None:
         content.set_exception(_given_up())
-        # Else the server would read the rest itself before it closes the connection, and
-        # log that error.
+        # Otherwise the server would itself read the rest before it closes the connection,
+        # and log that error.
         content.feed_eof()
 
 
 async def _break_off(request: web.Request, transport: asyncio.Transport) -> None:
-    """End a connection in the midst of a response, which nobody can complete."""
+    """End a connection in the middle of a response, which nobody can complete."""
     try:
         if _sends_file(transport):
-            # asyncio never comes back from that if its transport is closed meanwhile,
-            # only if the connection ends below.
+            # asyncio never returns from that if its transport is closed meanwhile, only
+            # if the connection ends at the socket below.
             transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
@@ -92,9 +93,9 @@ async def _break_off(request: web.Request, transport: asyncio.Transport) -> None
 
 
 def _is_stuck(request: web.Request, transport: asyncio.Transport) -> bool:
-    """Does who writes wait for the client to read?
+    """Return whether the writer waits for the client to read.
 
-    To close the transport would leave it to the client when that ends.
+    Closing the transport would then leave it to the client when that ends.
     """
     is_paused = getattr(request.protocol, "writing_paused", None)
     if is_paused is not None:
@@ -104,7 +105,7 @@ def _is_stuck(request: web.Request, transport: asyncio.Transport) -> bool:
 
 
 def _sends_file(transport: asyncio.Transport) -> bool:
-    """Is the operating system sending a file, for asyncio's own transport?"""
+    """Return whether the operating system is sending a file for asyncio's transport."""
     try:
         transport.write(b"")
     except RuntimeError:
@@ -123,7 +124,7 @@ def _given_up() -> ConnectionResetError:
 
 
 def guard(writer: AbstractStreamWriter) -> bool:
-    """Let it refuse those who were given up; False if it cannot be taught that."""
+    """Make the writer refuse code that was given up; return False if that cannot be."""
     kind = type(writer)
     if "refuses_given_up" not in vars(kind):
         try:
@@ -135,9 +136,9 @@ def guard(writer: AbstractStreamWriter) -> bool:
 
 @functools.cache
 def _guarded(kind: Any) -> Any:
-    """Make a kind of writer that refuses whoever was given up, and nobody else.
+    """Make a kind of writer that refuses code that was given up, and nobody else.
 
-    The server goes on to use it for the one answer that is given. To look at every
+    The server goes on using it for the one answer that is given. Checking at every
     attribute means that no way to write is forgotten, whatever aiohttp calls it.
     """
 
@@ -157,7 +158,7 @@ def _guarded(kind: Any) -> Any:
             kind.__setattr__(self, name, value)
 
         async def write_headers(self, status_line: str, headers: Any) -> None:
-            # The client learns that this answer is the last one of its connection.
+            # This tells the client that the answer is the last one on its connection.
             headers[hdrs.CONNECTION] = "close"
             await kind.write_headers(self, status_line, headers)
 

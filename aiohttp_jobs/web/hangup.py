@@ -1,4 +1,4 @@
-"""A client's hang-up: how its ConnectionError is told from that of a database."""
+"""A client's hang-up: how its ConnectionError is told from, say, a database's."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from aiohttp.web import PayloadAccessError, Request
 
 __all__ = ("SIGNS", "is_hang_up")
 
-# What may be a hang-up. The second one is what reading a request raises when its response
-# has been sent, because a middleware outside gave it up.
+# What may be a hang-up. The second is what reading a request raises once its response has
+# been sent because a middleware outside gave the request up.
 SIGNS: Final = (ConnectionError, PayloadAccessError, BaseExceptionGroup)
 
-# Who may stand between the connection of the request and the error.
+# The packages whose frames may be between the request's connection and the error.
 _BETWEEN: Final = ("aiohttp", "aiohttp_jobs", "asyncio")
 
 
 def is_hang_up(request: Request, error: BaseException) -> bool:
-    """Has the connection of this very request raised it, because it is no more?
+    """Return whether this request's own connection has raised it, because it is gone.
 
-    What a handler reads from or writes to another connection may fail in the same words,
-    also when the client has gone: that is a failure. So what counts is where it comes
-    from. Of a group, as a TaskGroup raises, all have to come from there.
+    Reading from or writing to another connection may raise the same error, even when the
+    client has gone, and that is a failure. So what counts is where the error comes from.
+    For a group, as a TaskGroup raises, all its errors have to come from there.
     """
     if isinstance(error, BaseExceptionGroup):
         inside = cast("BaseExceptionGroup[BaseException]", error).exceptions
@@ -35,7 +35,7 @@ def is_hang_up(request: Request, error: BaseException) -> bool:
 
 
 def _comes_from_connection(request: Request, traceback: TracebackType | None) -> bool:
-    """Was it raised by the connection's own objects, or by asyncio for them?"""
+    """Return whether the connection's own objects raised it, or asyncio for them."""
     is_own = False
     while traceback is not None:
         frame = traceback.tb_frame
@@ -53,8 +53,8 @@ def _is_of_connection(request: Request, frame: FrameType, package: str) -> bool:
     this = variables.get("self")
     if this is request.writer or this is request.content or this is request.protocol:
         return True
-    # A response that sends a file has it as a variable; what writes the frames of a web
-    # socket is not the request's writer, and knows its protocol.
+    # A response that sends a file has the writer as a variable; what writes the frames of
+    # a web socket is not the request's writer, but refers to its protocol.
     return package == "aiohttp" and (
         variables.get("writer") is request.writer
         or getattr(this, "protocol", None) is request.protocol

@@ -23,15 +23,15 @@ from .request import SCHEDULER
 
 __all__ = ("make_middleware",)
 
-# Seconds after which a client that was refused may try again.
+# Seconds after which a refused client may try again.
 RETRY_AFTER = 1
 
-# What becomes 503 if a handler lets it through.
+# The errors that become 503 if a handler lets them through.
 _REFUSED: Final = (SchedulerFull, SchedulerClosed, StoreUnavailable, JobCancelled)
 
 
 def make_middleware(scheduler: Scheduler, atomic_methods: Collection[str]) -> Middleware:
-    """Make the middleware of the application whose scheduler this is.
+    """Make the middleware of an application.
 
     Args:
         scheduler: the application's own scheduler.
@@ -42,7 +42,7 @@ def make_middleware(scheduler: Scheduler, atomic_methods: Collection[str]) -> Mi
     async def aiohttp_jobs_middleware(
         request: web.Request, handler: Handler
     ) -> web.StreamResponse:
-        # Every request comes through here, so what it costs counts.
+        # Every request comes through here, so its cost matters.
         attempt = Attempt()
         if (parent := answering.get()) is not None:
             attempt.parent = parent
@@ -79,7 +79,7 @@ def make_middleware(scheduler: Scheduler, atomic_methods: Collection[str]) -> Mi
 
 
 def _nearest(request: web.Request) -> Scheduler | None:
-    """The scheduler nearest to the handler: here the middleware's own is not yet it."""
+    """Return the scheduler nearest to the handler, which may be further in than ours."""
     for app in reversed(request.match_info.apps):
         if (scheduler := app.get(SCHEDULER)) is not None:
             return scheduler

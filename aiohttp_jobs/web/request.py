@@ -30,7 +30,7 @@ __all__ = (
     "spawn_nowait",
 )
 
-# Letters of an HTTP method: the longest that is registered has 17.
+# How many letters of an HTTP method to keep: the longest registered one has 17.
 MOST_OF_METHOD: Final = 20
 
 T = TypeVar("T")
@@ -67,9 +67,9 @@ def get_scheduler_from_request(request: web.Request) -> Scheduler | None:
 
 
 def origin_of(request: web.Request) -> str:
-    """The HTTP method and the route of the request; nothing else that was sent.
+    """Return the HTTP method and the route of the request; nothing else that was sent.
 
-    The method may be any word, and is kept with the job: it is cut.
+    The method is cut: it may be any word, and is kept with the job.
     """
     resource = request.match_info.route.resource
     path = "(no route)" if resource is None else resource.canonical
@@ -148,7 +148,7 @@ def spawn_nowait(
 ) -> Job[T]:
     """Start a background job, or refuse it without waiting: :func:`spawn` as a function.
 
-    It takes the same arguments, returns and raises the same, and in addition:
+    It takes the same arguments, and returns and raises the same. In addition:
 
     Raises:
         SchedulerFull: `pending_limit` is reached. A handler may let it through: the
@@ -208,20 +208,21 @@ def shield(request: web.Request, arg: Awaitable[T]) -> asyncio.Future[T]:
     return outer
 
 
-# For which requests a future is shielded: it may be shared by many, and outlive them.
+# The requests that each future is shielded for: many may share it, and it may outlive
+# them.
 _shielded_for: Final = WeakKeyDictionary[
     asyncio.Future[Any], WeakValueDictionary[int, web.Request]
 ]()
 
 
 def _excuse(scheduler: Scheduler, inner: asyncio.Future[Any]) -> None:
-    """Let nobody be told of a client that has hung up on what was shielded for it."""
+    """Let nothing be reported if a client has hung up on what was shielded for it."""
     requests = _shielded_for.pop(inner)
     if inner.cancelled() or scheduler.state is SchedulerState.CLOSED:
         return
     error = inner.exception()
     if error is not None and any(is_hang_up(each, error) for each in requests.values()):
-        scheduler.shield(inner)  # whoever asks for it has it
+        scheduler.shield(inner)  # to ask for it counts as receiving its failure
 
 
 def _scheduler_for(request: web.Request, arg: object) -> Scheduler:

@@ -39,7 +39,8 @@ def setup(
         app: the application, or sub-application.
         close_timeout, wait_timeout, limit, pending_limit: as for :class:`Scheduler`.
         exception_handler: as for :class:`Scheduler`, too.
-        observers: what is called for every job, see :meth:`Scheduler.add_observer`.
+        observers: objects that are called for every job, see
+            :meth:`Scheduler.add_observer`.
         atomic_methods: HTTP methods whose handlers are all atomic, for example
             ``{"POST", "PUT"}``.
 
@@ -57,7 +58,7 @@ def setup(
             "setup() has already been called for this application: call it once; the "
             "scheduler is app[SCHEDULER]"
         )
-    # The first that aiohttp freezes, at the start or when a parent takes it in.
+    # The first thing that aiohttp freezes, at the start or when a parent takes it in.
     if app.on_startup.frozen:
         raise RuntimeError(
             "setup() was called for an application that is frozen: call it before "
@@ -75,12 +76,13 @@ def setup(
     app.middlewares.append(make_middleware(scheduler, methods))
     app[_LIFE] = life = _Life(scheduler)
     app.on_shutdown.append(life.shut_down)
-    # Before the clean-up contexts, whenever those are added: they are one entry of this
-    # list, which is there from the start.
+    # Before the clean-up contexts, whenever those are added: together they are one entry
+    # in this list, which is there from the start.
     app.on_cleanup.insert(0, life.clean_up)
-    # If the start-up fails, aiohttp calls neither, and only leaves those contexts that it
-    # had entered, the last one first. So one before all, which is entered for certain,
-    # and one here, to close the jobs before what they may use.
+    # If the start-up fails, aiohttp calls neither of these, and only leaves the contexts
+    # that it had entered, the last one first. So there is one context before all others,
+    # which is sure to be entered, and one here, to close the jobs before what they may
+    # use.
     app.cleanup_ctx.insert(0, life.context)
     app.cleanup_ctx.append(life.context)
     return scheduler
@@ -93,12 +95,12 @@ def schedulers_of(app: web.Application) -> list[Scheduler]:
 
 
 class _Life:
-    """When the scheduler of one application drains."""
+    """Drains the scheduler of one application at the right moment."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._is_below = False
-        # Does a parent that was set up see to it that it ends before the parent's own?
+        # Whether a parent was set up, which drains this scheduler with its own.
         self._has_parent = False
 
     async def context(self, app: web.Application) -> AsyncIterator[None]:
@@ -108,20 +110,20 @@ class _Life:
                 "again once it has ended, make another one"
             )
         self._scheduler.check_loop()
-        # A sub-application is frozen when it is added to its parent, the application
-        # that runs only after its start-up.
+        # A sub-application is frozen when it is added to its parent; the application that
+        # runs, only after its start-up.
         self._is_below = app.pre_frozen
         for life in _lives_below(app):
             life._has_parent = True
         yield
-        # Closed long ago, but for a start-up that failed.
+        # Closed long ago, unless the start-up failed.
         for scheduler in schedulers_of(app):
             await scheduler.close()
 
     async def shut_down(self, app: web.Application) -> None:
         """Let the jobs of a sub-application end while its parent's resources are there.
 
-        aiohttp cleans the parent up first. Handlers may still run and spawn; atomic ones
+        aiohttp cleans up the parent first. Handlers may still run and spawn; atomic ones
         end by the server's own timeout, so only background jobs are waited for.
         """
         if self._is_below and not self._has_parent:
@@ -139,12 +141,12 @@ _LIFE: Final = web.AppKey("_LIFE", _Life)
 
 
 async def _drain(schedulers: list[Scheduler], *, background: bool = False) -> None:
-    """Let the jobs of all end; close those whose `wait_timeout` passes first.
+    """Let the jobs of all end; close each scheduler whose `wait_timeout` passes first.
 
     In rounds: a job of one may have spawned into another that had none left.
 
     Cancellation:
-        All are closed at once: no pending job starts in the place of a cancelled one.
+        All are closed at once, so no pending job starts in place of a cancelled one.
     """
     loop = asyncio.get_running_loop()
     start = loop.time()
@@ -175,7 +177,7 @@ def _lives_below(app: web.Application) -> Iterator[_Life]:
 
 
 def applications_below(app: web.Application) -> Iterator[web.Application]:
-    """Go over the sub-applications below this one, each before those below it."""
+    """Yield the sub-applications below this one, each before those below it."""
     for resource in app.router.resources():
         below = resource.get_info().get("app")
         if below is not None:
