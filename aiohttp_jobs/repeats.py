@@ -357,7 +357,7 @@ _repeats: Final = WeakSet[Repeat]()
 
 
 def repeats_of(scheduler: Scheduler) -> list[Repeat]:
-    """Return what is repeated in this scheduler, in the order in which it is due."""
+    """Return what is repeated in this scheduler, the soonest due first."""
     found = [
         each for each in _repeats if each.scheduler is scheduler and not each.cancelled
     ]

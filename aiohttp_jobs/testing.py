@@ -83,7 +83,7 @@ async def drain_jobs(
 
 
 def raise_failures(jobs: Iterable[Job[Any]]) -> None:
-    """Raise the exceptions of those of these jobs that have failed, if any.
+    """Raise the exceptions that these jobs have failed with, if any.
 
     Raises:
         ExceptionGroup: at least one has failed; it has all their exceptions.
@@ -131,7 +131,7 @@ class SpawnedJobs(Sequence[Job[Any]]):
     def __init__(self) -> None:
         self._jobs: list[Job[Any]] = []
         self._arguments: dict[Job[Any], dict[str, Any]] = {}
-        # The schedulers that are held by this; None outside of `held()`.
+        # The schedulers that this holds; None outside `held()`.
         self._held: list[Scheduler] | None = None
 
     def __repr__(self) -> str:

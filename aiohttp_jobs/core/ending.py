@@ -63,7 +63,7 @@ class Ending:
         self._closing: _Closing | None = None
         # How many callers of close() are waiting just now.
         self._closes = 0
-        # What a close leaves alone, because it was called from inside it.
+        # What a close leaves alone, because close() was called from inside it.
         self._spared: set[Victim] = set()
         # When the close that is under way has to return.
         self._close_by = -math.inf
@@ -182,7 +182,7 @@ class Ending:
     async def _wait(
         self, is_inside: bool, background: bool, timeout: float = math.inf
     ) -> bool:
-        """Wait at most `timeout` seconds; return whether nothing is left."""
+        """Wait until nothing is left, up to `timeout` seconds; False if something is."""
         loop = self._binding.in_use()
         waiter: asyncio.Future[bool] = loop.create_future()
         waiting = self._waiting.setdefault((is_inside, background), set())
@@ -410,7 +410,7 @@ class _Closing:
             self._shields_cancelled += self._shields.stop(victim, self._grace)
             return
         if victim.state is PENDING:
-            # If its spawn() has not returned it is refused, and spawn() says so.
+            # If its spawn() has not returned, it is refused, and spawn() says so.
             if victim not in self._gate.pending.unconfirmed:
                 self._never_started.append(shown(victim.label))
         elif victim.state is ACTIVE:

@@ -101,7 +101,7 @@ class JobCancelled(asyncio.CancelledError):
 
 
 class HungUp(Exception):
-    """Raised by a job's coroutine when the client it worked for has gone: no failure.
+    """Raised by a job's coroutine when its client has gone, which is no failure.
 
     The job ends as hung up. No failure is reported, and those who wait for the job get
     `error`.

@@ -1,4 +1,4 @@
-"""Intake: how a job gets in: at once, by the queue, or after its caller has waited."""
+"""Intake: how a job gets in: at once, into the queue, or after its caller has waited."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Intake:
 
         Args:
             job: the job to let in.
-            when_in: called when the job has its place; returns whether the job is wanted.
+            when_in: called when it has its place; returns whether it is still wanted.
 
         Raises:
             SchedulerClosed: the scheduler was closed meanwhile.

@@ -117,7 +117,10 @@ class Keys:
                 self._watch(key, job)
 
     def _let_in(self, key: str, job: Job[Any]) -> bool:
-        """Give a job whose caller has waited the key, if free; return whether it was."""
+        """Give the key, if it is free, to a job whose caller has waited for room.
+
+        Return whether the job got it.
+        """
         if job.closed or self._waiting[key][job] is not None:
             return False
         self._jobs[key] = job

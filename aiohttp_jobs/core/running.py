@@ -208,7 +208,7 @@ def _tell_start(keeper: Keeper, job: Job[Any], is_new: bool) -> None:
 
 
 def _can_enter(job: Job[Any]) -> bool:
-    """Return whether its context can be entered, as an eager task does; not if in use."""
+    """Return whether the job's context is free to be entered, as an eager task does."""
     if job.owns_context or job.context is None:
         return True
     try:
@@ -294,7 +294,7 @@ async def _run(keeper: Keeper, job: Job[Any], is_plain: bool) -> None:
         raise
     finally:
         # An exception's traceback refers to its coroutine's frame, and that to this one,
-        # its caller. Without this, keeping a failure would keep all of it alive.
+        # its caller. Without this, a failure that is kept would keep all of it alive.
         del job, keeper
 
 
@@ -325,7 +325,7 @@ def _is_running(job: Job[Any]) -> bool:
 
 
 def _forget_exception() -> None:
-    """Keep asyncio from complaining that nobody retrieved what leaves the loop."""
+    """Keep asyncio from logging what leaves through the loop as never retrieved."""
     task = asyncio.current_task()
     if task is not None:
         task.add_done_callback(lambda task: task.cancelled() or task.exception())

@@ -250,7 +250,7 @@ class _Outer(asyncio.Future[T]):
             self.exception()  # counts as retrieved: it is no failure
 
     def __del__(self) -> None:
-        """Report that nobody has collected the failure here, and nobody can any more."""
+        """Note that nobody has collected the failure here, and nobody can any more."""
         if not getattr(self, "_log_traceback", False):  # asyncio's own mark of that
             return
         loop, error, missed = self.get_loop(), self.exception(), self._shielded.missed
@@ -281,8 +281,8 @@ class _Outer(asyncio.Future[T]):
         if failure is raised:
             self._shielded.received()
         elif failure is not None and self._awaited == 1:
-            # The caller was cancelled in the very turn in which the failure arrived,
-            # which asyncio would drop.
+            # The caller was cancelled in the very turn in which the failure arrived:
+            # asyncio would drop it.
             self._shielded.missed(failure)
 
 

@@ -104,7 +104,7 @@ class Slots:
     def end(self, job: Job[Any]) -> Job[Any] | None:
         """Take a job that is over out of its pile.
 
-        Return the job that gets the slot back by that, if it is waiting.
+        Return the job that gets its slot back, if that job is waiting.
         """
         self._is_searched = False
         self.note_end(job)
