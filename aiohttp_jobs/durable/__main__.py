@@ -19,7 +19,7 @@ from .sqlite.dead import DROP, RETRY, Change, pause_after
 from .sqlite.faults import fault_of
 from .sqlite.schema import check_version, connect
 
-# Rows that are shown of each place.
+# The most rows to show for each place.
 MOST: int = 20
 
 
@@ -78,7 +78,7 @@ def _do(path: str, action: str, ids: list[str] | None) -> Iterator[str]:
 
 
 def _make(change: Change, connection: sqlite3.Connection) -> None:
-    """Do it a part at a time: the application goes on between them."""
+    """Make the change a part at a time, so that the application can go on in between."""
     while not change.is_over:
         begun = monotonic()
         connection.execute("BEGIN IMMEDIATE")

@@ -30,7 +30,8 @@ def run_worker(app: web.Application) -> None:
             sub-application that has some.
 
     Raises:
-        RuntimeError: it has none; or it would do nothing, because of ``worker=False``.
+        RuntimeError: the application has none; or it would do nothing, because of
+            ``worker=False``.
     """
     check_application("run_worker", app)
     apps = (app, *applications_below(app))
@@ -60,9 +61,9 @@ async def _work(app: web.Application) -> None:
 
     def tell() -> None:
         told.set()
-        stop_handling()  # the next one ends a start-up that hangs, too
+        stop_handling()  # so that a second signal ends even a start-up that hangs
 
-    # Before the start-up: one that comes in its middle lets it end first.
+    # Before the start-up: a signal that comes during it lets it finish first.
     undo += [_on_signal(loop, number, tell) for number in _ENDING]
     try:
         await runner.setup()
@@ -75,7 +76,7 @@ async def _work(app: web.Application) -> None:
 def _on_signal(
     loop: asyncio.AbstractEventLoop, number: signal.Signals, call: Callable[[], None]
 ) -> Callable[[], object]:
-    """Call it when the signal comes; return what undoes that."""
+    """Call `call` when the signal comes; return a function that undoes this."""
     try:
         loop.add_signal_handler(number, call)
     except NotImplementedError:  # on Windows

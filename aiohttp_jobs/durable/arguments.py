@@ -20,10 +20,10 @@ _encode: Final = json.JSONEncoder(
     separators=(",", ":"), allow_nan=False, check_circular=False
 ).encode
 
-# What comes back as it was. Strings and numbers of other classes, as those of an
-# enumeration, come back as plain ones, which is as good.
+# What comes back as it was. Strings and numbers of other classes, such as enumeration
+# members, come back as plain ones, which is as good.
 _PLAIN: Final = (str, int, type(None))
-# How the encoder writes these, without its start, which takes longer than they do.
+# How the encoder writes these, without its set-up, which takes longer than the writing.
 _WRITTEN: Final[dict[type, Callable[[Any], str]]] = {str: _encode, int: str}
 
 
@@ -32,7 +32,7 @@ class Arguments:
 
     Args:
         function: a function that takes the application first.
-        name: how sentences call it.
+        name: what error messages call it.
 
     Raises:
         TypeError: the function cannot be called with an application.
@@ -52,7 +52,7 @@ class Arguments:
                 f"{function!r} takes none: add one, `app: web.Application`"
             )
         self._names = [each.name for each in positional][1:]
-        # So many positional arguments and no others fit, which need not be looked up.
+        # This many positional arguments, and no others, fit without asking the signature.
         self._least = sum(each.default is each.empty for each in positional[1:])
         self._most = len(self._names)
         needed = [each for each in parameters if each.default is each.empty]
@@ -63,7 +63,7 @@ class Arguments:
         """Return them as JSON.
 
         Raises:
-            TypeError: they do not fit the function; or one is no JSON, and is named.
+            TypeError: they do not fit the function; or one is not JSON, and is named.
         """
         if kwargs or not self._least <= len(args) <= self._most:
             try:
@@ -74,9 +74,9 @@ class Arguments:
                 ) from None
         elif len(args) == 1 and (write := _WRITTEN.get(type(args[0]))) is not None:
             try:
-                return f"[[{write(args[0])}],{{}}]"  # as most are
+                return f"[[{write(args[0])}],{{}}]"  # the usual case
             except ValueError:
-                pass  # it has too many digits, which is said below
+                pass  # it has too many digits, which is reported below
         for position, value in enumerate(args):
             if type(value) not in _PLAIN:
                 self._check(value, position)
@@ -85,12 +85,12 @@ class Arguments:
                 self._check(value, name)
         try:
             return _encode([args, kwargs])
-        except ValueError:  # only a number can be the reason by now
+        except ValueError:  # by now only a number can be the reason
             self._check_digits(args, kwargs)
             raise
 
     def _check_digits(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Name the argument with a number of more digits than Python writes."""
+        """Refuse the argument that has a number of more digits than Python writes."""
         given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
         for place, value in given:
             try:
@@ -113,7 +113,7 @@ class Arguments:
         ) from None
 
     def _parameter(self, place: int | str) -> str:
-        """The name of the parameter that the argument at this place is for."""
+        """Return the name of the parameter that the argument at this place is for."""
         if isinstance(place, str):
             return repr(place)
         names = self._names
@@ -121,7 +121,7 @@ class Arguments:
 
 
 def _fault_of(value: object) -> str | None:
-    """Why it would not come back from JSON as it was; None if it would."""
+    """Return why it would not come back from JSON as it was; None if it would."""
     if isinstance(value, str | int | None):
         return None
     if isinstance(value, float):

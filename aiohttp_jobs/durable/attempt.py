@@ -29,10 +29,10 @@ __all__ = (
     "current_durable",
 )
 
-# Letters that are kept of the traceback of a job that is buried: its end tells most.
+# Characters to keep of a buried job's traceback: its end tells most.
 MOST_OF_REASON: Final = 16_000
 
-# How an attempt may end, as metrics call it.
+# How an attempt may end, as metrics name it.
 Outcome = str
 SUCCEEDED: Final = "succeeded"
 RETRIED: Final = "retried"
@@ -53,13 +53,13 @@ def current_durable() -> CurrentDurable | None:
 
 
 class Attempt:
-    """One attempt, from its fetch until it is settled, which it is once.
+    """One attempt, from its fetch until it is settled, exactly once.
 
     Args:
-        app: what the task is given first.
+        app: the application, which the task is given first.
         task, delivery: what to run.
         store: where it is settled.
-        ended: called once when it is over, with how.
+        ended: called with the attempt, once, when it is over.
     """
 
     __slots__ = ("_app", "_ended", "_store", "delivery", "has_begun", "outcome", "task")
@@ -86,12 +86,12 @@ class Attempt:
         return self.delivery.envelope
 
     async def run(self) -> Any:
-        """Run the task, settle the job by how that ends, and end likewise."""
+        """Run the task, settle the job by the outcome, and return or raise the same."""
         self.has_begun = True
         try:
             result = await self._call()
         except asyncio.CancelledError as error:
-            # Of something that the task has waited for, or its own, which is no failure.
+            # Its own, which is no failure, or that of something the task waited for.
             if is_being_cancelled():
                 self.give_back()
             else:
@@ -101,7 +101,7 @@ class Attempt:
             self.give_back()
             raise
         except BaseException as error:
-            # SystemExit too: given back at once, it would end one process after another.
+            # SystemExit too: if given back, it would end one process after another.
             self._fail(error)
             raise
         else:
@@ -153,7 +153,7 @@ class Attempt:
 
 
 def _due_after(pause: float) -> float:
-    """Return the moment so many seconds from now, which stores can put in order."""
+    """Return the moment `pause` seconds from now; it is finite, so stores can sort it."""
     due = time() + pause
     if not math.isfinite(due):
         raise ValueError(f"it returned {pause!r}, which is no finite number of seconds")
@@ -161,7 +161,7 @@ def _due_after(pause: float) -> float:
 
 
 def _reason(error: BaseException) -> str:
-    """Return its traceback; it is anybody's code, which may raise when it is shown."""
+    """Return its traceback; formatting runs anybody's code, which may raise."""
     try:
         text = "".join(traceback.format_exception(error))
     except Exception:

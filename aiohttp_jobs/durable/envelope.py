@@ -1,4 +1,4 @@
-"""Envelope: what is kept of a durable job, by every store in the same form."""
+"""Envelope: what every store keeps of a durable job, in the same form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 __all__ = ("Envelope", "new_id")
 
-# The first that there is. A later one that older releases cannot read has a higher one.
+# The first version. A form that older releases cannot read gets a higher one.
 _VERSION: Final = 1
 
 _decode: Final = json.JSONDecoder().raw_decode
@@ -28,7 +28,7 @@ class Envelope(NamedTuple):
     Times are seconds since the epoch, like those of :func:`time.time`.
     """
 
-    #: The same for all attempts, and no other job's.
+    #: The same for all attempts, and different from any other job's.
     id: str
     #: The name of its task.
     task: str
@@ -38,13 +38,13 @@ class Envelope(NamedTuple):
     accepted_at: float
     #: The number of the attempt that comes next, or is under way, from 1.
     attempt: int = 1
-    #: It does not begin before this; None for at once.
+    #: The job does not begin before this; None for at once.
     due: float | None = None
-    #: Of those that are due, one with a higher number begins first.
+    #: Of the jobs that are due, those with a higher number begin first.
     priority: int = 0
-    #: No second job with the same task and key waits.
+    #: At most one job with the same task and key waits.
     key: str | None = None
-    #: Where it comes from, the method and route of a request for example.
+    #: Where it comes from: for example, the method and route of a request.
     origin: str | None = None
     #: The span that was current when it was accepted, in W3C's form.
     traceparent: str | None = None
@@ -58,7 +58,7 @@ class Envelope(NamedTuple):
         args: object
         kwargs: object
         try:
-            # json.loads() would look for blanks around it, of which there are none.
+            # json.loads() would skip whitespace around it, and there is none.
             (args, kwargs), end = _decode(self.arguments)
             if end != len(self.arguments):
                 args = None
@@ -69,7 +69,7 @@ class Envelope(NamedTuple):
         return args, kwargs  # pyright: ignore[reportUnknownVariableType]
 
     def again(self, due: float) -> Envelope:
-        """Return that of the attempt after this one."""
+        """Return the envelope of the next attempt."""
         return self._replace(attempt=self.attempt + 1, due=due)
 
     def to_json(self) -> str:
@@ -78,7 +78,7 @@ class Envelope(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Envelope:
-        """Read what :meth:`to_json` has written, also in a somewhat newer release.
+        """Read what :meth:`to_json` wrote, even in a somewhat newer release.
 
         Raises:
             ValueError: it is something else.

@@ -1,8 +1,8 @@
-"""Inspection: a store is asked what it keeps, for people and for metrics.
+"""Inspection: asks a store what it keeps, on behalf of people and metrics.
 
-However many of them ask, and however often: each question is put once a second at the
-most, one at a time, and nobody waits long for the answer. A store that hangs holds up
-neither pages nor scrapes, and takes one thread, not all that there are.
+However many of them ask, and however often, each question is put at most once a second,
+one at a time, and nobody waits long for the answer. A store that hangs holds up neither
+pages nor scrapes, and takes one thread, not all of them.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ __all__ = ("Inspection",)
 
 T = TypeVar("T")
 
-# Seconds for which an answer is given again; or so many times as long as it took, up to
-# some seconds: what takes long, each second, would keep a processor busy.
+# How long an answer is reused: at least PERIOD seconds, or REST times as long as it took,
+# up to LONGEST_PERIOD. A slow question, asked each second, would keep a processor busy.
 PERIOD: Final = 1.0
 REST: Final = 20.0
 LONGEST_PERIOD: Final = 10.0
-# Seconds that an answer is waited for; the end of what changes something; and those in
-# which parts of such a change are begun.
+# Seconds to wait for an answer, and for a change to end; and seconds within which parts
+# of a change are begun.
 PATIENCE: Final = 1.0
 PATIENCE_FOR_CHANGES: Final = 10.0
 BEGUN_WITHIN: Final = 7.0
-# Answers that are remembered.
+# The most answers to remember.
 MOST: Final = 64
 
 
@@ -47,8 +47,8 @@ class _Answer:
 class Inspection:
     """Asks one store.
 
-    Every method raises :exc:`~aiohttp_jobs.StoreUnavailable` if the store cannot answer,
-    or not in time, whatever the reason is; and nothing else.
+    Every method raises :exc:`~aiohttp_jobs.StoreUnavailable`, and nothing else, if the
+    store cannot answer or does not in time, whatever the reason.
 
     Args:
         store: the store.
@@ -61,16 +61,16 @@ class Inspection:
         self._check = check
         self._turn = asyncio.Lock()
         self._answers: dict[Hashable, _Answer] = {}
-        # What is asked just now, and since when.
+        # The questions that are being asked, and since when.
         self._asked: dict[Hashable, tuple[asyncio.Task[None], float]] = {}
 
     @property
     def is_possible(self) -> bool:
-        """Can the store be looked into? One that is a broker cannot."""
+        """Whether the store can be looked into. A broker cannot."""
         return isinstance(self._store, Inspectable)
 
     async def statistics(self) -> DurableStatistics:
-        """Return how many jobs are where."""
+        """Return how many jobs are in each place."""
         return await self._ask("statistics", lambda store: store.statistics())
 
     async def jobs(self, place: Place, count: int, skip: int) -> Sequence[KeptJob]:
@@ -88,10 +88,11 @@ class Inspection:
         """Let dead jobs wait again; see :meth:`Inspectable.retry_dead`.
 
         Returns:
-            How many. Of very many these are those that could be done in some seconds.
+            How many. If there are very many, only as many as can be done in a few
+            seconds.
 
         Cancellation:
-            It is done to all, some or none; so, too, if the store hangs.
+            It is done to all, some or none; the same if the store hangs.
         """
         return await self._change(
             lambda store: store.retry_dead(ids, until=until, within=BEGUN_WITHIN)
@@ -100,13 +101,13 @@ class Inspection:
     async def drop_dead(
         self, ids: Collection[str] | None = None, *, until: float | None = None
     ) -> int:
-        """Forget dead jobs, as `retry_dead` takes them."""
+        """Forget dead jobs; the arguments are those of `retry_dead`."""
         return await self._change(
             lambda store: store.drop_dead(ids, until=until, within=BEGUN_WITHIN)
         )
 
     async def stop(self) -> None:
-        """Wait for no more answers."""
+        """Stop waiting for answers."""
         tasks = [task for task, _ in self._asked.values()]
         for task in tasks:
             task.cancel()
@@ -134,7 +135,7 @@ class Inspection:
         answer = self._answers.get(key)
         if answer is None or loop.time() >= answer.until:
             if key not in self._asked:
-                # In nobody's context: the answer is for all who ask.
+                # In an empty context: the answer is for everyone who asks.
                 task = contextvars.Context().run(
                     asyncio.create_task,
                     self._put(key, question),
@@ -144,7 +145,7 @@ class Inspection:
                     self._asked[key] = task, loop.time()
             if key in self._asked:
                 task, since = self._asked[key]
-                # Who comes later waits no longer, and not at all for one that hangs.
+                # Later callers wait until the same moment, and not at all if it hangs.
                 await asyncio.wait([task], timeout=since + PATIENCE - loop.time())
             answer = self._answers.get(key)
         if answer is None or key in self._asked:
@@ -186,7 +187,7 @@ class Inspection:
 
 
 def _fault(error: Exception) -> StoreUnavailable:
-    """What a store should have raised."""
+    """Return what the store should have raised."""
     if isinstance(error, StoreUnavailable):
         return error
     return StoreUnavailable(line_of(error))

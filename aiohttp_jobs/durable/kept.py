@@ -1,6 +1,6 @@
 """Kept: what can be seen of the durable jobs that a store keeps, without their arguments.
 
-Arguments are the users' data, and may be secret: nothing that is shown has them.
+Arguments are the users' data, and may be secret: nothing shown includes them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Place(enum.StrEnum):
 
     WAITING = "waiting"  #: due, but not begun
     DELAYED = "delayed"  #: not due yet
-    RUNNING = "running"  #: of a process
+    RUNNING = "running"  #: in a process
     DEAD = "dead"  #: failed for good
 
 
@@ -29,12 +29,12 @@ class KeptJob:
     id: str
     task: str
     place: Place
-    #: The number of the attempt that comes next, or runs; of a dead one, the last.
+    #: The number of the attempt that comes next, or runs; for a dead job, the last.
     attempt: int
-    #: How often it has run in a process that died.
+    #: How many times it has run in a process that died.
     crashes: int
     accepted_at: float
-    #: It does not begin before this; None for at once.
+    #: The job does not begin before this; None for at once.
     due: float | None
     priority: int
     key: str | None
@@ -42,19 +42,19 @@ class KeptJob:
     #: The process that runs it, ``"host:number"``.
     process: str | None
     buried_at: float | None
-    #: Why it is dead, a traceback for example.
+    #: Why it is dead: for example, a traceback.
     reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class DurableStatistics:
-    """How many durable jobs are where at one moment, in all processes together."""
+    """How many durable jobs are in each place at one moment, in all processes."""
 
     waiting: int
     delayed: int
     running: int
     dead: int
-    #: Seconds that the oldest of those that wait has been due.
+    #: How many seconds the oldest waiting job has been due.
     oldest_waiting: float
 
 
@@ -63,7 +63,7 @@ class Inspectable(Protocol):
     """A store that can be looked into, and whose dead jobs can be retried or dropped."""
 
     async def statistics(self) -> DurableStatistics:
-        """Return how many jobs are where.
+        """Return how many jobs are in each place.
 
         Raises:
             StoreUnavailable: the store cannot tell just now. The same for all below.
@@ -76,7 +76,7 @@ class Inspectable(Protocol):
         """Return the first `count` jobs of a place, after `skip` others.
 
         They are in the order in which they were accepted; delayed ones in the order in
-        which they are due; of the dead, those that were buried last come first.
+        which they are due; dead ones start with the last to be buried.
         """
         ...
 
@@ -93,23 +93,23 @@ class Inspectable(Protocol):
     ) -> int:
         """Let dead jobs wait again, due at once and with all their attempts.
 
-        If they are many, it is done a part at a time, the first that were buried first,
-        so that it holds nobody up.
+        If there are many, it is done a part at a time, in the order of their burial, so
+        that it holds nobody up.
 
         Args:
-            ids: which; None for all that are dead now.
-            until: none that was buried later than this; None for no limit.
+            ids: which jobs; None for all that are dead now.
+            until: leave out jobs that were buried later than this; None for no limit.
             within: seconds after which no other part is begun; None for all parts.
 
         Returns:
             How many wait again.
 
         Raises:
-            StoreUnavailable: as above; the sentence says to how many it was done before,
-                if to any.
+            StoreUnavailable: as above; the sentence says how many were done before, if
+                any.
 
         Cancellation:
-            It is done to some, or to all.
+            It is done to some of them, or to all.
         """
         ...
 
@@ -120,5 +120,5 @@ class Inspectable(Protocol):
         until: float | None = None,
         within: float | None = None,
     ) -> int:
-        """Forget dead jobs, as `retry_dead` takes them."""
+        """Forget dead jobs; the arguments are those of `retry_dead`."""
         ...

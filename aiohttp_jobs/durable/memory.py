@@ -21,15 +21,15 @@ class MemoryStore:
     """
 
     supports: Collection[str] = ("delay", "at", "priority", "key")
-    # It answers for all ticks, so that no process is told to put them.
+    # It says that all ticks are seen, so no process has to be chosen to put them.
     remembers_ticks = True
 
     def __init__(self) -> None:
         #: The jobs that were spawned, in order.
         self.spawned = list[Envelope]()
-        #: Those that wait to be run.
+        #: The jobs that wait to be run.
         self.waiting = list[Envelope]()
-        #: Those that were buried, each with the reason, a traceback.
+        #: The jobs that were buried, each with the reason, a traceback.
         self.dead = list[tuple[Envelope, str]]()
         self._running = set[Delivery]()
         self._is_held = False
@@ -64,7 +64,7 @@ class MemoryStore:
         self._running.clear()
 
     async def put(self, envelope: Envelope, *, connection: object = None) -> str:
-        """Keep a job, unless one with its key waits; return the id of the one it is."""
+        """Keep a job, unless one with its key waits; return the id of whichever waits."""
         other = self._with_key_of(envelope)
         if other is not None:
             return other.id
@@ -101,7 +101,7 @@ class MemoryStore:
         self._add(delivery.envelope.again(due))
 
     def bury(self, delivery: Delivery, reason: str) -> None:
-        """Lay it aside."""
+        """Put it aside."""
         self._running.discard(delivery)
         self.dead.append((delivery.envelope, reason))
 

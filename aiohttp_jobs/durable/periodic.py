@@ -19,10 +19,10 @@ from .upkeep import Upkeep, pause_after
 
 __all__ = ("ORIGIN", "Periodic", "tick_id")
 
-#: Where these jobs come from, for those who look at them.
+#: Where these jobs come from, for people who look at them.
 ORIGIN: Final = "periodic"
 
-# Seconds after which the clock is looked at again, which somebody may have set.
+# Seconds until the next look at the clock, which somebody may have set.
 LONGEST_SLEEP: Final = 30.0
 
 
@@ -35,9 +35,9 @@ class Periodic:
     """Puts the jobs of some tasks when they are due, until it is stopped.
 
     Args:
-        store, upkeep: where they are put, and whether that can be used.
+        store, upkeep: where jobs are put, and what knows whether it can be used.
         schedules: the tasks, and when each is due.
-        catch_up: put a job at the start if a tick was missed while nothing ran?
+        catch_up: whether to put a job at the start if one was missed while nothing ran.
         report: an exception handler, for schedules that fail.
     """
 
@@ -58,7 +58,7 @@ class Periodic:
 
     @property
     def is_any(self) -> bool:
-        """Are there any?"""
+        """Whether there are any periodic tasks."""
         return bool(self._schedules)
 
     def start(self) -> None:
@@ -71,7 +71,7 @@ class Periodic:
         ]
 
     async def stop(self) -> None:
-        """Put no more."""
+        """Put no more jobs."""
         running, self._running = self._running, []
         for each in running:
             each.cancel()
@@ -95,7 +95,7 @@ class Periodic:
                     return
                 while (now := time()) < tick:  # noqa: ASYNC110 (of another clock)
                     await asyncio.sleep(min(tick - now, LONGEST_SLEEP))
-                # Of several ticks that were missed one is put, and all are seen.
+                # Of several missed ticks, one is put and all are noted as seen.
                 await self._store.put_tick(self._envelope(task, tick, now), tick, now)
             except Exception as error:
                 tries += 1
@@ -107,7 +107,7 @@ class Periodic:
                 tries, seen = 0, now
 
     def _give_up(self, task: Task[[], Any], error: Exception) -> None:
-        """Its schedule, which is anybody's, has no more ticks."""
+        """Report that the task's schedule, which may be anybody's code, has failed."""
         self._report(
             {
                 "message": f"Durable job {shown(task.name)} is no longer spawned here, "

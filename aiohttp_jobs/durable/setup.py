@@ -58,9 +58,9 @@ class Durable:
         periodic: Mapping[Task[[], Any], Schedule],
         catch_up: bool,
     ) -> None:
-        #: What runs the jobs.
+        #: The scheduler that runs the jobs.
         self.scheduler = scheduler
-        #: What keeps the jobs.
+        #: The store that keeps the jobs.
         self.store = store
         #: The tasks of the application, by name.
         self.tasks = tasks
@@ -75,13 +75,13 @@ class Durable:
         self._opening: asyncio.Task[None] | None = None
         self._is_below = False
         self._is_stopped = False
-        #: How many attempts of this process have ended so far, of each task, by how:
+        #: How many attempts have ended in this process so far, by task and outcome:
         #: succeeded, retried, buried or given_back.
         self.attempts_of: Mapping[str, Counter[str]] = {name: Counter() for name in tasks}
-        #: Each is called with the seconds that a call of spawn_durable() has waited until
-        #: its job was kept; not of those in a transaction of the application's own.
+        #: Functions that are called with the seconds that spawn_durable() waited until
+        #: its job was kept; not for jobs in a transaction of the application's own.
         self.when_kept: list[Callable[[float], object]] = []
-        #: What the store is asked by people and by metrics.
+        #: Asks the store on behalf of people and metrics.
         self.inspection = Inspection(store, self._upkeep.check)
 
     @property
@@ -101,12 +101,12 @@ class Durable:
 
     @property
     def is_working(self) -> bool:
-        """Does this process begin the jobs that wait?"""
+        """Whether this process begins the jobs that wait."""
         return self._worker is not None and self._worker.is_fetching
 
     @property
     def has_work(self) -> bool:
-        """Is there anything for this process to do, of its own accord?"""
+        """Whether this process has anything to do of its own accord."""
         return self._worker is not None or self._periodic.is_any
 
     async def put(
@@ -116,7 +116,7 @@ class Durable:
         kwargs: dict[str, Any],
         origin: str | None,
     ) -> str:
-        """Keep a job: :func:`spawn_durable` for those who have this object."""
+        """Keep a job: :func:`spawn_durable` for code that has this object."""
         task = order.task
         if self.tasks.get(task.name) is not task:
             raise ValueError(
@@ -140,7 +140,7 @@ class Durable:
             traceparent=current_traceparent(),
         )
         self._upkeep.check()
-        self.scheduler.check_loop()  # not before: it would bind what has not started
+        self.scheduler.check_loop()  # not earlier: it would bind a scheduler too soon
         begun = monotonic()
         try:
             number = await self.store.put(envelope, connection=order.connection)
@@ -169,21 +169,21 @@ class Durable:
     # -- in the life of the application --------------------------------------------------
 
     async def context(self, app: web.Application) -> AsyncIterator[None]:
-        """Open the store before what may put jobs, and close it after all of that."""
+        """Open the store before anything that may put jobs; close it after all that."""
         self._is_below = app.pre_frozen
         self.scheduler.check_loop()
         self._opening = await self._upkeep.open_in_time()
         yield
-        await self._stop()  # long ago, but for a start-up that failed
+        await self._stop()  # already done, unless the start-up failed
 
     async def begin(self, app: web.Application) -> None:
-        """Run jobs from now on: everything that they may use is there."""
+        """Begin to run jobs: everything that they may use is there."""
         if self._worker is not None:
             self._worker.start()
         self._periodic.start()
 
     async def shut_down(self, app: web.Application) -> None:
-        """Begin no more jobs. Of a sub-application, let those end that run.
+        """Begin no more jobs; in a sub-application, let the running ones end.
 
         The parent's resources are cleaned up before the sub-application's.
         """
@@ -195,8 +195,9 @@ class Durable:
             await self.scheduler.close()
 
     async def clean_up(self, app: web.Application) -> None:
-        """When the jobs have ended, and before what they use does, close the store."""
-        await self.scheduler.wait_and_close()  # done by now, if nobody has come between
+        """Close the store: after the jobs have ended, before what they use is closed."""
+        # Already done, unless another callback was put before that of setup().
+        await self.scheduler.wait_and_close()
         await self._stop()
 
     async def _stop(self) -> None:
@@ -249,7 +250,7 @@ def setup_durable(
             pass True in exactly one of them.
 
     Returns:
-        What is at ``app[DURABLE]``, to look at.
+        The object at ``app[DURABLE]``, to look at.
 
     Raises:
         RuntimeError: the application has no scheduler, has durable jobs already, or is
@@ -308,8 +309,8 @@ def setup_durable(
         periodic if put_periodic else {},
         catch_up,
     )
-    # Both after what setup() has put first: the scheduler is there before the store and
-    # after it, and has no job left when the store is closed.
+    # Both go after the callbacks that setup() has put first: the scheduler is there
+    # before and after the store, and has no jobs left when the store is closed.
     app.cleanup_ctx.insert(1, made.context)
     app.on_cleanup.insert(1, made.clean_up)
     app.on_startup.append(made.begin)
@@ -347,7 +348,7 @@ async def spawn_durable(
             JSON: None, Booleans, numbers, strings, and lists and dicts of these.
 
     Returns:
-        The job's id. With the option ``key``, that of the job that already waits, if
+        The job's id. With the option ``key``, the id of the job that already waits, if
         there is one.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Store: what keeps durable jobs, and what one has to promise.
+"""Store: what keeps durable jobs, and what every store has to promise.
 
 The life of a job, whichever store it is in::
 
@@ -15,10 +15,10 @@ The life of a job, whichever store it is in::
         └────────────────────────── │                      │
                                                            └── ack ──▶ gone
 
-A job is never in less than one of these places: whatever moves it writes where it goes to
-before, or together with, taking it from where it was. So it is run at least once, and
-more than once only if a process dies, or the store is lost, between the end of an attempt
-and its ``ack``.
+A job is always in at least one of these places: whatever moves it writes it to the new
+place before, or together with, taking it from the old one. So it is run at least once,
+and more than once only if a process dies, or the store is lost, between the end of an
+attempt and its ``ack``.
 """
 
 from __future__ import annotations
@@ -31,46 +31,46 @@ from .envelope import Envelope
 
 __all__ = ("OPTIONS", "Delivery", "Store")
 
-# What may be asked for at one call of spawn_durable(), see Task.options().
+# The options of one call of spawn_durable(), see Task.options().
 OPTIONS: Final = ("delay", "at", "priority", "key", "connection")
 
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """A job that was fetched, until it is settled: by one of the store's four methods."""
+    """A job that was fetched, until one of the store's four methods settles it."""
 
     #: The job.
     envelope: Envelope
-    #: How the store knows it again; nobody else looks into it.
+    #: What the store recognizes it by; nobody else looks into it.
     receipt: Any
 
 
 class Store(Protocol):
     """What keeps durable jobs.
 
-    One belongs to one application and one event loop, all methods are called in that
-    loop, and this is the order of the calls::
+    Each belongs to one application and one event loop. All methods are called in that
+    loop, in this order::
 
         start   (put | put_tick | last_tick | fetch | settling a delivery)*   stop
 
-    `start` may raise and is called again then, until it succeeds or `stop` is called;
-    between them nothing else is called. Everything that cannot be done just now, and may
-    be later, raises :exc:`~aiohttp_jobs.StoreUnavailable` with a sentence that says why.
+    If `start` raises, it is called again, until it succeeds or `stop` is called; nothing
+    else is called in between. Whatever cannot be done just now, but may be later, raises
+    :exc:`~aiohttp_jobs.StoreUnavailable` with a sentence that says why.
     """
 
-    #: The options of a call that it can keep. A call with another one is refused, with a
-    #: sentence that names both, before `put`.
+    #: The options of a call that it supports. A call with another option is refused
+    #: before `put`, with a sentence that names both.
     supports: Collection[str]
 
-    #: Does it remember which ticks of periodic jobs were put? Then every process may put
-    #: them, and each is kept once. Otherwise one process has to be chosen to.
+    #: Whether it remembers which ticks of periodic jobs were put. If so, every process
+    #: may put them, and each is kept once. Otherwise one process has to be chosen to.
     remembers_ticks: bool
 
     async def start(self, tasks: Collection[str], *, worker: bool) -> None:
         """Open it, and return when jobs can be put.
 
-        Whoever calls it logs what it raises, and tries again after a pause. What a start
-        that failed has opened, it has closed again.
+        The caller logs what it raises, and tries again after a pause. A start that fails
+        closes what it has opened.
 
         Args:
             tasks: the names of the tasks that the application has. Only jobs of these
@@ -81,12 +81,12 @@ class Store(Protocol):
             StoreUnavailable: it cannot be reached or used.
 
         Cancellation:
-            As when it has failed.
+            As after a failure.
         """
         ...
 
     async def stop(self) -> None:
-        """Finish what was handed over, and close it. Stopping twice is stopping once.
+        """Finish what was handed over, and close it. Stopping again does nothing.
 
         It is not called if no `start` has succeeded.
 
@@ -104,13 +104,13 @@ class Store(Protocol):
                 in whose transaction the job is kept. None without it.
 
         Returns:
-            The id of the envelope; or, if it has a `key` and a job of the same task and
-            key waits already, the id of that one, and the envelope is dropped.
+            The id of the envelope; or, if it has a `key` and a job with the same task and
+            key waits already, the id of that job, and the envelope is dropped.
 
         Raises:
-            StoreUnavailable: it is not kept. (Where nobody can tell, after a connection
-                was lost in the middle, it is raised, too: the job may run then.)
-            TypeError, ValueError: this job cannot be kept, and others can.
+            StoreUnavailable: it is not kept. (Also raised if nobody can tell, because a
+                connection was lost in the middle: then the job may run.)
+            TypeError, ValueError: this job cannot be kept, though others can.
 
         Cancellation:
             The job may have been kept.
@@ -121,11 +121,12 @@ class Store(Protocol):
         """Keep a periodic job, unless another process has done so for this tick.
 
         Args:
-            envelope: the job. A store that cannot tell whether the tick was seen has its
-                id to go by, which is the same in every process.
-            tick: its moment. It is kept only if all ticks that were seen of this task
-                are earlier; in one step with
-            seen: noting that all ticks of the task up to this moment are seen.
+            envelope: the job. A store that cannot tell whether the tick was seen can go
+                by its id, which is the same in every process.
+            tick: its moment. The job is kept only if all ticks of this task that were
+                seen are earlier.
+            seen: the moment up to which all ticks of the task are noted as seen, in the
+                same step.
 
         Returns:
             Whether it was kept.
@@ -135,7 +136,7 @@ class Store(Protocol):
         ...
 
     async def last_tick(self, task: str, now: float) -> float | None:
-        """Return until when the ticks of a task are seen; if never, note that as `now`.
+        """Return up to when a task's ticks have been seen; if never, note `now` as that.
 
         None for a store that does not remember.
 
@@ -147,13 +148,13 @@ class Store(Protocol):
     async def fetch(self, count: int) -> Sequence[Delivery]:
         """Wait until jobs are due; return at least one and at most `count` of them.
 
-        They are this process's until they are settled or it dies: no other one gets them.
+        They belong to this process until they are settled or it dies: no other gets them.
         Of jobs that are due, those with a higher priority come first, and then those that
         were put first, as far as the store can tell. Called by one caller at a time.
 
         Raises:
-            StoreUnavailable: the store is lost. It is called again after a pause, and
-                serves as before when the store is back; the pauses are the caller's.
+            StoreUnavailable: the store is lost. The caller pauses and calls again; once
+                the store is back, it works as before.
 
         Cancellation:
             Nothing is lost: what was fetched already is given back at once.
@@ -162,28 +163,28 @@ class Store(Protocol):
 
     # The following settle a delivery; each is settled once. They are plain functions that
     # hand the work over, return at once, and raise nothing: they are called when a job
-    # ends, also in the middle of its cancellation. What fails is logged by the store, and
-    # the job comes back as if the process had died. `stop` finishes what was handed over.
+    # ends, even in the middle of its cancellation. The store logs what fails, and the job
+    # comes back as if the process had died. `stop` finishes what was handed over.
 
     def ack(self, delivery: Delivery) -> None:
-        """It is done: forget it."""
+        """Forget the job: it is done."""
         ...
 
     def retry(self, delivery: Delivery, due: float) -> None:
-        """It has failed: let the next attempt, ``envelope.again(due)``, wait until then.
+        """Let the next attempt, ``envelope.again(due)``, wait: this one has failed.
 
-        A store that needs two steps puts first, and acknowledges then. One that has a
-        job waiting with the same key lets this one wait without its key.
+        A store that needs two steps puts first, and then acknowledges. If a job with the
+        same key already waits, this one waits without its key.
         """
         ...
 
     def bury(self, delivery: Delivery, reason: str) -> None:
-        """It has failed for good: put it aside, with the reason, a traceback for example.
+        """Put the job aside: it has failed for good. The reason may be a traceback.
 
         A store without a place for the dead logs it.
         """
         ...
 
     def give_back(self, delivery: Delivery) -> None:
-        """It was not begun, or cancelled: the same attempt waits again, due at once."""
+        """Let the same attempt wait again, due at once: it was cancelled or not begun."""
         ...

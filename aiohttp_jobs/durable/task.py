@@ -32,9 +32,9 @@ class GiveUp(Exception):
 def backoff(attempt: int) -> float:
     """Return the seconds between an attempt that has failed and the next one.
 
-    One second after the first attempt, then twice as long each time, up to an hour; of
-    that a random part, at least half, so that jobs that have failed together do not come
-    back together.
+    One second after the first attempt, then twice as long each time, up to an hour; and
+    only a random part of that, at least half, so that jobs that failed together do not
+    come back together.
 
     Args:
         attempt: the number of the attempt that has failed, from 1.
@@ -67,17 +67,17 @@ class Task(Generic[P, R]):
         timeout: float | None,
         backoff: Callable[[int], float],
     ) -> None:
-        #: The function that it was made of.
+        #: The function that it was made from.
         self.function = function
         #: The name that its jobs are kept under.
         self.name = name
-        #: How often a job of it is tried.
+        #: How many times a job of it is tried.
         self.max_attempts = max_attempts
         #: Seconds that one attempt may take; None for no bound.
         self.timeout = timeout
-        #: Seconds after an attempt that failed, by its number.
+        #: Returns the seconds to wait after a failed attempt, given its number.
         self.backoff = backoff
-        #: What checks and packs its arguments.
+        #: Checks and packs its arguments.
         self.arguments = Arguments(function, name)
         #: The order without options.
         self.plain: Order[P] = Order(self)
@@ -102,7 +102,7 @@ class Task(Generic[P, R]):
         """Return the task with options for one call, for :func:`spawn_durable`.
 
         Args:
-            delay: seconds before which the job does not begin.
+            delay: seconds that have to pass before the job begins.
             at: a moment before which it does not begin, a datetime with a time zone; not
                 together with `delay`.
             priority: of the jobs that are due, those with a higher number begin first.
@@ -175,7 +175,7 @@ def durable(
 ) -> Callable[
     [Callable[Concatenate[web.Application, P], Coroutine[Any, Any, R]]], Task[P, R]
 ]:
-    """Make a :class:`Task` of a coroutine function that takes the application first.
+    """Turn a coroutine function that takes the application first into a :class:`Task`.
 
     A job of it may run more than once: write it so that this does no harm, with the help
     of :func:`current_durable`.
@@ -183,12 +183,12 @@ def durable(
     Args:
         name: the name that is stored with its jobs. If you rename a task, you leave
             behind the jobs that wait under its old name.
-        max_attempts: how often a job is tried before it is buried.
+        max_attempts: how many times a job is tried before it is buried.
         timeout: seconds that one attempt may take. Then it is cancelled and fails with
             :exc:`TimeoutError`.
         backoff: a plain function that takes the number of the attempt that has failed,
             from 1, and returns the seconds until the next one. If it raises, or returns
-            what is not a finite number, the job is buried. See :func:`backoff` for the
+            anything but a finite number, the job is buried. See :func:`backoff` for the
             default.
 
     Raises:

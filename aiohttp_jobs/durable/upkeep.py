@@ -23,7 +23,7 @@ LONGEST_START = 5.0
 
 
 def pause_after(tries: int) -> float:
-    """Return the seconds until the next try, after so many that have failed."""
+    """Return the seconds until the next try, after this many have failed."""
     pause = min(SHORTEST * 2.0 ** min(tries - 1, 16), LONGEST)
     return pause * random.uniform(0.75, 1)
 
@@ -40,7 +40,7 @@ class Upkeep:
         self._store = store
         self._tasks = tasks
         self._worker = worker
-        #: Is it open? Until then nothing may be asked of it.
+        #: Whether it is open. Until then nothing may be asked of it.
         self.is_open = False
         #: Why it cannot be used; None if it can, as far as anybody knows.
         self.fault: StoreUnavailable | None = StoreUnavailable(
@@ -50,7 +50,7 @@ class Upkeep:
         self._is_down = False
 
     async def open_in_time(self) -> asyncio.Task[None]:
-        """Try to open it, once; go on in the task that is returned, which may be done."""
+        """Try to open it once; go on in the returned task, which may already be done."""
         first_try = asyncio.Event()
         task = asyncio.create_task(self._open(first_try), name="durable jobs: open")
         try:
@@ -94,7 +94,7 @@ class Upkeep:
             raise StoreUnavailable(*self.fault.args)
 
     def lost(self, error: Exception) -> None:
-        """Note that it cannot be used; whoever has come upon it."""
+        """Note that it cannot be used, whoever found out."""
         if is_expected := isinstance(error, StoreUnavailable):
             self.fault = error
         else:  # a fault of the store's own

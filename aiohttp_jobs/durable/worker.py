@@ -1,7 +1,7 @@
 """Worker: fetches durable jobs, and runs them as jobs of the scheduler.
 
-They take none of the scheduler's slots, and have as many of their own: what waits in the
-store never delays what a request spawns, nor the other way round.
+They take none of the scheduler's slots, but have slots of their own: jobs that wait in
+the store never delay jobs that a request spawns, nor the other way round.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Worker:
     """Fetches jobs as long as it has free slots, until it is stopped.
 
     Args:
-        app: what the tasks are given.
-        scheduler: what runs them.
-        store, upkeep: what they are fetched from, and whether it can be used.
-        tasks: those of the application, by name.
-        limit: how many run at once.
+        app: the application, which the tasks are given.
+        scheduler: the scheduler that runs the jobs.
+        store, upkeep: what jobs are fetched from, and what knows whether it can be used.
+        tasks: the application's tasks, by name.
+        limit: how many jobs run at once.
         ended: called with each attempt that is over.
     """
 
@@ -58,19 +58,19 @@ class Worker:
         # The attempts that take a slot, and the jobs that run them.
         self._attempts: dict[Attempt, Job[Any] | None] = {}
         self._by_job: dict[Job[Any], Attempt] = {}
-        # Of those that are settled: the jobs that have failed, and have not ended yet.
+        # Jobs whose failed attempt is settled as a retry, but which have not ended yet.
         self._retried: set[Job[Any]] = set()
         self._has_room = asyncio.Event()
         self._fetching: asyncio.Task[None] | None = None
 
     @property
     def running_count(self) -> int:
-        """How many attempts run just now."""
+        """How many attempts are running."""
         return len(self._attempts)
 
     @property
     def is_fetching(self) -> bool:
-        """Does it begin the jobs that wait?"""
+        """Whether it begins the jobs that wait."""
         return self._fetching is not None
 
     def start(self) -> None:
@@ -86,7 +86,7 @@ class Worker:
             await asyncio.wait([task])
 
     async def drain(self, timeout: float | None) -> bool:
-        """Wait until no attempt runs, for so many seconds at most; was it in time?"""
+        """Wait until no attempt runs; return False if `timeout` seconds pass first."""
         try:
             async with asyncio.timeout(timeout):
                 while self._attempts:
@@ -126,7 +126,7 @@ class Worker:
         )
         self._attempts[attempt] = None
         coro: Any = attempt.run()
-        # Dashboard, metrics and traces call it as the task.
+        # Dashboard, metrics and traces show it under the task's name.
         coro.__qualname__ = coro.__name__ = envelope.task
         name = envelope.task
         if envelope.attempt > 1:
@@ -148,16 +148,16 @@ class Worker:
             self._by_job[job] = attempt
             if job.closed:
                 self.job_closed(job)
-        elif attempt.outcome is RETRIED:  # by an eager task, which has ended already
+        elif attempt.outcome is RETRIED:  # an eager task, which has ended already
             _note_received(job)
 
     def job_closed(self, job: Job[Any]) -> None:
-        """Give back what has ended without having begun. An observer's method."""
+        """Give back an attempt whose job ended before it began. An observer's method."""
         if job in self._retried:
             self._retried.discard(job)
             _note_received(job)
         attempt = self._by_job.get(job)
-        # One that was let go still runs, and has its slot until it ends.
+        # A job that was let go still runs, and keeps its slot until it ends.
         if attempt is not None and not (job.state is LET_GO and attempt.has_begun):
             attempt.give_back()
 
@@ -172,9 +172,9 @@ class Worker:
 
 
 def _note_received(job: Job[Any]) -> None:
-    """Note that somebody has the failure of an attempt: whoever tries the job again.
+    """Note that an attempt's failure has been received, since the job is retried.
 
-    The exception handler is told all the same; a test is not failed by it.
+    The exception handler is told all the same, but it does not fail a test.
     """
     if job.failure is not None:
         job.failure.is_raised = True
