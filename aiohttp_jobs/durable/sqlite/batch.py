@@ -16,14 +16,14 @@ from .rows import Buried, Receipt, Retried, Row
 __all__ = ("Answers", "Batch", "Put", "Question", "Tick", "answer", "insert", "settle")
 
 
-# One of a class that says what it holds, list[Put], takes five times as long.
+# A class that says what it holds, such as list[Put], takes five times as long.
 def _new() -> list[Any]:
     return []
 
 
 @dataclass(slots=True, eq=False)
 class Put:
-    """A job to be kept, and who waits for its id."""
+    """A job to be kept, and the future that gets its id."""
 
     envelope: Envelope
     row: Row
@@ -32,7 +32,7 @@ class Put:
 
 @dataclass(slots=True, eq=False)
 class Tick:
-    """A periodic job to be kept once, and who waits for whether it was."""
+    """A periodic job to be kept once, and the future that gets whether it was."""
 
     envelope: Envelope
     row: Row
@@ -43,7 +43,7 @@ class Tick:
 
 @dataclass(slots=True, eq=False)
 class Question:
-    """A function of the connection that is called in a transaction, and who waits."""
+    """A function to call with the connection in a transaction, and its future."""
 
     ask: Callable[[Any], Any]
     future: asyncio.Future[Any]
@@ -51,7 +51,7 @@ class Question:
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """What is done in one transaction, of one turn of the loop or of several."""
+    """What is done in one transaction: the work of one turn of the loop, or several."""
 
     puts: list[Put] = field(default_factory=_new)
     ticks: list[Tick] = field(default_factory=_new)
@@ -63,17 +63,17 @@ class Batch:
 
     @property
     def has_to_last(self) -> bool:
-        """Has it anything that must survive a power cut once it is answered?"""
+        """Whether it has anything that must survive a power cut once it is answered."""
         return bool(self.puts or self.ticks)
 
     @property
     def settles(self) -> bool:
-        """Has it anything of jobs that were claimed?"""
+        """Whether it settles any claimed jobs."""
         return bool(self.acked or self.retried or self.buried or self.given_back)
 
     @property
     def brings_jobs(self) -> bool:
-        """May jobs be due after it that were not before?"""
+        """Whether jobs may be due after it that were not before."""
         return bool(
             self.puts or self.ticks or self.retried or self.given_back or self.questions
         )
@@ -82,7 +82,7 @@ class Batch:
         return bool(self.puts or self.ticks or self.questions) or self.settles
 
     def add(self, other: Batch) -> None:
-        """Take in what was handed over later."""
+        """Add what was handed over later."""
         self.puts += other.puts
         self.ticks += other.ticks
         self.questions += other.questions
@@ -92,7 +92,7 @@ class Batch:
         self.given_back += other.given_back
 
     def settling(self) -> Batch:
-        """Return what it has of jobs that were claimed, and that nobody waits for."""
+        """Return the part that settles claimed jobs, which nobody waits for."""
         return Batch(
             acked=self.acked,
             retried=self.retried,
@@ -101,7 +101,7 @@ class Batch:
         )
 
     def singly(self) -> list[Batch]:
-        """Return it in as many batches as it has parts."""
+        """Return each of its parts as a batch of its own."""
         return [
             *(Batch(acked=[each]) for each in self.acked),
             *(Batch(retried=[each]) for each in self.retried),
@@ -113,7 +113,7 @@ class Batch:
         ]
 
     def futures(self) -> list[asyncio.Future[Any]]:
-        """Return those of all who wait."""
+        """Return the futures of everyone who waits."""
         return [
             *(each.future for each in self.puts),
             *(each.future for each in self.ticks),
@@ -121,12 +121,12 @@ class Batch:
         ]
 
 
-# Futures, each with its result; or with its exception, if that is what stands there.
+# Futures, each with its result or its exception.
 Answers: TypeAlias = "list[tuple[asyncio.Future[Any], Any]]"
 
 
 def answer(answers: Answers) -> None:
-    """Tell those who wait, in the loop."""
+    """Tell those who wait. Called in the loop."""
     for future, result in answers:
         if future.done():
             continue
@@ -137,7 +137,7 @@ def answer(answers: Answers) -> None:
 
 
 def settle(connection: sqlite3.Connection, batch: Batch) -> None:
-    """Write what has become of jobs that were claimed."""
+    """Write what has become of claimed jobs."""
     if batch.acked:
         rows.ack(connection, batch.acked)
     if batch.retried:
@@ -157,7 +157,7 @@ def insert(connection: sqlite3.Connection, batch: Batch) -> Answers:
         if put.envelope.key is None:
             plain.append(put.row)
         else:
-            rows.insert(connection, plain)  # first, as these were put first
+            rows.insert(connection, plain)  # now, since these were put before this one
             plain.clear()
             kept = rows.insert_with_key(connection, put.envelope, put.row)
         answers.append((put.future, kept))

@@ -1,7 +1,8 @@
-"""Dead: jobs that have failed for good are retried or dropped, a part at a time.
+"""Dead: retries or drops jobs that have failed for good, a part at a time.
 
-Each part is a transaction of its own, and a pause as long as it took follows: who puts
-jobs meanwhile, in this process or in another, waits for a part, however many are dead.
+Each part is a transaction of its own, followed by a pause as long as it took: anyone who
+puts jobs meanwhile, in this process or another, waits for one part, however many are
+dead.
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ from .schema import DEAD, READY
 
 __all__ = ("DROP", "RETRY", "Change", "Part", "pause_after")
 
-# What is done: they wait again as new ones, but for their ids; or they are forgotten.
+# What is done: the jobs wait again as new, except for their ids; or they are forgotten.
 RETRY: Final = (
     f"UPDATE aiohttp_jobs SET state = {READY}, due = NULL, attempt = 1, crashes = 0, "
     f"buried_at = NULL, reason = NULL, {KEY_UNLESS_TAKEN}"
 )
 DROP: Final = "DELETE FROM aiohttp_jobs"
 
-# Jobs of a part: some ten or twenty milliseconds.
+# The most jobs in a part, which then takes some ten or twenty milliseconds.
 MOST: Final = 500
-# Seconds of the longest pause.
+# The longest pause, in seconds.
 LONGEST_PAUSE: Final = 0.1
 
 
 def pause_after(took: float) -> float:
-    """Return the seconds to wait after a part that took so many.
+    """Return the seconds to pause after a part that took `took` seconds.
 
-    SQLite serves those who wait for it in no order: without a pause, another process
-    could wait until all parts are done.
+    SQLite serves those who wait for it in no particular order: without a pause, another
+    process could wait until all parts are done.
     """
     return min(took, LONGEST_PAUSE)
 
@@ -41,17 +42,17 @@ class Part(NamedTuple):
     """What one part has done."""
 
     changed: int
-    #: How many may be left to do, at most.
+    #: How many are left to do, at most.
     left: int
 
 
 class Change:
-    """What is to be done to some dead jobs, or to all that are there when it begins.
+    """A change to some dead jobs, or to all that are there when it begins.
 
     Args:
         change: `RETRY` or `DROP`.
-        ids: which; None for all.
-        until: none that was buried later than this; None for no limit.
+        ids: which jobs; None for all.
+        until: leave out jobs that were buried later than this; None for no limit.
     """
 
     def __init__(
@@ -61,16 +62,16 @@ class Change:
         self._ids = None if ids is None else list(ids)
         self._until = until
         self._left: int | None = None
-        #: To how many it is done.
+        #: How many jobs it has been done to.
         self.done = 0
 
     @property
     def is_over(self) -> bool:
-        """Is it done to all?"""
+        """Whether it has been done to all."""
         return self._left == 0
 
     def do_part(self, connection: sqlite3.Connection) -> Part:
-        """Do the next part, in a transaction that somebody has begun.
+        """Do the next part, in a transaction that the caller has begun.
 
         It may be rolled back and done again; only what is committed is noted.
         """
@@ -86,7 +87,7 @@ class Change:
         return Part(count, left - len(ids))
 
     def _do_oldest(self, connection: sqlite3.Connection) -> Part:
-        # Those that die meanwhile are buried later, so they are what is left over.
+        # Jobs that die meanwhile are buried later, so it is these that are left over.
         left = self._left
         if left is None:
             (left,) = connection.execute(

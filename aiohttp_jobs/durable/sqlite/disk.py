@@ -1,4 +1,4 @@
-"""Disk: whether a file may lie where it is told to, and whether it is still that file."""
+"""Disk: whether a file may be where it is, and whether it is still the same file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiohttp_jobs.core.errors import StoreUnavailable
 __all__ = ("check_place", "file_system_of", "identity_of")
 
 # File systems that other machines may write to, too. SQLite's write-ahead log shares
-# memory between processes, and owners are known by locks: neither reaches so far.
+# memory between processes, and owners are known by locks: neither works across machines.
 _SHARED: Final = frozenset(
     {
         *("9p", "afs", "ceph", "cifs", "coda", "gfs2", "glusterfs", "lustre", "ncpfs"),
@@ -25,10 +25,10 @@ _MOUNTS: Final = Path("/proc/self/mountinfo")
 
 
 def check_place(path: str) -> None:
-    """Refuse a file on a disk that machines share. Only Linux tells.
+    """Refuse a file on a disk that machines share. Only Linux can tell.
 
     Raises:
-        StoreUnavailable: it lies on one.
+        StoreUnavailable: the file is on one.
     """
     try:
         mounts = _MOUNTS.read_text(errors="replace")
@@ -55,20 +55,20 @@ def file_system_of(path: str, mounts: str) -> str | None:
         fields, kind = before.split(" "), after.split(" ")[0]
         if len(fields) < 5:
             continue
-        # Blanks and the like are written as octal numbers.
+        # Spaces and the like are written as octal escapes.
         point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4])
         is_above = path == point or path.startswith(point.rstrip("/") + "/")
-        # Of two mounts at one place the later one is seen.
+        # Of two mounts at one place, the later one hides the other.
         if is_above and len(point) >= longest:
             found, longest = kind, len(point)
     return found
 
 
 def identity_of(path: str) -> tuple[int, int]:
-    """Return what tells the file at a path from every other one.
+    """Return what distinguishes the file at a path from every other one.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no file.
     """
     status = os.stat(path)
     return status.st_dev, status.st_ino

@@ -9,7 +9,7 @@ from aiohttp_jobs.core.errors import StoreUnavailable
 
 __all__ = ("PATIENCE", "fault_of")
 
-# Seconds that a transaction waits for somebody else's.
+# Seconds that a transaction waits for another one.
 PATIENCE: Final = 30.0
 
 # By SQLite's primary result codes, https://www.sqlite.org/rescode.html.
@@ -48,7 +48,7 @@ _SENTENCES: Final = {
 
 
 def fault_of(error: BaseException, path: str) -> StoreUnavailable | None:
-    """Return it as a sentence if it concerns the file, and not one job alone."""
+    """Return the error as a sentence if it is about the file; None if about one job."""
     if isinstance(error, StoreUnavailable):
         return error
     if isinstance(error, OSError):
@@ -59,7 +59,7 @@ def fault_of(error: BaseException, path: str) -> StoreUnavailable | None:
         return None
     sentence = _SENTENCES.get(code & 0xFF)
     if sentence is None:
-        # An error that is not of one row, a missing table for example.
+        # An OperationalError is not about one row: for example, a missing table.
         if not isinstance(error, sqlite3.OperationalError):
             return None
         sentence = "the file {path} cannot be used: {error}"

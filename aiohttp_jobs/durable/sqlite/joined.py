@@ -14,7 +14,7 @@ __all__ = ("put_joined",)
 
 
 async def put_joined(connection: Any, envelope: Envelope, path: str) -> str:
-    """Write a job by a connection to the same file; whoever has it commits.
+    """Write a job through a connection to the same file, whose owner commits.
 
     Args:
         connection: one of sqlite3 or of aiosqlite.
@@ -25,8 +25,8 @@ async def put_joined(connection: Any, envelope: Envelope, path: str) -> str:
         As :meth:`Store.put`.
 
     Raises:
-        TypeError: it is no connection.
-        ValueError: it is one to other files.
+        TypeError: it is not a connection.
+        ValueError: it is a connection to other files.
     """
     if not _is_connection(connection):
         raise TypeError(
@@ -46,7 +46,7 @@ async def put_joined(connection: Any, envelope: Envelope, path: str) -> str:
 
 
 def _is_connection(what: Any) -> bool:
-    """Is it one of these, or what a tool has wrapped around one? Cursors are none."""
+    """Return whether it is one of these, or a tool's wrapper of one. A cursor is not."""
     try:
         return isinstance(what.total_changes, int)
     except AttributeError:
@@ -56,7 +56,7 @@ def _is_connection(what: Any) -> bool:
 
 
 async def _schema_of(connection: Any, path: str) -> str:
-    """Return the name by which the connection has the store's file."""
+    """Return the name that the store's file has in the connection."""
     files = list[str]()
     for row in await _rows(connection, "PRAGMA database_list", ()):
         _, name, file = _values(row)
@@ -90,7 +90,7 @@ async def _rows(connection: Any, sql: str, parameters: Any) -> list[Any]:
 
 
 def _values(row: Any) -> list[Any]:
-    """Return what is in a row, whatever the connection makes of rows."""
+    """Return the values in a row, whatever the connection turns rows into."""
     if isinstance(row, dict):
         row = cast("dict[str, Any]", row).values()
     return list(row)

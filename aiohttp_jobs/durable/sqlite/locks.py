@@ -1,14 +1,14 @@
-"""Locks: how a process shows the others that it lives, and they that it does not.
+"""Locks: how the processes know which of them are alive.
 
 Every owner of jobs has a number, and holds a lock on the byte of that number in a small
-file beside the database. The operating system takes the lock away when the process ends,
-however it does: so there is no lease to renew, and no clock to trust.
+file beside the database. The operating system releases the lock when the process ends,
+however it ends: so there is no lease to renew, and no clock to trust.
 
 The locks are those of :func:`fcntl.lockf`, which belong to the process. Those of
-:func:`fcntl.flock` would live on in its children. But they have two traps, which is why
-all locks of a process on one file go through one descriptor that is kept here: to close
-any other descriptor of the file would give all of them up, and within the process a lock
-is always free.
+:func:`fcntl.flock` would live on in its children. But they have two traps: closing any
+other descriptor of the file would give up all of them, and to the process itself a lock
+always seems free. That is why all locks of a process on one file go through one
+descriptor, which is kept here.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ else:
     def _lock(descriptor: int, number: int) -> bool:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-        except (BlockingIOError, PermissionError):  # as POSIX has it, either of them
+        except (BlockingIOError, PermissionError):  # POSIX allows either
             return False
         return True
 
@@ -50,19 +50,19 @@ else:
 
 
 class _File:
-    """One file of locks, as this process has it open."""
+    """A file of locks that this process has open."""
 
     __slots__ = ("descriptor", "held", "identity", "users")
 
     def __init__(self, descriptor: int, identity: tuple[int, int]) -> None:
         self.descriptor = descriptor
         self.identity = identity
-        # The numbers that are locked by this process.
+        # The numbers that this process has locked.
         self.held = set[int]()
         self.users = 0
 
 
-# Those that the process has open. A child that was forked has none of the locks.
+# The files that the process has open. A forked child has none of the locks.
 _files: Final = dict[tuple[int, int], _File]()
 _guard: Final = threading.Lock()
 
@@ -71,7 +71,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Locks:
-    """The locks on one file, which is made if it is not there. To be closed.
+    """The locks on one file, which is made if it is not there. Close it after use.
 
     Args:
         path: the file.
@@ -94,7 +94,7 @@ class Locks:
             self._file: _File | None = file
 
     def is_in_place(self) -> bool:
-        """Is the file still the one at the path? Else the others look at another one."""
+        """Return whether the file is still the one at the path, where the others look."""
         try:
             status = os.stat(self.path)
         except OSError:
@@ -103,7 +103,7 @@ class Locks:
         return file is not None and file.identity == (status.st_dev, status.st_ino)
 
     def take(self, number: int) -> bool:
-        """Lock this number; is it free? Not if it is locked by this very process."""
+        """Lock this number; return False if any process, even this one, has it locked."""
         file = self._file
         with _guard:
             if file is None or number in file.held or not _lock(file.descriptor, number):
@@ -132,7 +132,7 @@ class Locks:
 
 
 def _open(path: str) -> _File:
-    # Who may write to the database may lock: the umask decides, as it does there.
+    # Whoever may write to the database may lock: the umask decides, as it does there.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
     status = os.fstat(descriptor)
     file = _File(descriptor, (status.st_dev, status.st_ino))

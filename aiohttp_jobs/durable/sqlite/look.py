@@ -23,7 +23,7 @@ __all__ = (
     "statistics",
 )
 
-# In the order of the fields of KeptJob, but for its place.
+# In the order of the fields of KeptJob, except its place.
 _COLUMNS: Final = (
     "jobs.id, jobs.task, jobs.attempt, jobs.crashes, jobs.accepted_at, jobs.due, "
     "jobs.priority, jobs.key, jobs.origin, owners.host || ':' || owners.process, "
@@ -31,10 +31,10 @@ _COLUMNS: Final = (
 )
 
 
-# How the jobs of a place are found: by its own index, in an order that this has. So the
-# cost does not depend on how many there are, nor on what else is in the file; SQLite goes
-# through the whole table for the sake of an order. What runs is little, and is sorted;
-# for what waits see _waiting().
+# How to find the jobs of a place: through its own index, in the order of that index. So
+# the cost does not depend on how many there are, nor on what else is in the file; left to
+# itself, SQLite goes through the whole table to get an order. Running jobs are few, and
+# are sorted; for waiting ones see _waiting().
 _FOUND: Final = {
     Place.DELAYED: f"aiohttp_jobs_delayed WHERE state = {DELAYED} ORDER BY due, number",
     Place.RUNNING: f"aiohttp_jobs_running WHERE state = {RUNNING} ORDER BY number",
@@ -42,7 +42,7 @@ _FOUND: Final = {
     "ORDER BY buried_at DESC, number DESC",
 }
 _READY: Final = f"FROM aiohttp_jobs INDEXED BY aiohttp_jobs_ready WHERE state = {READY}"
-# Tasks and priorities of what waits that are looked at one by one.
+# The most combinations of task and priority of waiting jobs to look at one by one.
 _MOST_KINDS: Final = 200
 
 _ROW: Final = (
@@ -52,12 +52,12 @@ _ROW: Final = (
 
 
 def statistics(path: str) -> DurableStatistics:
-    """Return how many jobs are where, in time that does not depend on how many.
+    """Return how many jobs are in each place, in a time that does not depend on that.
 
     It takes no lock.
 
     Raises:
-        sqlite3.Error: the file cannot be read. So with all that follow.
+        sqlite3.Error: the file cannot be read. The same for all below.
     """
     with _reading(path) as connection:
         delayed, waiting, dead = connection.execute(
@@ -111,7 +111,7 @@ def _kept(row: tuple[Any, ...], place: Place) -> KeptJob:
 
 @contextmanager
 def _reading(path: str) -> Generator[sqlite3.Connection, None, None]:
-    """A connection that sees one moment of the file."""
+    """Open a connection that sees the file as it is at one moment."""
     with closing(connect(path)) as connection:
         connection.execute("BEGIN")
         yield connection
@@ -120,8 +120,8 @@ def _reading(path: str) -> Generator[sqlite3.Connection, None, None]:
 def _waiting(connection: sqlite3.Connection, count: int, skip: int) -> list[int]:
     """Return the numbers of jobs that wait, in the order of their acceptance.
 
-    Their index has this order within each task and priority, as they are fetched: so
-    these are merged, and no more is read than is returned.
+    Their index has this order within each task and priority, as fetching needs it: so
+    these are merged, and no more is read than needed.
     """
     end = None if count < 0 else skip + count
     kinds = list(islice(_kinds(connection), _MOST_KINDS + 1))
@@ -138,7 +138,7 @@ def _waiting(connection: sqlite3.Connection, count: int, skip: int) -> list[int]
 
 
 def _kinds(connection: sqlite3.Connection) -> Iterator[tuple[str, int]]:
-    """Go over the tasks and priorities of what waits, by jumps through the index."""
+    """Yield each task and priority of waiting jobs, by jumps through the index."""
     task = ""
     while found := connection.execute(
         f"SELECT task, priority {_READY} AND task > ? "

@@ -1,4 +1,4 @@
-"""Owner: this process as one that jobs are claimed for, and what it does for the dead."""
+"""Owner: this process as an owner of jobs, and how it takes over from dead owners."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ("Owner",)
 # Begins a transaction that need not be on the disk when it is committed.
 Begin: TypeAlias = Callable[[], sqlite3.Connection]
 
-# Random, so that nobody has the same one twice: whatever file is put into the place of
-# another, a job of the one is never taken for a job of the other. No higher, as these are
-# places in a file, which Windows has 31 bits for.
+# Numbers are random, so that no two owners have the same: even if one file is put in the
+# place of another, a job of the one is never taken for a job of the other. They are also
+# offsets in a file, for which Windows has 31 bits.
 _HIGHEST: Final = 2**31 - 1
-# Numbers that are tried: hardly ever is one taken.
+# How many numbers to try: one is hardly ever taken.
 _TRIES: Final = 1000
 
 
@@ -35,8 +35,8 @@ class Owner:
 
     Args:
         path: the file of the jobs.
-        tasks: the names of those that this process claims, for people to see.
-        max_crashes: how often a job may take its process with it before it is buried.
+        tasks: the names of the tasks whose jobs this process claims, for people to see.
+        max_crashes: how many times a job may take its process down before it is buried.
     """
 
     def __init__(self, path: str, tasks: Collection[str], max_crashes: int) -> None:
@@ -44,7 +44,7 @@ class Owner:
         self._tasks = json.dumps(sorted(tasks))
         self._max_crashes = max_crashes
         self._locks: Locks | None = None
-        #: The number; None as long as it has none.
+        #: The number; None while it has none.
         self.number: int | None = None
 
     def register(self, connection: sqlite3.Connection, begin: Begin) -> None:
@@ -79,7 +79,7 @@ class Owner:
         """Look for owners that have died, and let their jobs come back.
 
         Returns:
-            What became of the jobs of each.
+            What became of the jobs of each dead owner.
         """
         owners = {
             number
@@ -89,7 +89,7 @@ class Owner:
             )
         }
         if self.number not in owners:
-            # An older database was put into the place of the one that it stands in.
+            # The database that it is registered in was replaced by an older one.
             self.register(connection, begin)
         locks = self._locks_in_place()
         if locks is None:
@@ -108,13 +108,13 @@ class Owner:
         return crashed
 
     def _locks_in_place(self) -> Locks | None:
-        """Return the locks that the others see; None if its own could not be taken."""
+        """Return the locks that the others see; None if its number cannot be locked."""
         locks = self._locks
         if locks is not None and self.number is not None and not locks.is_in_place():
-            # Somebody has removed the file. The others make it anew, and so does this.
+            # Somebody has removed the file. The others make it again, and so does this.
             new = Locks(self._path)
             if not new.take(self.number):
-                new.close()  # one of the others looks at the number just now
+                new.close()  # one of the others is looking at the number
                 return None
             locks.close()
             locks = self._locks = new

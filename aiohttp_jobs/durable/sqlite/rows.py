@@ -1,6 +1,6 @@
-"""Rows: what is done to the jobs in the file, each as its statements.
+"""Rows: the statements for all that is done to the jobs in the file.
 
-Whoever calls these has begun a transaction, and ends it.
+The caller begins the transaction, and ends it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = (
     "waiting_with_key",
 )
 
-# How the store knows a delivery: its number, and the owner that it was claimed for.
+# What the store knows a delivery by: its number, and the owner that it was claimed for.
 Receipt: TypeAlias = tuple[int, int]
 # When the next attempt is due, number, owner.
 Retried: TypeAlias = tuple[float, int, int]
@@ -49,18 +49,19 @@ Row: TypeAlias = tuple[Any, ...]
 
 T = TypeVar("T")
 
-# Rows that one transaction moves from DELAYED to READY: so it holds nobody up for long.
+# The most rows that one transaction moves from DELAYED to READY, so that it holds nobody
+# up for long.
 MOST_AT_ONCE: Final = 1000
 
 _ENVELOPE: Final = ", ".join(Envelope._fields)
 _COLUMNS: Final = f"state, {_ENVELOPE}"
 
-# Rows that one statement is given: to run it costs as much as another row or two of it.
+# How many rows a statement takes: running it costs as much as another row or two.
 _SIZES: Final = (50, 10, 3, 1)
 
 
 def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Part them into as few parts as can be that have these sizes."""
+    """Split the rows into as few parts of these sizes as possible."""
     start = 0
     for size in _SIZES:
         while len(rows) - start >= size:
@@ -73,13 +74,13 @@ def _places(count: int) -> str:
 
 
 def row_of(envelope: Envelope, now: float) -> Row:
-    """Return what is written of a job that is put."""
+    """Return the row of a job that is put."""
     due = envelope.due
     return (READY if due is None or due <= now else DELAYED, *envelope)
 
 
 def insert_statement(schema: str = "main", count: int = 1) -> str:
-    """Return the statement that writes so many rows, in the database of this name."""
+    """Return the statement that writes `count` rows to the database of this name."""
     quoted = '"' + schema.replace('"', '""') + '"'
     row = _places(len(_COLUMNS.split(",")))
     values = ", ".join([row] * count)
@@ -87,7 +88,7 @@ def insert_statement(schema: str = "main", count: int = 1) -> str:
 
 
 def waiting_with_key(schema: str = "main") -> str:
-    """Return the query for the id of the job of a task that waits with a key."""
+    """Return the query for the id of the waiting job with a given task and key."""
     quoted = '"' + schema.replace('"', '""') + '"'
     return (
         f"SELECT id FROM {quoted}.aiohttp_jobs "
@@ -110,7 +111,7 @@ def insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
 
 
 def insert_with_key(connection: sqlite3.Connection, envelope: Envelope, row: Row) -> str:
-    """Write one, unless one with its key waits; return the id of that which does."""
+    """Write a job, unless one with its key waits; return the id of whichever waits."""
     found = connection.execute(_WAITING, (envelope.task, envelope.key)).fetchone()
     if found is not None:
         return str(found[0])
@@ -131,7 +132,7 @@ def claim(
     tasks: Collection[str],
     count: int,
 ) -> list[Delivery]:
-    """Give an owner the jobs that are next; due ones were made ready before."""
+    """Give an owner the next jobs that are ready; see make_ready()."""
     found = list[Row]()
     for task in tasks:
         found += connection.execute(
@@ -156,13 +157,13 @@ _BY_TURN: Final[Callable[[Row], tuple[int, int]]] = _by_turn
 
 
 def is_any_ready(connection: sqlite3.Connection, tasks: Iterable[str]) -> bool:
-    """Is any job of these tasks due, as far as it was made ready?"""
+    """Return whether any job of these tasks is ready; see make_ready()."""
     query = f"SELECT 1 FROM aiohttp_jobs WHERE state = {READY} AND task = ? LIMIT 1"
     return any(connection.execute(query, (task,)).fetchone() for task in tasks)
 
 
 def next_due(connection: sqlite3.Connection) -> float | None:
-    """Return when the next of those that are delayed is due; None if there is none."""
+    """Return when the next delayed job is due; None if there is none."""
     found = connection.execute(
         f"SELECT due FROM aiohttp_jobs WHERE state = {DELAYED} ORDER BY due LIMIT 1"
     ).fetchone()
@@ -170,7 +171,7 @@ def next_due(connection: sqlite3.Connection) -> float | None:
 
 
 def make_ready(connection: sqlite3.Connection, now: float) -> None:
-    """Make those ready that are due by now, so many at once."""
+    """Make jobs ready that are due by now, at most MOST_AT_ONCE of them."""
     connection.execute(
         f"UPDATE aiohttp_jobs SET state = {READY} WHERE number IN ("
         f"SELECT number FROM aiohttp_jobs WHERE state = {DELAYED} AND due <= ? "
@@ -181,11 +182,12 @@ def make_ready(connection: sqlite3.Connection, now: float) -> None:
 
 # -- settling ---------------------------------------------------------------------------
 
-# Whoever has lost a job to another owner, which thought that it was dead, must not touch
-# it any more.
+# An owner that has lost a job to another one, which thought it dead, must no longer touch
+# the job.
 _OURS: Final = f"WHERE number = ? AND owner = ? AND state = {RUNNING}"
 
-# Another one may wait with its key by now. Then it waits without: none is lost.
+# Another job may wait with the same key by now. Then this one waits without it, so that
+# neither is lost.
 KEY_UNLESS_TAKEN: Final = f"""key = CASE WHEN key IS NULL OR EXISTS (
     SELECT 1 FROM aiohttp_jobs AS other
     WHERE other.task = aiohttp_jobs.task AND other.key = aiohttp_jobs.key
@@ -200,8 +202,8 @@ _ACK: Final = {
 
 
 def ack(connection: sqlite3.Connection, receipts: Iterable[Receipt]) -> None:
-    """Delete those that are done."""
-    by_owner = dict[int, list[int]]()  # there are two after an older file was put there
+    """Delete jobs that are done."""
+    by_owner = dict[int, list[int]]()  # two, after an older file was put in place
     for number, owner in receipts:
         by_owner.setdefault(owner, []).append(number)
     for owner, numbers in by_owner.items():
@@ -210,7 +212,7 @@ def ack(connection: sqlite3.Connection, receipts: Iterable[Receipt]) -> None:
 
 
 def retry(connection: sqlite3.Connection, rows: Iterable[Retried]) -> None:
-    """Let them wait for their next attempt."""
+    """Let jobs wait for their next attempt."""
     connection.executemany(
         f"UPDATE aiohttp_jobs SET state = {DELAYED}, owner = NULL, due = ?, "
         f"attempt = attempt + 1, {KEY_UNLESS_TAKEN} {_OURS}",
@@ -219,7 +221,7 @@ def retry(connection: sqlite3.Connection, rows: Iterable[Retried]) -> None:
 
 
 def bury(connection: sqlite3.Connection, rows: Iterable[Buried]) -> None:
-    """Lay them aside."""
+    """Put jobs aside."""
     connection.executemany(
         f"UPDATE aiohttp_jobs SET state = {DEAD}, owner = NULL, buried_at = ?, "
         f"reason = ? {_OURS}",
@@ -228,7 +230,7 @@ def bury(connection: sqlite3.Connection, rows: Iterable[Buried]) -> None:
 
 
 def give_back(connection: sqlite3.Connection, receipts: Iterable[Receipt]) -> None:
-    """Let them wait again as if they had not been claimed."""
+    """Let jobs wait again as if they had not been claimed."""
     connection.executemany(
         f"UPDATE aiohttp_jobs SET state = {READY}, owner = NULL, {KEY_UNLESS_TAKEN} "
         f"{_OURS}",
@@ -237,7 +239,7 @@ def give_back(connection: sqlite3.Connection, receipts: Iterable[Receipt]) -> No
 
 
 def give_back_all(connection: sqlite3.Connection, owner: int) -> None:
-    """Let all wait again that an owner has, and forget the owner."""
+    """Let all jobs of an owner wait again, and forget the owner."""
     numbers = _numbers_of(connection, owner)
     give_back(connection, [(number, owner) for number, _, _ in numbers])
     connection.execute("DELETE FROM aiohttp_jobs_owners WHERE number = ?", (owner,))
@@ -255,13 +257,13 @@ class Crashed(NamedTuple):
 
 
 def crash_pause(crashes: int) -> float:
-    """Return the seconds after which a job comes back whose process has died.
+    """Return the seconds until a job comes back after its process has died.
 
-    Any of the jobs that ran may be the one that kills its process. The random pause takes
-    them apart, the further the more often: soon that one is alone, and only it is buried.
+    Any of the jobs that ran may be the one that kills its process. The random pause moves
+    them apart, further each time: soon that one runs alone, and only it is buried.
 
     Args:
-        crashes: how often it has happened to the job.
+        crashes: how many times it has happened to the job.
     """
     return random.uniform(0, min(4.0 ** (crashes - 1), 256.0))
 
@@ -303,7 +305,7 @@ def _numbers_of(
 
 
 def see_tick(connection: sqlite3.Connection, task: str, tick: float, seen: float) -> bool:
-    """Note that the ticks of a task up to `seen` are seen; was this one of them not?"""
+    """Note that a task's ticks up to `seen` are seen; return whether `tick` was not."""
     done = connection.execute(
         "UPDATE aiohttp_jobs_ticks SET seen = ? WHERE task = ? AND seen < ?",
         (seen, task, tick),
@@ -317,7 +319,7 @@ def see_tick(connection: sqlite3.Connection, task: str, tick: float, seen: float
 
 
 def last_tick(connection: sqlite3.Connection, task: str, now: float) -> float:
-    """Return until when the ticks of a task are seen; if never, note that as `now`."""
+    """Return up to when a task's ticks have been seen; if never, note `now` as that."""
     connection.execute(
         "INSERT OR IGNORE INTO aiohttp_jobs_ticks (task, seen) VALUES (?, ?)", (task, now)
     )

@@ -1,4 +1,4 @@
-"""Schema: the tables of the file, their version, and how an older one is brought up.
+"""Schema: the tables of the file, their version, and how an older file is upgraded.
 
 The file may be the application's own, with tables of its own. So all names begin with
 `aiohttp_jobs`, and the version stands in a table, not in the header of the file.
@@ -18,13 +18,13 @@ from .faults import PATIENCE
 
 __all__ = ("DEAD", "DELAYED", "READY", "RUNNING", "VERSION", "connect", "prepare")
 
-# Where a job is in its life; those up to READY wait.
+# Where a job is in its life; jobs up to READY wait.
 DELAYED: Final = 0  # not due yet, as far as anybody has looked
 READY: Final = 1  # due
-RUNNING: Final = 2  # of the process whose number is `owner`
+RUNNING: Final = 2  # in the process whose number is `owner`
 DEAD: Final = 3  # buried
 
-# A job that is done is deleted, so the table holds what waits, runs or is dead. Each
+# A job that is done is deleted, so the table holds jobs that wait, run or are dead. Each
 # state has an index of its own, in the order in which its jobs are looked for.
 _TABLES: Final = f"""
 CREATE TABLE aiohttp_jobs (
@@ -70,15 +70,15 @@ def _create(connection: sqlite3.Connection) -> None:
 
 
 def _find_dead_by_id(connection: sqlite3.Connection) -> None:
-    # Else to look at one, or to let it run again, takes a look at all.
+    # Otherwise looking at one, or retrying it, means looking at all of them.
     connection.execute(
         f"CREATE INDEX aiohttp_jobs_dead_id ON aiohttp_jobs (id) WHERE state = {DEAD}"
     )
 
 
-# Counted where the jobs are changed, by whoever changes them in whatever transaction: so
-# the counts are those of the moment that a reader sees, and to read them costs nothing.
-# What runs is not among them, as that is little, and each job that runs would cost more.
+# Triggers count in the transaction that changes the jobs, whoever makes it: so the counts
+# are those of the moment that a reader sees, and reading them costs nothing. Running jobs
+# are not counted, as they are few, and each job that runs would cost more.
 _COUNTS: Final = (
     """CREATE TABLE aiohttp_jobs_counts (
         delayed INTEGER NOT NULL, ready INTEGER NOT NULL, dead INTEGER NOT NULL)""",
@@ -111,8 +111,8 @@ def _count(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-# What brings a file from the version of its place in this list to the next one. Each
-# stands for ever: files of all ages are brought up by those that they have missed.
+# Each step upgrades a file from the version that is its place in this list to the next
+# one. Steps stay for ever: a file of any age goes through those that it has missed.
 _STEPS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (
     _create,
     _find_dead_by_id,
@@ -129,10 +129,10 @@ def connect(path: str, *, timeout: float = PATIENCE) -> sqlite3.Connection:
     Raises:
         sqlite3.Error: it cannot be opened.
     """
-    # Transactions begin and end where it is said.
+    # Transactions begin and end only by explicit statements.
     connection = sqlite3.connect(path, timeout=timeout, isolation_level=None)
     try:
-        # Where fsync() does not reach the disk itself, which is on macOS.
+        # For macOS, where fsync() does not reach the disk itself.
         connection.execute("PRAGMA fullfsync = ON")
         connection.execute("PRAGMA checkpoint_fullfsync = ON")
     except BaseException:
@@ -142,7 +142,7 @@ def connect(path: str, *, timeout: float = PATIENCE) -> sqlite3.Connection:
 
 
 def prepare(connection: sqlite3.Connection, path: str) -> None:
-    """Bring the file to what this release needs; any number of processes may do so.
+    """Upgrade the file to what this release needs; many processes may do so at once.
 
     Raises:
         StoreUnavailable: a newer release has written it, or it has no write-ahead log.
@@ -151,7 +151,7 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
     _log_ahead(connection, path)
     if _version_of(connection) == VERSION:
         return
-    # A power cut must not take away a table in which jobs have been accepted since.
+    # A power cut must not take away a table into which jobs have since been accepted.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -176,10 +176,10 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
 
 
 def check_version(connection: sqlite3.Connection, path: str) -> None:
-    """Refuse a file of another version, to those who look only.
+    """Refuse a file of another version, for callers that must not upgrade it.
 
     Raises:
-        StoreUnavailable: it is.
+        StoreUnavailable: the file has another version.
         sqlite3.Error: it cannot be read.
     """
     version = _version_of(connection)
@@ -202,9 +202,9 @@ def _version_of(connection: sqlite3.Connection) -> int:
 
 
 def _log_ahead(connection: sqlite3.Connection, path: str) -> None:
-    """Switch to a write-ahead log, which stays so.
+    """Switch the file to a write-ahead log, for good.
 
-    SQLite does not wait for its turn where two processes switch at once, so this does.
+    SQLite does not wait for its turn if two processes switch at once, so this does.
     """
     end = monotonic() + PATIENCE
     while True:

@@ -30,13 +30,12 @@ T = TypeVar("T")
 
 
 class SQLiteStore:
-    """Keeps durable jobs in an SQLite file, in the way that
-    :class:`~aiohttp_jobs.durable.Store` promises.
+    """Keeps durable jobs in an SQLite file: a :class:`~aiohttp_jobs.durable.Store`.
 
     Args:
         path: the file. It is made if it does not exist; its folder has to exist. Beside
             it there are three more: SQLite's ``-wal`` and ``-shm``, and ``-owners``.
-        max_crashes: how often the process of a job may die before the job is buried.
+        max_crashes: how many times a job's process may die before the job is buried.
         fsync_acks: whether to wait for the disk also when jobs are claimed and when they
             end. Otherwise jobs that had ended may run again after a power cut.
 
@@ -66,7 +65,7 @@ class SQLiteStore:
         self._max_crashes = max_crashes
         self._fsync_acks = fsync_acks
         self._writer: Writer | None = None
-        # What is done in this turn of the loop, which is handed over in the next.
+        # The work of this turn of the loop, which is handed over in the next.
         self._batch: Batch | None = None
 
     def __repr__(self) -> str:
@@ -114,20 +113,20 @@ class SQLiteStore:
         return await future
 
     async def last_tick(self, task: str, now: float) -> float | None:
-        """Return until when the ticks of a task are seen; see :meth:`Store.last_tick`."""
+        """Return up to when ticks have been seen; see :meth:`Store.last_tick`."""
         return await self._ask(lambda given: rows.last_tick(given, task, now))
 
     async def fetch(self, count: int) -> Sequence[Delivery]:
         """Wait for jobs that are due; see :meth:`Store.fetch`."""
         writer = self._started()
-        # What has ended before goes into the same transaction.
+        # So that what has ended before goes into the same transaction.
         self._hand_over(writer)
-        return await writer.fetch(min(count, sys.maxsize))  # as SQLite takes no higher
+        return await writer.fetch(min(count, sys.maxsize))  # SQLite takes no higher
 
     # -- to look at -------------------------------------------------------------------
 
     async def statistics(self) -> DurableStatistics:
-        """Return how many jobs are where; see :meth:`Inspectable.statistics`."""
+        """Return how many jobs are in each place; see :meth:`Inspectable.statistics`."""
         return await self._look(look.statistics)
 
     async def jobs(
@@ -178,7 +177,7 @@ class SQLiteStore:
         return change.done
 
     async def _look(self, function: Callable[..., T], *args: Any) -> T:
-        """Read in a thread and by a connection of its own: it holds nobody up."""
+        """Read in another thread, through another connection: this holds nobody up."""
         self._started()
         try:
             return await asyncio.to_thread(function, self.path, *args)
@@ -206,7 +205,7 @@ class SQLiteStore:
         self._next_batch().retried.append((due, *delivery.receipt))
 
     def bury(self, delivery: Delivery, reason: str) -> None:
-        """Lay a job aside that has failed for good."""
+        """Put aside a job that has failed for good."""
         self._next_batch().buried.append((time(), reason, *delivery.receipt))
 
     def give_back(self, delivery: Delivery) -> None:
@@ -225,7 +224,7 @@ class SQLiteStore:
         batch = self._batch
         if batch is None:
             batch, writer = Batch(), self._writer
-            # After the end, what was let go before may still come to its own.
+            # After stop() a job that was let go may still end: it was given back by then.
             if writer is not None:
                 self._batch = batch
                 asyncio.get_running_loop().call_soon(self._hand_over, writer)

@@ -1,4 +1,4 @@
-"""Turn: waits until nobody else writes to the file, and less long at the end."""
+"""Turn: waits until nobody else writes to the file; less long when the process ends."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from .faults import PATIENCE
 
 __all__ = ("begin", "look_up_often")
 
-# Seconds that SQLite waits at a time: so long an end may have to wait for this process.
+# Seconds that SQLite waits at a time, and so the most by which it delays an end.
 _AT_A_TIME: Final = 1.0
 
 
 def look_up_often(connection: sqlite3.Connection) -> None:
-    """Let SQLite come back soon from waiting for others; begin() waits on."""
+    """Let SQLite return soon from waiting for others; begin() goes on waiting."""
     connection.execute(f"PRAGMA busy_timeout = {_AT_A_TIME * 1000:.0f}")
 
 
 def begin(
     connection: sqlite3.Connection, path: str, is_ending: Callable[[], bool]
 ) -> None:
-    """Begin a transaction, in which nobody else can write.
+    """Begin a transaction during which nobody else can write.
 
     Args:
         connection: the connection.
-        path: its file, for sentences.
-        is_ending: whether this process is at its end: then it waits no longer, since
-            whoever has told it to end soon kills it.
+        path: its file, for error messages.
+        is_ending: whether this process is ending: then this waits no longer, since
+            whoever told the process to end will soon kill it.
 
     Raises:
-        StoreUnavailable: it is the end, and another program holds a transaction open.
-        sqlite3.Error: another one holds it open for long; or it cannot be begun.
+        StoreUnavailable: it is ending, and another program holds a transaction open.
+        sqlite3.Error: another program holds one open for long; or it cannot be begun.
     """
     end = monotonic() + PATIENCE
     while True:

@@ -1,7 +1,7 @@
-"""Writer: the thread that has the one connection, and what it does in its turns.
+"""Writer: the thread that owns the one connection, and what it does in its turns.
 
-Group commit needs no timer: while one transaction is being written to the disk, what
-others hand over waits, and shares the next one.
+Group commit needs no timer: while one transaction is being written to the disk, whatever
+is handed over waits, and shares the next one.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ __all__ = ("Counts", "Writer")
 # have died.
 POLL: Final = 0.1
 HEARTBEAT: Final = 1.0
-# Bytes that the write-ahead log is cut to when it has been worked off.
+# Bytes to which the write-ahead log is truncated after a checkpoint.
 LONGEST_LOG: Final = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class Counts:
-    """How many transactions were written, for those who count what they cost."""
+    """How many transactions were written, for measuring what they cost."""
 
     #: Those that had to reach the disk before anybody was answered.
     lasting: int = 0
-    #: The others, with which no time was lost on waiting for the disk.
+    #: The others, which did not wait for the disk.
     passing: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class _Fetch:
-    """So many jobs at most are wanted, by who waits for the future."""
+    """A call that waits for at most `count` jobs, and its future."""
 
     count: int
     future: asyncio.Future[list[Delivery]]
@@ -65,10 +65,10 @@ class Writer:
     Args:
         path: the file.
         tasks: the names of the tasks whose jobs it claims.
-        worker: does it claim any?
-        max_crashes: how often a job may take its process with it before it is buried.
-        fsync_all: let each transaction reach the disk before it counts.
-        loop: the one that the futures belong to.
+        worker: whether it claims any.
+        max_crashes: how many times a job may take its process down before it is buried.
+        fsync_all: whether each transaction must reach the disk before it counts.
+        loop: the event loop that the futures belong to.
     """
 
     def __init__(
@@ -99,10 +99,10 @@ class Writer:
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._level = ""
-        # What could not be written of jobs that were claimed: it is owed.
+        # What settles claimed jobs but could not be written: it is owed.
         self._owed = Batch()
         self._fetch: _Fetch | None = None
-        # May jobs be ready that nobody has looked for? And when is the next one due?
+        # Whether jobs may be ready that nobody has looked for; and when the next is due.
         self._is_dirty = True
         self._next_due: float | None = None
         self._data_version = -1
@@ -117,7 +117,7 @@ class Writer:
             StoreUnavailable: it cannot be opened; the thread has ended.
 
         Cancellation:
-            The thread ends when it has tried.
+            The thread ends once it has tried.
         """
         self._thread.start()
         try:
@@ -128,11 +128,11 @@ class Writer:
             raise
 
     def hand_over(self, batch: Batch) -> None:
-        """Let this be written."""
+        """Hand a batch to the thread, to be written."""
         self._inbox.put(batch)
 
     async def fetch(self, count: int) -> list[Delivery]:
-        """Claim so many jobs at most, as soon as one is due."""
+        """Claim at most `count` jobs, as soon as one is due."""
         future: asyncio.Future[list[Delivery]] = self._loop.create_future()
         self._inbox.put(_Fetch(count, future))
         return await future
@@ -140,7 +140,7 @@ class Writer:
     async def stop(self) -> None:
         """Write what was handed over, give back what is claimed, and end the thread.
 
-        While another program has locked the file, neither is waited for any longer.
+        If another program has locked the file, this no longer waits for either.
         """
         self._is_ending = True
         self._inbox.put(None)
@@ -163,7 +163,7 @@ class Writer:
             self._answer([(self._ended, None)])
 
     def _turn(self) -> bool:
-        """Wait for work, and do all that is there; does it go on?"""
+        """Wait for work, and do all that is there; return whether to go on."""
         batch, inbox = None, self._inbox
         try:
             order = inbox.get(timeout=self._seconds_to_wait())
@@ -195,7 +195,7 @@ class Writer:
         return max(until, 0)
 
     def _do(self, batch: Batch) -> None:
-        """Do one turn's work. Nothing comes out of here; everybody is answered."""
+        """Do one turn's work. This raises nothing, and answers everybody."""
         if self._owed:
             batch.add(self._owed)
             self._owed = Batch()
@@ -212,7 +212,7 @@ class Writer:
             self._give_up(batch, error)
 
     def _give_up(self, batch: Batch, error: Exception) -> None:
-        """Tell all that the file is lost; it is opened anew at the next turn."""
+        """Tell all that the file is lost; it is opened again at the next turn."""
         self._close_connection()
         self._next_beat = monotonic() + HEARTBEAT
         fault = fault_of(error, self._path)
@@ -224,7 +224,7 @@ class Writer:
         if self._fetch is not None:
             waiting.append(self._fetch.future)
             self._fetch = None
-        # Each gets its own: it has a traceback once it is raised.
+        # Each gets its own exception, which has a traceback once it is raised.
         self._answer([(each, StoreUnavailable(*fault.args)) for each in waiting])
 
     # -- writing ------------------------------------------------------------------------
@@ -236,7 +236,7 @@ class Writer:
             parts = batch.singly()
             if not parts or fault_of(error, self._path) is not None:
                 raise
-            # One of them is bad, and fails alone.
+            # One of the parts is bad: it is to fail alone.
             for part in parts:
                 self._write_part(part)
 
@@ -251,7 +251,7 @@ class Writer:
                 _log_fault(error)
 
     def _transact(self, batch: Batch, *, claims: bool) -> None:
-        """Do it all, or nothing; then answer those who wait."""
+        """Do all of it or nothing, then answer those who wait."""
         has_to_last = batch.has_to_last
         connection = self._begin(lasts=has_to_last)
         now = time()
@@ -276,10 +276,10 @@ class Writer:
             self._call(self._hand_on, fetch, claimed)
 
     def _begin(self, *, lasts: bool = False) -> sqlite3.Connection:
-        """Begin a transaction, in which nobody else can write.
+        """Begin a transaction during which nobody else can write.
 
         Args:
-            lasts: must it be on the disk when it is committed?
+            lasts: whether it must be on the disk when it is committed.
         """
         connection = self._connection
         assert connection is not None
@@ -303,7 +303,7 @@ class Writer:
     # -- claiming -----------------------------------------------------------------------
 
     def _should_claim(self, connection: sqlite3.Connection) -> bool:
-        """Is it worth a transaction? To read takes no lock from others."""
+        """Return whether it is worth a transaction. Reading takes no lock from others."""
         if self._fetch is None:
             return False
         (version,) = connection.execute("PRAGMA data_version").fetchone()
@@ -337,7 +337,7 @@ class Writer:
     # -- the file -----------------------------------------------------------------------
 
     def _open(self) -> sqlite3.Connection:
-        """Return the connection; open the file, and be an owner there, if need be."""
+        """Return the connection; first open the file and register there, if need be."""
         connection = self._connection
         if connection is None:
             check_place(self._path)
@@ -352,7 +352,7 @@ class Writer:
                 raise
             self._connection = connection
             if self._owner is not None and identity != self._identity:
-                self._owner.close()  # what it had in another file is none of this one's
+                self._owner.close()  # its number in another file means nothing here
             self._identity = identity
             self._level, self._data_version, self._is_dirty = "", -1, True
         if self._owner is not None and self._owner.number is None:
@@ -360,7 +360,7 @@ class Writer:
         return connection
 
     def _beat(self, owner: Owner, connection: sqlite3.Connection) -> None:
-        """Look whether others have died, and whether the file is still in its place."""
+        """See whether other owners have died, and whether the file is still in place."""
         self._next_beat = monotonic() + HEARTBEAT
         self._check_in_place()
         for crashed in owner.beat(connection, self._begin):
@@ -379,12 +379,12 @@ class Writer:
                 )
 
     def _check_in_place(self) -> None:
-        """Refuse to go on with a file that is not the one at the path any more.
+        """Refuse to go on with a file that is no longer the one at the path.
 
-        SQLite would go on: what is written to a file without a name is lost.
+        SQLite would go on, and what is written to a file without a name is lost.
         """
-        # None until it is known to be the same: what is opened if it is not is another
-        # file, even if it got the number of the one that is gone.
+        # None until it is known to be the same. If it is not, the file opened next is
+        # another one, even if it got the inode number of the one that is gone.
         identity, self._identity = self._identity, None
         if identity != identity_of(self._path):
             raise StoreUnavailable(
@@ -402,7 +402,7 @@ class Writer:
         owner = self._owner
         try:
             if self._owed or (owner is not None and owner.number is not None):
-                self._open()  # where it may have another number
+                self._open()  # which may register another number
                 self._transact(self._owed, claims=False)
             if owner is not None and owner.number is not None:
                 connection = self._begin()
@@ -434,14 +434,14 @@ class Writer:
             self._call(answer, answers)
 
     def _hand_on(self, fetch: _Fetch, claimed: Sequence[Delivery]) -> None:
-        """In the loop: give them to who waits, or back if nobody does any more."""
+        """Give the jobs to the waiter, or back if it is gone. Called in the loop."""
         if fetch.future.done():
             self.hand_over(Batch(given_back=[each.receipt for each in claimed]))
         else:
             fetch.future.set_result(list(claimed))
 
     def _call(self, function: Any, *args: Any) -> None:
-        # The loop may be closed, and with it all who waited.
+        # The loop may be closed, and everyone who waited is gone.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *args)
 
