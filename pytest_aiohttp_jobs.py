@@ -1,7 +1,7 @@
 """The plugin for pytest: tests of applications that spawn jobs.
 
 It is not in the package, so that pytest, which loads it wherever it is installed, does
-not import aiohttp for those who test something else.
+not import aiohttp for people who test something else.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Watch:
         self._recording.start()
 
     def check(self) -> None:
-        """Fail the test for jobs that have failed, and that nobody has waited for."""
+        """Fail the test if jobs have failed that nobody has waited for."""
         from aiohttp_jobs.testing import raise_failures
 
         if self._is_strict:
@@ -46,7 +46,7 @@ _WATCH = pytest.StashKey[_Watch]()
 
 
 class _InMemory:
-    """While it lasts, durable jobs are kept in memory."""
+    """Keeps durable jobs in memory until it is stopped."""
 
     def __init__(self) -> None:
         from aiohttp_jobs.testing import durable_in_memory
@@ -79,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
-    # Before any fixture: those may make the application.
+    # Before any fixture, which may make the application.
     is_strict = bool(item.config.getini(OPTION)) and not item.get_closest_marker(MARKER)
     fixtures = getattr(item, "fixturenames", ())
     if is_strict or "spawned_jobs" in fixtures:
@@ -116,7 +116,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.fixture
 def spawned_jobs(request: pytest.FixtureRequest) -> SpawnedJobs:
-    """The jobs that this test has spawned so far, in their order.
+    """The jobs that this test has spawned so far, in order.
 
     See :class:`aiohttp_jobs.testing.SpawnedJobs`.
     """

@@ -1,4 +1,4 @@
-"""The durable jobs of an application, for those who show them and do not need them."""
+"""The durable jobs of an application, for code that shows them but can do without."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ("durable_of",)
 
 
 def durable_of(app: Mapping[Any, Any]) -> Durable | None:
-    """Return what setup_durable() has made for an application; None without that.
+    """Return what setup_durable() made for an application; None if it was not called.
 
     Args:
         app: the application, or the ``config_dict`` of a request.
     """
-    # An application that has some has imported them. Others need no SQLite.
+    # An application with durable jobs has imported this. Others need no SQLite.
     if "aiohttp_jobs.durable" not in sys.modules:
         return None
     from .durable import DURABLE

@@ -1,12 +1,12 @@
-"""Durable jobs that travel by a broker of taskiq: RabbitMQ and others. Extra ``taskiq``.
+"""Durable jobs that travel by a taskiq broker: RabbitMQ and others. Extra ``taskiq``.
 
-Of the broker four methods are used: ``startup``, ``kick``, ``listen`` and ``shutdown``.
-The receiver of taskiq's own worker is not: it acknowledges what was cancelled, what it
-does not know and what it cannot read, so these jobs would be lost.
+Four methods of the broker are used: ``startup``, ``kick``, ``listen`` and ``shutdown``.
+The receiver of taskiq's own worker is not used: it acknowledges what was cancelled, what
+it does not know and what it cannot read, so these jobs would be lost.
 
-What a broker of taskiq has no word for is made of two steps. A job goes back, or on to
-its next attempt, by putting it again and acknowledging it then; a process that dies
-between the two leaves it there twice, and never not at all.
+What a taskiq broker has no call for takes two steps. A job goes back, or on to its next
+attempt, by being put again and then acknowledged; a process that dies between the two
+leaves it there twice, never not at all.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from .taskiq_message import Message
 
 __all__ = ("BrokerStore",)
 
-# Seconds that one call of the broker may take: what hangs longer has failed.
+# Seconds that one call to the broker may take: one that hangs longer has failed.
 _START, _KICK, _STOP = 60.0, 30.0, 10.0
 
-# Seconds that a job which cannot be begun stays unacknowledged in this process. It takes
-# the place of others there, and RabbitMQ closes the channel of who waits for 30 minutes.
+# Seconds that a job which cannot be begun stays unacknowledged in this process. Meanwhile
+# it takes the place of others, and after 30 minutes RabbitMQ would close the channel.
 _HOLD: Final = 60.0
 
-# Seconds that a message is delayed at once. RabbitMQ lets what is at the head of a delay
-# queue hold up what is due earlier, so a long delay is made of many short ones.
+# Seconds that a message is delayed at a time. In RabbitMQ, the message at the head of a
+# delay queue holds up those that are due earlier, so a long delay is made of short ones.
 _HOP: Final = 60.0
 
-# Seconds for which a job is rather held than sent round once more: clocks differ.
+# Up to this many seconds, a job is held, not sent round once more: clocks differ.
 _ROUND: Final = 1.0
-# Different faults of messages that are told, each once.
+# The most different faults of messages to log, each once.
 _MOST_TOLD: Final = 100
 
 _BURIED: Final = "Durable job %s (%s) has failed for good, and is given up: %s"
@@ -68,13 +68,13 @@ _taken: Final = weakref.WeakSet[AsyncBroker]()
 
 
 class BrokerStore:
-    """A store for `setup_durable()` that is a broker of taskiq.
+    """A store for `setup_durable()` that is a taskiq broker.
 
     Make the broker for this store alone: the store starts it, listens to it and stops it,
-    and a worker of taskiq on the same queue would drop the jobs.
+    and a taskiq worker on the same queue would drop the jobs.
 
     Args:
-        broker: a broker of taskiq that keeps messages and takes acknowledgements.
+        broker: a taskiq broker that keeps messages and takes acknowledgements.
         delays: whether the broker honours the label ``delay``, in seconds.
             taskiq-aio-pika's does if it has a ``delay_queue``, or the plugin for delayed
             messages. Without that, `delay=` and `at=` are refused, and a job that has
@@ -89,7 +89,8 @@ class BrokerStore:
             the message names it.
     """
 
-    #: It does not know which ticks of periodic jobs were put: tell one process to.
+    #: It does not know which ticks of periodic jobs were put: choose one process to put
+    #: them.
     remembers_ticks = False
 
     def __init__(
@@ -105,7 +106,7 @@ class BrokerStore:
         if dead is broker:
             raise ValueError("dead takes another broker than the one for waiting jobs")
         check_flag("delays", delays)
-        #: The options of a call that it can keep.
+        #: The options of a call that it supports.
         self.supports: Collection[str] = ("delay", "at") if delays else ()
         self._broker = broker
         self._dead = dead
@@ -117,7 +118,7 @@ class BrokerStore:
         self._stopping = asyncio.Event()
         # What was received and not settled, by id and attempt.
         self._mine: dict[tuple[str, int], Delivery] = {}
-        # Those of them that can be begun, and how many of such fetch() asks for.
+        # Those of them that can be begun, and how many of these fetch() asks for.
         self._ready = deque[Delivery]()
         self._asked = 0
         self._wanted = asyncio.Event()
@@ -130,7 +131,7 @@ class BrokerStore:
     # -- opened and closed ---------------------------------------------------------------
 
     async def start(self, tasks: Collection[str], *, worker: bool) -> None:
-        """Start the broker. Nothing is put before that is complete."""
+        """Start the broker. Nothing is put until it has started."""
         if not _taken.isdisjoint(self._brokers):
             raise StoreUnavailable(
                 "another application of this process uses the same broker: make one "
@@ -141,7 +142,7 @@ class BrokerStore:
         try:
             async with asyncio.timeout(_START):
                 for each in self._brokers:
-                    # Before its start, for it to open what it listens with.
+                    # Before its start, so that it opens what it listens with.
                     each.is_worker_process = worker and each is self._broker
                     await each.startup()
         except BaseException as error:
@@ -162,7 +163,7 @@ class BrokerStore:
             return
         self._is_stopped = True
         self._withdraw()
-        self._stopping.set()  # what waits for its time is put at once
+        self._stopping.set()  # jobs that wait here are put at once
         try:
             await self._finish_steps()
         finally:
@@ -193,12 +194,12 @@ class BrokerStore:
     # -- put -----------------------------------------------------------------------------
 
     async def put(self, envelope: Envelope, *, connection: object = None) -> str:
-        """Send it; a broker that confirms, as RabbitMQ, has it when this returns."""
+        """Send it; a broker that confirms, such as RabbitMQ, has it when this returns."""
         await self._kick(envelope, envelope.to_json().encode())
         return envelope.id
 
     async def put_tick(self, envelope: Envelope, tick: float, seen: float) -> bool:
-        """Send it: one process only is told to."""
+        """Send it: only one process was chosen to."""
         return bool(await self.put(envelope))
 
     async def last_tick(self, task: str, now: float) -> float | None:
@@ -213,7 +214,7 @@ class BrokerStore:
         labels = dict[str, Any]()
         wait = 0.0 if envelope.due is None else envelope.due - time()
         if self._delays and wait > 0:
-            # A little more, since it is cut to milliseconds.
+            # A little more, since it is truncated to milliseconds.
             labels["delay"] = f"{min(wait, _HOP) + 0.001:.3f}"
         message = BrokerMessage(
             task_id=envelope.id, task_name=envelope.task, message=data, labels=labels
@@ -253,9 +254,9 @@ class BrokerStore:
         return [self._ready.popleft() for _ in range(min(count, len(self._ready)))]
 
     async def _listen(self) -> None:
-        """Take one message after another, and no more than are asked for.
+        """Take one message after another, no more than asked for.
 
-        A broker bounds how many are unacknowledged at a time, or for how long.
+        Brokers limit how many are unacknowledged at a time, or for how long.
         """
         async with contextlib.aclosing(self._broker.listen()) as messages:
             async for message in messages:
@@ -265,7 +266,7 @@ class BrokerStore:
                 await self._wanted.wait()
 
     def _check_listener(self) -> None:
-        """Raise what has ended the listener, if it has ended."""
+        """Raise StoreUnavailable, with the reason, if the listener has ended."""
         listener = self._listener
         if listener is None or not listener.done():
             return
@@ -277,7 +278,7 @@ class BrokerStore:
         ) from error
 
     def _withdraw(self) -> None:
-        """Listen no more, and put back what was not begun."""
+        """Stop listening, and put back what was not begun."""
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.cancel()
@@ -297,7 +298,7 @@ class BrokerStore:
         try:
             envelope = Envelope.from_json(came.data)
         except ValueError as error:
-            # It stays where it is, for a newer release or whomever it is for.
+            # It stays in the queue, for a newer release or whomever it is for.
             self._tell_once(
                 f"unreadable {error}",
                 f"A message stays unacknowledged until this process ends. {error}",
@@ -305,8 +306,8 @@ class BrokerStore:
             return
         place = envelope.id, envelope.attempt
         if place in self._mine:
-            # It runs here already: its connection was lost, or the broker did not want
-            # to wait longer. It is acknowledged together with that one.
+            # It is here already: its connection was lost, or the broker would not wait
+            # any longer. Both deliveries are acknowledged together.
             self._mine[place].receipt.acks.extend(came.acks)
             return
         self._mine[place] = delivery = Delivery(envelope, came)
@@ -327,7 +328,7 @@ class BrokerStore:
         self._arrived.set()
 
     async def _hold(self, delivery: Delivery, until: float) -> None:
-        """Keep what cannot be begun for a while; then begin it, or let it go round."""
+        """Keep a job that cannot be begun yet; then begin it, or send it round again."""
         envelope = delivery.envelope
         is_known = envelope.task in self._tasks
         if not (is_known and self._delays and until - time() > _ROUND):
@@ -353,7 +354,7 @@ class BrokerStore:
         self._begin(self._retry(delivery, due))
 
     def bury(self, delivery: Delivery, reason: str) -> None:
-        """Log it; put it where the dead are, if there is such a place; acknowledge it."""
+        """Log it; put it in the queue of the dead, if there is one; acknowledge it."""
         envelope = delivery.envelope
         say(logging.ERROR, _BURIED, envelope.task, envelope.id, reason)
         if self._dead is None:
@@ -364,8 +365,8 @@ class BrokerStore:
     def give_back(self, delivery: Delivery) -> None:
         """Put it again, then acknowledge it.
 
-        A broker gives what is unacknowledged to others when the process ends. But that
-        may be long after, and RabbitMQ counts it as one of the deliveries that it limits.
+        A broker gives unacknowledged messages to others when the process ends. But that
+        may be much later, and RabbitMQ counts it towards its limit of deliveries.
         """
         self._begin(self._move(delivery))
 
@@ -380,11 +381,11 @@ class BrokerStore:
         envelope: Envelope | None = None,
         to: AsyncBroker | None = None,
     ) -> None:
-        """Put it, as it came or as this envelope; acknowledge it when it is there."""
+        """Put it, as it came or as this envelope, then acknowledge it."""
         if envelope is None:
             # As it came: a newer release may have written what this one cannot read.
             envelope, data = delivery.envelope, delivery.receipt.data
-            # It may come here again before this one is acknowledged, and is not this one.
+            # It may come here again before this delivery is acknowledged, as another one.
             self._forget(delivery)
         else:
             data = envelope.to_json().encode()
@@ -419,16 +420,16 @@ class BrokerStore:
     # -- steps ---------------------------------------------------------------------------
 
     def _begin(self, step: Coroutine[Any, Any, None]) -> None:
-        """Go on with it, whatever becomes of the job that has called.
+        """Run a step on its own, whatever becomes of the job that has called.
 
-        Not in that one's context, which says what is part of the job.
+        Not in that job's context, which says what is part of the job.
         """
         task = contextvars.Context().run(asyncio.create_task, step)
         self._steps.add(task)
         task.add_done_callback(self._steps.discard)
 
     async def _sleep_until(self, moment: float) -> None:
-        """Return at this moment, or when the store is being stopped."""
+        """Wait until this moment, or until the store is being stopped."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(moment - time()):
                 await self._stopping.wait()
@@ -447,4 +448,4 @@ def _check(name: str, broker: AsyncBroker) -> None:
 async def _end_of(listener: asyncio.Task[None]) -> None:
     await asyncio.wait([listener])
     if not listener.cancelled():
-        listener.exception()  # which nobody waits for any more
+        listener.exception()  # nobody waits for it any longer

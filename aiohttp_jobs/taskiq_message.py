@@ -17,25 +17,25 @@ Acknowledge = Callable[[], Awaitable[None] | None]
 
 @dataclass(slots=True, eq=False)
 class Message:
-    """What a job came in: the receipt of its delivery."""
+    """The message that a job came in: the receipt of its delivery."""
 
     data: bytes
-    # Several, if the broker has sent it again, after a connection was lost for example.
-    # None of a broker that takes no acknowledgement.
+    # Several if the broker has sent it again, for example after a lost connection. Empty
+    # if the broker takes no acknowledgements.
     acks: list[Acknowledge]
 
     @classmethod
     def of(cls, message: AckableMessage | bytes) -> Self:
-        """Make it of what the broker's listen() has given."""
+        """Make one from what the broker's listen() has yielded."""
         if isinstance(message, AckableMessage):
             return cls(message.data, [message.ack])
         return cls(message, [])
 
     async def acknowledge(self, seconds: float) -> Exception | None:
-        """Acknowledge it, in each way that it came, within so many seconds each.
+        """Acknowledge it, each time that it came, within `seconds` each.
 
         Returns:
-            Why that was not possible in any of them; None if it is acknowledged.
+            Why none of them could be acknowledged; None if one was.
         """
         fault, is_gone = None, not self.acks
         while self.acks:

@@ -1,1 +1,1 @@
-"""The processes of one application on one machine find each other, and ask each other."""
+"""Lets the processes of one application on one machine find and ask each other."""

@@ -1,6 +1,6 @@
-"""One question to one worker, by aiohttp's client over its socket.
+"""One question to one worker, through aiohttp's client over its socket.
 
-It is answered in JSON, or by bytes.
+The answer is JSON, or bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .peer import is_own_user, peer_of
 
 __all__ = ("Answer", "Line", "Trouble", "ask", "order")
 
-# Seconds in which an action has to be begun, and more until its answer is here.
+# Seconds within which an action has to be begun, and further ones for its answer.
 _ACTION, _MORE = 1.5, 1.0
 
 
@@ -42,7 +42,7 @@ class Trouble(enum.Enum):
 
 @dataclass(frozen=True)
 class Answer:
-    """What one worker said, or why it did not: one of the two is None."""
+    """What one worker said, or why it said nothing: one of the two is None."""
 
     name: SocketName
     data: Any = None
@@ -50,11 +50,11 @@ class Answer:
 
 
 class _Connector(UnixConnector):
-    """Speaks with processes of its own user only."""
+    """Connects to processes of its own user only."""
 
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
         connection = await super().connect(*args, **kwargs)
-        # Before anything is sent: an action is none of another one's business.
+        # Before anything is sent: an action is none of another user's business.
         transport = connection.transport
         if transport is not None:
             found = transport.get_extra_info("socket")
@@ -65,12 +65,12 @@ class _Connector(UnixConnector):
 
 
 async def ask(name: SocketName, address: str, path: str, data: object = None) -> Answer:
-    """Return what the worker answers to a GET, however long that takes.
+    """Return the worker's answer to a GET, however long that takes.
 
     Args:
         name: the worker, for the answer.
         address: the path of its socket.
-        path: what is asked for.
+        path: what to ask for.
         data: more about it, as JSON.
 
     Cancellation:
@@ -81,24 +81,24 @@ async def ask(name: SocketName, address: str, path: str, data: object = None) ->
 
 
 async def order(name: SocketName, address: str, path: str, data: object) -> Answer:
-    """Have a worker do something, by a POST with JSON; it does it soon or never.
+    """Have a worker do something, by a POST with JSON, soon or never.
 
     Returns:
-        its answer. ``Trouble.LATE``, and ``Trouble.SLOW`` of a worker that had not begun,
-        mean that nothing was done and that nothing will be.
+        its answer. ``Trouble.LATE``, and ``Trouble.SLOW`` from a worker that had not
+        begun, mean that nothing was done and that nothing will be.
 
     Cancellation:
         The connection is closed; the action may have been begun.
     """
     timeout = ClientTimeout(total=_ACTION + _MORE)
     headers = {DEADLINE: deadline_after(_ACTION)}
-    # A connection of its own: one that was kept may be of a worker that has ended since.
+    # A new connection: one that was kept may be to a worker that has ended since.
     async with _session(address, timeout) as session:
         return await _request(name, session, "POST", path, data, headers)
 
 
 class Line:
-    """A worker that is asked again and again, by a connection that is kept.
+    """Asks one worker again and again, over a connection that is kept.
 
     Args:
         name: the worker.

@@ -1,7 +1,7 @@
-"""Until when an action that a worker is asked for may be begun.
+"""Deadlines: until when a worker may begin an action that it is asked for.
 
-A worker that is stopped or blocked finds what it was asked for when it goes on. Who asked
-has been told long ago that it does not answer: then nothing may be done any more.
+A worker that was stopped or blocked finds the request when it goes on. By then the caller
+has long been told that the worker does not answer: so nothing may be done any more.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from aiohttp import web
 
 __all__ = ("DEADLINE", "check_deadline", "deadline_after")
 
-# The header, in seconds of a clock that all processes of the machine have in common.
+# The header, in seconds of a clock that all processes of the machine share.
 DEADLINE: Final = "Aiohttp-Jobs-Deadline"
 
 
 def deadline_after(seconds: float) -> str:
-    """Return the value of the header for an action that begins until then or never."""
+    """Return the value of the header for an action that begins by then or never."""
     return repr(time.monotonic() + seconds)
 
 
@@ -35,7 +35,7 @@ async def check_deadline(request: web.BaseRequest) -> None:
         deadline = math.nan
     if not math.isfinite(deadline):
         raise web.HTTPBadRequest(text=f"An action needs the header {DEADLINE}.")
-    # The body first: the handler finds it read, and it may have been long in coming.
+    # The body first: it may take long to arrive, and the handler finds it read.
     await request.read()
     if time.monotonic() > deadline:
         raise web.HTTPGone(text="Too late: it was not done.")

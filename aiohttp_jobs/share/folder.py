@@ -1,8 +1,8 @@
-"""The directory that the workers share, reached by one descriptor only.
+"""The directory that the workers share, reached through one descriptor only.
 
-Who may write there could put a socket of their own in a worker's place. So it has to be
-of this user and of nobody else, and what was checked is what is used: a path may lead
-somewhere else a moment later, the descriptor does not.
+Anyone who may write there could put a socket of their own in a worker's place. So it has
+to belong to this user and nobody else, and what was checked is what is used: a path may
+lead somewhere else a moment later, but the descriptor does not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ("Folder", "check_share", "share_of_environment")
 
 
 def share_of_environment() -> str | None:
-    """Return what ``AIOHTTP_JOBS_SHARE`` says; None if it is empty or not there."""
+    """Return what ``AIOHTTP_JOBS_SHARE`` says; None if it is empty or not set."""
     return os.environ.get("AIOHTTP_JOBS_SHARE") or None
 
 
@@ -26,9 +26,9 @@ def check_share(share: str | os.PathLike[str]) -> str:
     """Return the absolute path that ``share`` means, without a slash at its end.
 
     Raises:
-        TypeError: it is no path.
+        TypeError: it is not a path.
         ValueError: it is empty, or has a null character.
-        RuntimeError: there is nothing to share by on this platform.
+        RuntimeError: workers cannot find each other on this platform.
     """
     path = os.fspath(share) if isinstance(share, str | os.PathLike) else None
     if not isinstance(path, str):
@@ -45,15 +45,15 @@ def check_share(share: str | os.PathLike[str]) -> str:
 
 
 class Folder:
-    """The directory, open. Closed by :meth:`close`, as often as one likes.
+    """The directory, open. :meth:`close` closes it, and may be called twice.
 
     Args:
         path: as :func:`check_share` returns it. The directory is made, with mode 0700,
             if it is not there; the one above it has to be.
 
     Raises:
-        RuntimeError: it cannot be made or opened, is no real directory, or is not of this
-            user and of nobody else; the sentence tells which, and what to do.
+        RuntimeError: it cannot be made or opened, is no real directory, or does not
+            belong to this user alone; the sentence tells which, and what to do.
     """
 
     def __init__(self, path: str) -> None:
@@ -64,7 +64,7 @@ class Folder:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             self.descriptor = os.open(path, flags)
         except NotADirectoryError:
-            # What the kernel says of a link, too: it looks at O_DIRECTORY first.
+            # The kernel says this of a link, too: it looks at O_DIRECTORY first.
             raise RuntimeError(
                 f"share={path!r} is not a directory, or is a link to one: give the path "
                 "of a directory itself"
@@ -81,7 +81,7 @@ class Folder:
             raise
 
     def is_in_place(self) -> bool:
-        """Does the path still lead to this directory?"""
+        """Return whether the path still leads to this directory."""
         try:
             found = os.stat(self.path, follow_symlinks=False)
         except OSError:
@@ -89,10 +89,10 @@ class Folder:
         return os.path.samestat(found, os.fstat(self.descriptor))
 
     def address(self, name: str) -> str:
-        """Return the path by which a socket is bound or connected to.
+        """Return the path to bind or connect a socket by.
 
-        Through the descriptor: it is short, however long the path of the directory is,
-        and leads there also if the path does not any more.
+        It goes through the descriptor: so it is short, however long the directory's path
+        is, and leads there even if that path no longer does.
         """
         return f"/proc/self/fd/{self.descriptor}/{name}"
 
@@ -102,7 +102,7 @@ class Folder:
         return sorted(name for name in found if name is not None)
 
     def identity(self, name: str) -> tuple[int, int] | None:
-        """Return what a file is known by, whatever its name; None if it is not there."""
+        """Return what identifies a file, whatever its name; None if it is not there."""
         try:
             found = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except FileNotFoundError:
@@ -113,16 +113,17 @@ class Folder:
         os.rename(old, new, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
 
     def remove(self, name: str) -> None:
-        """Remove a file; one that is gone already is fine."""
+        """Remove a file, unless it is already gone."""
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self.descriptor)
 
     def lock(self, name: str) -> int | None:
-        """Lock a file, which is made if need be; None if another process has the lock.
+        """Lock a file, which is made if need be.
 
         Returns:
-            the descriptor that holds the lock, until it is closed here. No process can
-            die without giving it back, but a child that was forked has a copy.
+            the descriptor that holds the lock until it is closed; None if another process
+            has the lock. It is given back whenever the process dies, but a forked child
+            has a copy.
         """
         import fcntl  # not there on Windows, where share is refused with a sentence
 

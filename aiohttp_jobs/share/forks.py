@@ -1,7 +1,7 @@
 """What a forked child gives up: its parent's place among the workers.
 
-A child has copies of all descriptors. The child of a killed worker would keep its number
-locked and its socket answering, though nobody accepts there.
+A child has copies of all descriptors. The child of a killed worker would keep the
+worker's number locked and its socket open, though nobody accepts there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ("give_up_in_children",)
 
 
 class Held(Protocol):
-    """What has descriptors that are of one process only."""
+    """An object with descriptors that belong to one process only."""
 
     def give_up(self) -> None:
         """Close the descriptors of this process, and touch nothing else."""

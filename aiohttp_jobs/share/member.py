@@ -1,8 +1,8 @@
-"""What a part of this process has to say to the other workers.
+"""Member: a part of this process that answers the other workers.
 
-Several dashboards and metrics are one worker: they share its number and its socket, and
-each has a path of its own there. It is the same in every worker, as they all begin with
-the same parts in the same order.
+All dashboards and metrics of a process are one worker: they share its number and its
+socket, and each has a path of its own there. The path is the same in every worker, as all
+begin with the same parts in the same order.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ __all__ = ("Member",)
 
 @dataclass(eq=False)
 class _Joint:
-    """The worker that members share, and what answers for them."""
+    """The worker that members share, and their handlers."""
 
     worker: Worker
     handlers: dict[str, Handler]
     members: int = 0
-    # One opens or closes it at a time.
+    # Members open and close it one at a time.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-# Those that are open, by their directory and loop: a thread's loop has its own worker.
+# The open ones, by directory and loop: a loop in another thread has its own worker.
 _joints: Final = dict[tuple[str, asyncio.AbstractEventLoop], _Joint]()
 
 
@@ -41,13 +41,13 @@ class Member:
 
     Args:
         share: the path of the directory that they share.
-        name: what it has to say, as a path: "/metrics". If that is taken when it opens,
-            it becomes "/metrics~2".
-        handlers: what answers the others, by the path below its own; requests of GET and
-            of POST, as of :class:`.worker.Worker`.
+        name: its path, such as "/metrics". If that is taken when it opens, it becomes
+            "/metrics~2".
+        handlers: what answers the others, by the path below its own; GET and POST
+            requests, as for :class:`.worker.Worker`.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as of :class:`.worker.Worker`.
+        TypeError, ValueError, RuntimeError: as :class:`.worker.Worker`.
     """
 
     def __init__(
@@ -57,27 +57,27 @@ class Member:
         self._name = name
         self._own = dict(handlers)
         self._joint: _Joint | None = None
-        #: The path of its own; where this part of the others is asked.
+        #: Its own path, at which this part of the other workers is asked, too.
         self.path = name
 
     @property
     def place(self) -> Place | None:
-        """Where the others find it, as of :attr:`.worker.Worker.place`."""
+        """Where the others find it; see :attr:`.worker.Worker.place`."""
         return None if self._joint is None else self._joint.worker.place
 
     @property
     def number(self) -> int:
-        """The worker's number; the last one, while it has none."""
+        """The worker's number; while it has none, the last one."""
         return 0 if self._joint is None else self._joint.worker.number
 
     async def open(self) -> None:
-        """Be a part of this process's worker, which is opened if this is the first one.
+        """Join this process's worker; the first member opens it.
 
         Raises:
-            RuntimeError, OSError: as of :meth:`.worker.Worker.open`.
+            RuntimeError, OSError: as :meth:`.worker.Worker.open`.
 
         Cancellation:
-            It is no part of it.
+            It has not joined.
         """
         key = self.share, asyncio.get_running_loop()
         joint = _joints.get(key)
@@ -104,10 +104,10 @@ class Member:
             joint.handlers[f"{self.path}/{below}"] = handler
 
     async def close(self) -> None:
-        """Be no part of it any more; the last one closes the worker. May be called twice.
+        """Leave the worker; the last member closes it. May be called twice.
 
         Cancellation:
-            It is no part of it all the same; requests are broken off.
+            It has left all the same; requests are broken off.
         """
         joint, self._joint = self._joint, None
         if joint is None:
@@ -115,7 +115,7 @@ class Member:
         for below in self._own:
             del joint.handlers[f"{self.path}/{below}"]
         key = self.share, asyncio.get_running_loop()
-        # It is the last that goes: nobody who waits here is left out.
+        # Counted under the lock, so that whoever waits for it is not left out.
         async with joint.lock:
             joint.members -= 1
             if not joint.members:

@@ -1,4 +1,4 @@
-"""The names of sockets: by them a worker is known before it is asked anything."""
+"""The names of sockets: they identify a worker before it is asked anything."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Final
 
 __all__ = ("VERSION", "SocketName", "application_id", "lock_name", "process_name")
 
-# Of what the workers say to each other. Those of another one are told, never asked.
+# The version of what workers say to each other. Workers of another version are shown,
+# but never asked.
 VERSION: Final = 1
 
 _NAME: Final = re.compile(
@@ -23,13 +24,13 @@ _NAME: Final = re.compile(
 
 @dataclass(frozen=True, order=True)
 class SocketName:
-    """Which worker listens there: its number, and what may speak with it."""
+    """Which worker listens there: its number, and who may speak with it."""
 
     number: int
     process: int
     application: str
     version: int = VERSION
-    #: As :func:`process_name` says it: who has it is known though it does not answer.
+    #: What :func:`process_name` returns there: known even if the worker does not answer.
     called: str = "0"
 
     def __str__(self) -> str:
@@ -40,7 +41,7 @@ class SocketName:
 
     @classmethod
     def parse(cls, text: str) -> SocketName | None:
-        """Return what a name in the directory means, or None if it is no worker's."""
+        """Return what a name in the directory means; None if it is no worker's."""
         found = _NAME.fullmatch(text)
         if found is None:
             return None
@@ -49,15 +50,15 @@ class SocketName:
 
 
 def lock_name(application: str, number: int) -> str:
-    """Return the name of the file whose lock is this number.
+    """Return the name of the file whose lock stands for this number.
 
-    Without the version: while versions change, no two workers have the same number.
+    It has no version in it: so no two workers have the same number during an update.
     """
     return f"{application}-{number}.lock"
 
 
 def application_id(name: str | None = None) -> str:
-    """Return what tells the workers of one application from those of another one.
+    """Return what tells the workers of one application from those of another.
 
     Args:
         name: the application's own name; None for the program that runs and the
@@ -69,9 +70,9 @@ def application_id(name: str | None = None) -> str:
 
 
 def process_name() -> str:
-    """Return what no other process is called, nor this one after a restart.
+    """Return a name that no other process has, nor this one after a restart.
 
-    Its number may be another one's after it.
+    Process ids are no use for that: they are reused.
     """
     return _name_of(os.getpid())  # asked for each time: workers are forks
 

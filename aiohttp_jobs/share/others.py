@@ -1,4 +1,4 @@
-"""What all other workers say: asked once a second, however many want to know."""
+"""Asks all other workers: once a second, however many callers want to know."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ("Others", "Placed", "foreign")
 
 # Seconds for which answers are good.
 _GOOD_FOR: Final = 1.0
-# How long a worker is waited for that is asked: so many times, so many seconds.
+# How long to wait for a worker: this many turns, of this many seconds.
 _TURNS, _TURN = 10, 0.05
 
 
 class Placed(Protocol):
-    """A worker, or what is a part of it."""
+    """A worker, or a part of one."""
 
     @property
     def place(self) -> Place | None:
-        """Where the others find it; None while they do not."""
+        """Where the others find it; None while they cannot."""
         ...
 
 
@@ -32,11 +32,11 @@ class Others:
     """Asks the other workers one question.
 
     Args:
-        worker: this one.
-        path: what the others are asked for.
-        data: called at each round for more about it, as JSON.
-        read: called once with each answer, for what is made of it. If it raises as it
-            does for what is no such answer, that one has failed.
+        worker: this worker.
+        path: what to ask the others for.
+        data: called in each round; returns more about it, as JSON.
+        read: called once with each answer; returns what to make of it. If it raises
+            because the answer is no such thing, the worker counts as failed.
     """
 
     def __init__(
@@ -50,24 +50,24 @@ class Others:
         self._path = path
         self._data = data
         self._read = read
-        # To each of them; the same name may be found by another path one day.
+        # One to each of them; the same name may be found by another path one day.
         self._lines: dict[tuple[SocketName, str], Line] = {}
-        # By name, from the moment of asking to that at which the answer is taken.
+        # By name, from the moment of asking until the answer is taken.
         self._asked: dict[SocketName, asyncio.Task[Answer]] = {}
-        # Those that were waited for in vain: they are asked on, and not waited for again.
+        # Workers that were waited for in vain: still asked, but not waited for again.
         self._slow: set[SocketName] = set()
         self._round: asyncio.Task[list[Answer]] | None = None
         self._good_until = 0.0
 
     async def ask(self, *, anew: bool = False) -> list[Answer]:
-        """Return an answer of each, in the order of their numbers; none is an error.
+        """Return an answer from each, in the order of their numbers; errors are answers.
 
-        Some are up to a second old. Who does not answer is waited for once, half a
-        second; later it is looked whether its answer has come.
+        Some are up to a second old. A worker that does not answer is waited for once, for
+        half a second; after that, each round only looks whether its answer has come.
 
         Args:
-            anew: answers that have come before are not good enough. Those that are on
-                their way are.
+            anew: whether answers that have come before are not good enough. Those that
+                are on their way are.
 
         Cancellation:
             The others are asked all the same, for whoever wants to know next.
@@ -116,7 +116,7 @@ class Others:
             if answer is None:
                 answer = self._take(name)
             if answer.trouble is Trouble.GONE:
-                # It listened when it got its name, so it is dead: told this once.
+                # It listened when it got its name, so it is dead: shown this once.
                 with suppress(OSError):
                     place.folder.remove(str(name))
             answers.append(answer)
@@ -132,7 +132,7 @@ class Others:
             ]
             if not waited:
                 return
-            # In short turns: if this event loop is what lags, one turn ends late, and
+            # In short turns: if it is this event loop that lags, one turn ends late, and
             # the answers that have come meanwhile are read in the next one.
             await asyncio.wait(waited, timeout=_TURN)
 
@@ -160,7 +160,7 @@ class Others:
 
 
 def foreign(name: SocketName, own: SocketName) -> Answer | None:
-    """Return why it is not to be asked; None if it is."""
+    """Return why a worker must not be asked; None if it may be."""
     if name.application != own.application:
         return Answer(name, trouble=Trouble.APPLICATION)
     if name.version != VERSION:

@@ -1,4 +1,4 @@
-"""One worker is asked, and waited for no longer than half a second, and that once."""
+"""Asks one worker, and waits for it no longer than half a second, and only once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .names import SocketName
 
 __all__ = ("Patience",)
 
-# How long a worker is waited for that is asked: so many times, so many seconds.
+# How long to wait for a worker: this many turns, of this many seconds.
 _TURNS, _TURN = 10, 0.05
 # Seconds for which an answer that nobody waited for is good.
 _GOOD_FOR: Final = 1.0
@@ -30,18 +30,19 @@ class _Question:
 
 
 class Patience:
-    """Asks workers one by one, whatever it is.
+    """Asks workers one by one, whatever the question.
 
-    Who does not answer is asked on, and not waited for again until it has answered.
+    A worker that does not answer is still asked, but not waited for again until it has
+    answered.
     """
 
     def __init__(self) -> None:
-        # From the moment of asking to that of taking the answer; the oldest first.
+        # From the moment of asking until the answer is taken; the oldest first.
         self._open = OrderedDict[tuple[SocketName, str], _Question]()
         self._slow: set[SocketName] = set()
 
     async def ask(self, name: SocketName, address: str, path: str) -> Answer:
-        """Return what it answers to a GET, or why it does not; none is an error.
+        """Return its answer to a GET, or why there is none; errors are answers.
 
         Cancellation:
             It is asked all the same, for whoever wants to know next.
@@ -58,7 +59,7 @@ class Patience:
             question = self._begin(key, address)
         if name not in self._slow:
             for _ in range(_TURNS):
-                # In short turns, as the event loop that lags may be this one.
+                # In short turns, as it may be this event loop that lags.
                 await asyncio.wait([question.task], timeout=_TURN)
                 if question.task.done():
                     break

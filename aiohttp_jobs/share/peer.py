@@ -22,12 +22,12 @@ def peer_of(descriptor: int) -> Peer:
     """Return who is at the other end.
 
     Args:
-        descriptor: of a connected unix socket. It stays open.
+        descriptor: that of a connected unix socket. It stays open.
 
     Raises:
         OSError: the descriptor is no such socket, or is closed.
     """
-    # By a copy: the sockets that event loops hand out do not all have getsockopt().
+    # Through a copy: not all sockets that event loops hand out have getsockopt().
     with socket.socket(fileno=os.dup(descriptor)) as connection:
         size = struct.calcsize("3i")
         found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
@@ -35,8 +35,8 @@ def peer_of(descriptor: int) -> Peer:
 
 
 def is_own_user(peer: Peer) -> bool:
-    """Is it a process of the user that this one runs as?
+    """Return whether it is a process of the user that this one runs as.
 
-    Root is not: it has no part in the application, and sees all anyway.
+    Root is not: it has no part in the application, and sees everything anyway.
     """
     return peer.user == os.geteuid()

@@ -1,6 +1,6 @@
 """A worker's place among the others: its number, and the socket that has its name.
 
-Blocking calls, all of them short, to a directory that is on no network.
+The calls block, but all are short, and the directory is not on a network.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from .names import SocketName, lock_name, process_name
 
 __all__ = ("Place",)
 
-# As many as may wait to be accepted while the event loop of this worker is busy.
+# How many connections may wait to be accepted while this worker's event loop is busy.
 _BACKLOG = 128
 
 
 class Place:
-    """A number that no other worker of the application has, and a socket that listens.
+    """A number that no other worker of the application has, and a listening socket.
 
     Args:
         path: the directory, as ``check_share()`` returns it.
         application: as ``application_id()`` returns it.
-        wish: the number to take if it is free; else the lowest free one is taken.
+        wish: the number to take if it is free; otherwise the lowest free one is taken.
 
     Raises:
         RuntimeError: the directory is refused.
@@ -33,12 +33,12 @@ class Place:
     """
 
     def __init__(self, path: str, application: str, wish: int | None = None) -> None:
-        # Each before what may fail, so that give_up() finds them all.
+        # Set before anything that may fail, so that give_up() finds them all.
         self._lock = -1
         self.socket: socket.socket | None = None
         self._identity: tuple[int, int] | None = None
         self.folder = Folder(path)
-        # First, or a thread of this process may fork in between.
+        # Before the rest, as a thread of this process may fork in between.
         give_up_in_children(self)
         try:
             number, self._lock = self._take_number(application, wish)
@@ -68,14 +68,14 @@ class Place:
         raise AssertionError("count() does not end")
 
     def _remove_predecessors(self) -> None:
-        # The lock says that they are dead, in whatever version they were.
+        # This worker has the lock, so they are dead, whatever their version.
         for name in self.folder.sockets():
             is_same = name.application == self.name.application
             if is_same and name.number == self.number:
                 self.folder.remove(str(name))
 
     def _listen(self) -> socket.socket:
-        # By another name until it listens: one that does not yet looks like a dead one's.
+        # Under another name until it listens: until then it looks like a dead worker's.
         early = f"{self.name}.new"
         self.folder.remove(early)
         bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -92,7 +92,7 @@ class Place:
         return bound
 
     def is_whole(self) -> bool:
-        """Would another worker that looks now find this one, and not take its number?"""
+        """Return whether other workers find this one, and leave its number to it."""
         if self.socket is None:
             return False
         try:
@@ -107,9 +107,9 @@ class Place:
             return False
 
     def leave(self) -> None:
-        """Let nobody find this worker any more; who has connected may be answered."""
+        """Let nobody find this worker any more; those connected may still be answered."""
         name = str(self.name)
-        # Not another one that has been put there since.
+        # But not another socket that has been put there since.
         if self.socket is not None and self.folder.identity(name) == self._identity:
             self.folder.remove(name)
 
@@ -133,7 +133,7 @@ class Place:
             if descriptor >= 0:
                 os.close(descriptor)
         if self._lock >= 0:
-            # Closed, not unlocked: that would unlock it for the parent of a child, too.
+            # Closed, not unlocked: in a child, that would unlock it for the parent, too.
             lock, self._lock = self._lock, -1
             os.close(lock)
         self.folder.close()

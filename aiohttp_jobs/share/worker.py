@@ -1,4 +1,4 @@
-"""A worker that the others of its application can ask, from its start to its end."""
+"""A worker that the others of its application can ask, from start to end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log: Final = logging.getLogger("aiohttp_jobs")
 
 # Seconds from one look at the directory to the next.
 _PATROL: Final = 2.0
-# Seconds that answers which are being made have at the end.
+# Seconds that answers under way are given at the end.
 _GRACE: Final = 1.0
 
 
@@ -35,16 +35,16 @@ class Worker:
 
     Args:
         share: the path of the directory that they share.
-        handlers: what answers them, by path; requests of GET and of POST.
-            A POST comes to it in time only, see ``deadlines``. It is looked up at each
-            request, so there may be more and fewer while the worker is open.
+        handlers: what answers them, by path; GET and POST requests. A POST that is late
+            does not reach its handler, see ``deadlines``. Handlers are looked up at each
+            request, so they may be added and removed while the worker is open.
         application: what the application is called, to tell its workers from those of
             another one; None for the program, and the directory that it runs in.
         patrol: seconds from one look at the directory to the next.
 
     Raises:
-        TypeError, ValueError: the path is none.
-        RuntimeError: there is nothing to share by on this platform.
+        TypeError, ValueError: the path is invalid.
+        RuntimeError: workers cannot find each other on this platform.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Worker:
         self._runner: web.ServerRunner | None = None
         self._server: asyncio.AbstractServer | None = None
         self._watch: asyncio.Task[None] | None = None
-        # What was wrong when it was looked last, so that it is told once.
+        # What was wrong at the last look, so that it is logged once.
         self._trouble = ""
 
     @property
@@ -75,11 +75,11 @@ class Worker:
 
     @property
     def number(self) -> int:
-        """Its number; the last one, while it has none."""
+        """Its number; while it has none, the last one."""
         return self._number
 
     async def context(self, app: web.Application) -> AsyncIterator[None]:
-        """Be there while this application runs: one of its clean-up contexts.
+        """Be open while this application runs: one of its clean-up contexts.
 
         A server that forks has forked by then. The jobs end before the clean-up contexts,
         so a worker that drains can still be asked.
@@ -94,7 +94,7 @@ class Worker:
         """Take a number, and answer.
 
         Raises:
-            RuntimeError: it is open, or the directory is refused.
+            RuntimeError: it is already open, or the directory is refused.
             OSError: a file in there cannot be made.
 
         Cancellation:
@@ -131,7 +131,7 @@ class Worker:
             await runner.cleanup()
 
     async def look(self) -> None:
-        """See that the others find this worker; if they would not, put it back.
+        """Check that the others find this worker; if they would not, put it back.
 
         Its number stays the same, unless another worker was quicker to take it. What goes
         wrong is logged, once.
@@ -172,7 +172,7 @@ class Worker:
     def _leave_place(self) -> None:
         place, self._place = self._place, None
         server, self._server = self._server, None
-        # The name goes first: who looks now finds no socket that nobody answers at. The
+        # The name goes first: so nobody finds a socket at which nobody answers. The
         # server goes before its socket, which the event loop still looks at.
         if place is not None:
             place.leave()
