@@ -1,10 +1,9 @@
 """OpenTelemetry: a span for each job. Needs the extra ``opentelemetry``, the API alone.
 
-What spawns a background job does not wait for it: the job may run long after, and take
-long. So it begins a trace of its own that is linked to the span that spawned it, and its
-kind is CONSUMER, as OpenTelemetry has it for execution that is deferred. But a request
-waits for its atomic handler, whose span therefore is a child of the request's, and
-INTERNAL.
+The code that spawns a background job does not wait for it: the job may run much later,
+and take long. So it begins a trace of its own that is linked to the span that spawned it,
+and its kind is CONSUMER, OpenTelemetry's kind for deferred execution. But a request waits
+for its atomic handler, so the handler's span is a child of the request's, and INTERNAL.
 
 An attempt of a durable job may run in another process, days later: the span that enqueued
 it travels with the job, and the attempt is linked to that one.
@@ -50,7 +49,7 @@ _w3c: Final = TraceContextTextMapPropagator()
 
 
 class JobTracer:
-    """An observer that makes a span of each job that runs, current in the job.
+    """An observer that makes a span for each job that runs, current in the job.
 
     ``setup(app, observers=[JobTracer()])``. One may observe any number of schedulers.
     From the first one on, durable jobs that this process spawns keep the current span.
@@ -61,7 +60,7 @@ class JobTracer:
 
     def __init__(self, tracer_provider: TracerProvider | None = None) -> None:
         self._tracer = trace.get_tracer("aiohttp_jobs", tracer_provider=tracer_provider)
-        # The span of each job that runs, and how its context gets rid of it.
+        # The span of each running job, and the token that detaches it from the context.
         self._running: dict[Job[Any], tuple[Span, Token[Context]]] = {}
         tell_spans_by(_current_traceparent)
 
@@ -76,13 +75,13 @@ class JobTracer:
                 "aiohttp_jobs.durable_attempt": attempt.attempt,
             }
             span = self._begin(job, attributes, _span_of(attempt.traceparent))
-        elif not job.takes_slot:  # as an atomic handler; in its first step no job waits
+        elif not job.takes_slot:  # an atomic handler: in its first step no job waits
             span = self._tracer.start_span(job.coro_name, attributes=attributes)
         else:
             spawner = trace.get_current_span().get_span_context()
             span = self._begin(job, attributes, spawner)
         # It is invalid without a tracer provider. Then the spawner's, which may have come
-        # with a request, stays current, for what the job calls.
+        # with a request, stays current for what the job calls.
         if span.get_span_context().is_valid:
             self._running[job] = span, attach(trace.set_span_in_context(span))
 
@@ -91,7 +90,7 @@ class JobTracer:
     ) -> Span:
         return self._tracer.start_span(
             job.coro_name,
-            context=Context(),  # nobody's child
+            context=Context(),  # a span without a parent
             kind=SpanKind.CONSUMER,
             links=[Link(spawner)] if spawner.is_valid else (),
             attributes=attributes,
@@ -104,7 +103,7 @@ class JobTracer:
             return
         span, token = running
         if job.state is not LET_GO:
-            detach(token)  # the context may have been given to more jobs than this
+            detach(token)  # the context may have been given to other jobs, too
         try:
             _tell_end(span, job)
         finally:
@@ -119,14 +118,14 @@ def _tell_end(span: Span, job: Job[Any]) -> None:
         span.set_status(Status(StatusCode.ERROR, line_of(error)))
         _record(span, error)
     elif job.state is LET_GO:
-        # Told from outside of the job's context, and it still runs.
+        # Noted from outside the job's context, while the job still runs.
         span.set_status(
             Status(StatusCode.ERROR, "It did not end in time after it was cancelled")
         )
 
 
 def _record(span: Span, error: BaseException) -> None:
-    # It asks the exception for its text, which may raise anything.
+    # This asks the exception for its text, which may raise anything.
     if call_guest(span.record_exception, error) is not None:
         span.add_event(
             "exception",
@@ -145,7 +144,7 @@ def _current_traceparent() -> str | None:
 
 
 def _span_of(traceparent: str | None) -> SpanContext:
-    """The span that is told in W3C's form; an invalid one if it is none of these."""
+    """Return the span that W3C's form names; an invalid span if it names none."""
     carrier = {_TRACEPARENT: traceparent} if isinstance(traceparent, str) else {}
     context = _w3c.extract(carrier, Context())
     return trace.get_current_span(context).get_span_context()
@@ -168,9 +167,9 @@ def _attributes(job: Job[Any]) -> _Attributes:
 
 
 def _function_name(job: Job[Any]) -> str:
-    """The name of the coroutine's function, with its module if the coroutine tells.
+    """Return the name of the coroutine's function, with its module if that is known.
 
-    One that was renamed, by a decorator for example, knows the module of that one only.
+    A coroutine renamed by a decorator, for example, knows only the decorator's module.
     """
     frame = getattr(job.coro, "cr_frame", None)
     if frame is None or frame.f_code.co_qualname != job.coro_name:

@@ -1,6 +1,6 @@
 """Prometheus: what schedulers do, as metrics. Needs the extra ``prometheus``.
 
-An observer counts the jobs of each scheduler; one collector to a registry shows them all,
+An observer counts the jobs of each scheduler; one collector per registry shows them all,
 told apart by the label ``scheduler``.
 """
 
@@ -44,7 +44,7 @@ from .web.request import SCHEDULER
 
 __all__ = ("JobsCollector", "jobs_collector", "setup_metrics")
 
-# Upper bounds in seconds: a job may be a mail or a nightly report.
+# Upper bounds in seconds: a job may send a mail or make a nightly report.
 BUCKETS: Final = (
     *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0),
@@ -115,7 +115,7 @@ def setup_metrics(
         workers = AllWorkers(share, registry, collector.ask)
 
     async def show(app: web.Application) -> AsyncIterator[None]:
-        # Not before the start: an application that never runs must not stay in there.
+        # Not before the start: an application that never runs must not stay registered.
         collector._show(watch)
         durable = durable_of(app)
         if durable is not None:
@@ -133,7 +133,7 @@ def setup_metrics(
 
 
 def jobs_collector(registry: CollectorRegistry | None = None) -> JobsCollector:
-    """Return the collector of this registry; it is added if there is none.
+    """Return the collector of this registry, which is added if there is none.
 
     Args:
         registry: None for the global one, ``prometheus_client.REGISTRY``.
@@ -143,7 +143,7 @@ def jobs_collector(registry: CollectorRegistry | None = None) -> JobsCollector:
     if collector is None:
         collector = JobsCollector()
     else:
-        # Is it there? Somebody may have taken it out, and no method tells.
+        # Somebody may have unregistered it, and no method tells.
         with suppress(KeyError):
             registry.unregister(collector)
     registry.register(collector)
@@ -188,7 +188,7 @@ class JobsCollector:
     async def ask(self) -> None:
         """Ask the stores of durable jobs for their figures, to be collected right after.
 
-        It takes at most some tenths of a second. Only the stores of applications in this
+        It takes at most a few tenths of a second. Only the stores of applications in this
         event loop are asked.
         """
         asked = [watch.durable for watch in self._watches.values()]
@@ -224,7 +224,7 @@ def _has_samples(family: Metric) -> bool:
     return bool(family.series if isinstance(family, Family) else family.samples)
 
 
-# A registry keeps its collector: this one need not keep the registry.
+# A registry keeps its collector: this need not keep the registry.
 _collectors: Final = WeakKeyDictionary[CollectorRegistry, JobsCollector]()
 
 
@@ -260,7 +260,7 @@ class _Families:
             "1 while no pending job starts because they are held, else 0.",
             labels=["scheduler"],
         )
-        # Most samples are of these three.
+        # Most samples are in the three that are a Family.
         self.ended = Family(
             "aiohttp_jobs_jobs",
             "Jobs that have ended, by coroutine and outcome.",
@@ -294,7 +294,7 @@ class _Families:
 class _Watch:
     """Observes one scheduler, and counts its jobs by the names of their coroutines.
 
-    Never by the names that the jobs were given: there may be any number of those, and
+    Never by the names that jobs are given: there may be any number of those, and
     Prometheus keeps each as a series of its own.
     """
 
@@ -332,7 +332,7 @@ class _Watch:
     def show(self, families: _Families) -> None:
         """Add a sample for everything that was counted. May run in another thread."""
         scheduler, name = self.scheduler, self.name
-        # With no limit it is infinite, so that taken / limit stays a number.
+        # Infinite without a limit, so that taken / limit stays a number.
         limit = float("inf") if scheduler.limit is None else scheduler.limit
         families.active.add_metric([name], scheduler.active_count)
         families.pending.add_metric([name], scheduler.pending_count)
@@ -359,7 +359,7 @@ class _Counts:
     __slots__ = ("ended", "ended_series", "ran", "ran_series", "waited", "waited_series")
 
     def __init__(self, scheduler: str, job: str) -> None:
-        # All outcomes from the first on: rate() does not see a series begin.
+        # All outcomes from the start: rate() does not see a series begin.
         self.ended: dict[JobState, int] = dict.fromkeys(_OUTCOMES, 0)
         self.waited = Times(BUCKETS)
         self.ran = Times(BUCKETS)
@@ -398,7 +398,7 @@ def _make_handler(
             accept = acceptable(accept)
         try:
             encode, content_type = choose_encoder(accept)
-        except Exception:  # the library trips over versions that are no numbers
+        except Exception:  # the library trips over versions that are not numbers
             encode, content_type = choose_encoder("")
         if workers is None:
             await collector.ask()
@@ -410,7 +410,7 @@ def _make_handler(
         if "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "").lower():
             headers[hdrs.CONTENT_ENCODING] = "gzip"
             # At the lowest level: the text is so regular that a higher one takes several
-            # times as long for little.
+            # times as long for little gain.
             body = gzip.compress(body, 1, mtime=0)
         return web.Response(body=body, headers=headers)
 

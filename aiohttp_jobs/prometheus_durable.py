@@ -1,9 +1,8 @@
 """The metrics of durable jobs. Needs the extra ``prometheus``.
 
-How many jobs are where is the store's to tell, and every process that uses it shows the
-same figures. A scrape does not wait for a store that does not answer: without an answer
-they are missing, and another metric says so. What a process has done itself it has
-counted.
+The store tells how many jobs are in each place, and every process that uses it shows the
+same figures. A scrape does not wait for a store that does not answer: then the figures
+are missing, and another metric says so. Each process counts what it has done itself.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ BUCKETS: Final = (
 )
 # How an attempt may end. All are there from the start: rate() sees no series begin.
 _OUTCOMES: Final = ("succeeded", "retried", "buried", "given_back")
-# Seconds that a scrape waits for the store: a worker that is asked by another one has
-# half a second for its whole answer. In a thread it may wait longer.
+# Seconds that a scrape waits for the store: a worker that another one asks has half a
+# second for its whole answer. In a thread it may wait longer.
 PATIENCE: Final = 0.3
 PATIENCE_IN_THREAD: Final = 2.0
 # Seconds after which the figures of the store are too old to be shown.
@@ -110,19 +109,19 @@ class DurableWatch:
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._enqueued = Times(BUCKETS)
-        # What the store has said last, and when; None if it could say nothing.
+        # What the store said last, and when; None if it could say nothing.
         self._figures: tuple[DurableStatistics, float] | None = None
         self._asking: asyncio.Task[None] | None = None
         durable.when_kept.append(self._enqueued.add)
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._durable.when_kept.remove(self._enqueued.add)
         if self._asking is not None:
             self._asking.cancel()
 
     async def ask(self) -> None:
-        """Ask the store for its figures, and wait for them a little, if at all."""
+        """Ask the store for its figures, if it can be asked here, and wait a little."""
         is_here = asyncio.get_running_loop() is self._loop
         if is_here and self._durable.inspection.is_possible:
             await asyncio.wait([self._begin()], timeout=PATIENCE)
@@ -141,13 +140,13 @@ class DurableWatch:
             self._figures = figures, monotonic()
 
     def _ask_from_anywhere(self) -> None:
-        """Ask, in whichever thread this is called; wait where nobody else waits."""
+        """Ask, in whatever thread this is called; wait only where that blocks no loop."""
         try:
             running = asyncio.get_running_loop()
         except RuntimeError:
             running = None
         if running is self._loop:
-            # Who serves the registry by a handler of their own: for the next time.
+            # The application serves the registry by a handler of its own: for next time.
             if self._figures is None or monotonic() - self._figures[1] > PATIENCE:
                 self._begin()
             return

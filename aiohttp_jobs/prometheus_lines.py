@@ -1,10 +1,10 @@
 """Samples as lines of text, told apart by the label of their worker. Needs the extra
 ``prometheus``.
 
-In both of Prometheus's formats a sample is the same line, and only what stands above
-those of a family differs. So a worker that is asked writes its own lines, and whoever is
-scraped puts them below each other. What has to be written in another way, by the library,
-is told as it is.
+In both of Prometheus's formats a sample is the same line, and only what stands above the
+lines of a family differs. So each worker that is asked writes its own lines, and the one
+that is scraped joins them. Samples that the library has to write in another way are sent
+as they are.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ WORKER: Final = "worker"
 # Names that both formats write as they are; others are quoted, or escaped.
 _is_plain: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*").fullmatch
 _is_plain_label: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*").fullmatch
-# How samples are called that the older format has in families of their own.
+# Suffixes of samples that the older format has in families of their own.
 APART: Final = ("_created", "_gcount", "_gsum")
 
 
-# How names may be escaped so that even plain ones are changed.
+# The ways of escaping names that change even plain ones.
 _CHANGING: Final = re.compile(r"(escaping\s*=\s*)(?:dots|values)", re.IGNORECASE)
 
 
 def acceptable(accept: str) -> str:
-    """Return a header ``Accept`` that asks for plain names as they are.
+    """Return the header ``Accept``, changed to ask for plain names as they are.
 
-    What it asked for is no more than a wish: the answer tells what it is.
+    The header is only a wish: the answer says what it is.
     """
     return _CHANGING.sub(r"\1underscores", accept)
 
 
 def _own_label(labels: dict[str, str], worker: str) -> dict[str, str]:
-    """Add the label of the worker; one that has its name is called otherwise."""
+    """Add the label of the worker, and rename a label that already has this name."""
     if WORKER not in labels:
         return {**labels, WORKER: worker}
-    # As Prometheus does it with a label of its own that a target has, too.
+    # As Prometheus does if a target has a label that Prometheus adds, too.
     own = {}
     for name, value in labels.items():
         if name == WORKER:
@@ -59,11 +59,11 @@ def _own_label(labels: dict[str, str], worker: str) -> dict[str, str]:
 
 
 class Series:
-    """What is told of one thing: names and labels, which stay the same, and values.
+    """The samples of one thing: names and labels, which stay the same, and values.
 
     Args:
-        heads: of each value the name and the labels.
-        values: returns them.
+        heads: the name and the labels of each value.
+        values: returns the values.
     """
 
     __slots__ = ("_heads", "_values", "_worker", "_written")
@@ -75,7 +75,7 @@ class Series:
     ) -> None:
         self._heads = heads
         self._values = values
-        # Written once: a scrape has thousands of them.
+        # The heads are written once: a scrape has thousands of them.
         self._worker = ""
         self._written: list[str] = []
 
@@ -98,10 +98,10 @@ class Series:
 
 
 class Family(Metric):
-    """A family of which the samples are made if somebody wants them.
+    """A family whose samples are only made when somebody wants them.
 
     Args:
-        name, documentation, kind, unit: as of the library's class.
+        name, documentation, kind, unit: as in the library's class.
     """
 
     def __init__(self, name: str, documentation: str, kind: str, unit: str = "") -> None:
@@ -120,7 +120,8 @@ def written(registry: CollectorRegistry, number: int) -> bytes:
     """Write what a registry has just now, for :meth:`.prometheus_workers.Families.add`.
 
     Args:
-        number: that of the worker.
+        registry: the registry.
+        number: the worker's number.
     """
     heads: list[Any] = []
     blocks: list[bytes] = []
@@ -140,7 +141,7 @@ def written(registry: CollectorRegistry, number: int) -> bytes:
 
 
 def _written(metric: Metric, worker: str) -> tuple[list[str], list[Any], bool]:
-    """The lines; the samples that are no plain ones; is one to be told apart?"""
+    """Return the lines; the samples that are not plain; and whether any is in `APART`."""
     if isinstance(metric, Family):
         return [line for each in metric.series for line in each.lines(worker)], [], False
     if not _is_plain(metric.name):
@@ -160,7 +161,7 @@ def _written(metric: Metric, worker: str) -> tuple[list[str], list[Any], bool]:
 
 
 def _told(sample: Sample, worker: str) -> Any:
-    # A timestamp is the library's own class; as a number it is in seconds.
+    # A timestamp has the library's own class; as a number it is in seconds.
     return (
         sample.name,
         _own_label(sample.labels, worker),
@@ -181,7 +182,7 @@ def _escaped(value: str) -> str:
 
 
 def _number(value: float) -> str:
-    # Quicker, and true of most: nearly all are counts.
+    # A short cut for nearly all values, which are counts.
     if type(value) is int and -1_000_000 < value < 1_000_000:
         return f"{value}.0"
     return floatToGoString(value)  # type: ignore[no-any-return, no-untyped-call]

@@ -1,6 +1,6 @@
 """A histogram of seconds that costs little. Needs the extra ``prometheus``.
 
-The library's own has a lock and looks through all buckets: it costs a job more.
+The library's own has a lock and looks through all buckets, so it costs each job more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Times:
     """Counts seconds in buckets.
 
     Args:
-        buckets: their upper bounds, in seconds; one for what is beyond comes by itself.
+        buckets: their upper bounds, in seconds; a bucket for the rest is added.
     """
 
     __slots__ = ("_buckets", "_counts", "_sum")
@@ -31,13 +31,15 @@ class Times:
         self._sum = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count it."""
+        """Count one duration."""
         self._counts[bisect_left(self._buckets, seconds)] += 1
         self._sum += seconds
 
     def series(self, name: str, labels: dict[str, str]) -> Series:
-        """Return what tells of it by this name, with these labels, whenever it is asked.
-        It may be asked in another thread."""
+        """Return its series under this name, with these labels.
+
+        The series shows the counts of the moment, and may be read in another thread.
+        """
         return Series(
             [
                 *((f"{name}_bucket", {**labels, "le": le}) for le in self._bounds()),

@@ -1,8 +1,8 @@
 """The metrics of all workers in one scrape. Needs the extra ``prometheus``.
 
-Each sends the samples of its registry, and whoever is scraped shows them side by side,
-told apart by the label ``worker``. Nothing is added up here: that is what Prometheus
-does, which knows when a counter began anew.
+Each sends the samples of its registry, and the worker that is scraped shows them side by
+side, told apart by the label ``worker``. Nothing is added up here: Prometheus does that,
+since it knows when a counter was reset.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from .share.others import Others
 
 __all__ = ("AllWorkers", "Families", "Format")
 
-# A process of the application that shows no metrics is not one that should.
+# A process of the application that shows no metrics need not show any.
 _NOT_OURS: Final = (Trouble.APPLICATION, Trouble.NOTHING)
 
-# In which directories a registry is shown: twice would be each sample twice.
+# The directories that a registry is shown in: showing it twice would double each sample.
 _shown: Final = WeakKeyDictionary[CollectorRegistry, set[str]]()
 
 _END: Final = b"# EOF\n"
@@ -37,9 +37,9 @@ _END: Final = b"# EOF\n"
 
 @dataclass(frozen=True)
 class Format:
-    """What who scrapes has asked for: one of the library's encoders, and what it makes.
+    """The format that the scraper asked for: one of the library's encoders, and its type.
 
-    An encoder takes what has a registry's ``collect()``.
+    An encoder takes any object that has a registry's ``collect()``.
     """
 
     content_type: str
@@ -50,7 +50,7 @@ class Format:
         return self.content_type.startswith("application/openmetrics-text")
 
     def encoded(self, metric: Metric) -> bytes:
-        """Encode one family, without what ends the whole."""
+        """Encode one family, without the end mark."""
         return self.encode(_One(metric)).removesuffix(_END)
 
 
@@ -65,7 +65,7 @@ class _One:
 
 
 class _Family:
-    """A name, and what all workers have of it."""
+    """A name, and what all workers have under it."""
 
     def __init__(self, name: str, documentation: str, kind: str, unit: str) -> None:
         # Refused here if there is no such kind.
@@ -74,9 +74,9 @@ class _Family:
         self.kind = kind
         self._about = documentation, kind, unit
         self.blocks: list[bytes] = []
-        # Is there a sample that the older format has in a family of its own?
+        # Whether there is a sample that the older format has in a family of its own.
         self.has_apart = False
-        # Samples that the library writes.
+        # Samples that the library has to write.
         self.rest: list[Any] = []
 
     def encoded(self, format: Format) -> list[bytes]:
@@ -93,7 +93,7 @@ class _Family:
         return [head, *blocks, *apart]
 
     def _split(self, format: Format) -> tuple[list[bytes], list[bytes]]:
-        """Return the lines, and those that stand in families of their own."""
+        """Return the lines of this family, and those of families of their own."""
         found: dict[bytes, list[bytes]] = {
             f"{self.name}{suffix}{{".encode(): [] for suffix in APART
         }
@@ -108,13 +108,13 @@ class _Family:
         return lines, apart
 
 
-@functools.lru_cache(maxsize=1000)  # they are the same at each scrape
+@functools.lru_cache(maxsize=1000)  # heads are the same at each scrape
 def _head(format: Format, name: str, documentation: str, kind: str, unit: str) -> bytes:
     return format.encoded(Metric(name, documentation, kind, unit))
 
 
 class Families:
-    """Metrics of all workers, as lines of text."""
+    """The metrics of all workers, as lines of text."""
 
     def __init__(self) -> None:
         self._families: dict[tuple[str, str], _Family] = {}
@@ -138,7 +138,7 @@ class Families:
         own, heads = json.loads(told)
         if own != number:
             raise ValueError("the worker has another number by now")
-        # All of it before any: half of a worker's metrics would be wrong ones.
+        # All is read before any is added: half of a worker's metrics would be wrong.
         found: list[tuple[_Family, bytes, bool, list[Any]]] = []
         start = 0
         for *about, length, has_apart, rest in heads:
@@ -154,7 +154,7 @@ class Families:
             same.rest += rest
 
     def tell(self, number: int, is_up: bool) -> None:
-        """Say whether a worker answers."""
+        """Note whether a worker answers."""
         line = f'{self._up.name}{{{WORKER}="{number}"}} {is_up:d}.0\n'
         self._up.blocks.append(line.encode())
 
@@ -163,8 +163,8 @@ class Families:
         told: list[bytes] = []
         seen = set[str]()
         for family in (*self._families.values(), self._up):
-            # One name is told once, with one type: another worker's other type is left
-            # out, for no server would take the whole.
+            # Each name is written once, with one type. Another worker's other type is
+            # left out, or no server would accept the whole.
             if family.name not in seen:
                 seen.add(family.name)
                 told += family.encoded(format)
@@ -174,7 +174,7 @@ class Families:
 
 
 class AllWorkers:
-    """Shows a registry to the other workers, and theirs beside it.
+    """Shows a registry to the other workers, and theirs next to it.
 
     Args:
         share: the directory of the workers.
@@ -182,7 +182,7 @@ class AllWorkers:
         ask: awaited before the registry is collected.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as of :class:`.share.worker.Worker`.
+        TypeError, ValueError, RuntimeError: as :class:`.share.worker.Worker`.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class AllWorkers:
         self._others: Others | None = None
 
     async def context(self, app: web.Application) -> AsyncIterator[None]:
-        """Be there while the application runs: one of its clean-up contexts."""
+        """Be open while the application runs: one of its clean-up contexts."""
         shown = _shown.setdefault(self._registry, set())
         share = self._member.share
         if share in shown:
@@ -217,7 +217,7 @@ class AllWorkers:
             await self._member.close()
 
     async def collect(self) -> Families:
-        """Return the metrics of all workers that answer, this one's among them."""
+        """Return the metrics of all workers that answer, including this one."""
         families = Families()
         number = self._member.number
         await self._ask()
@@ -225,7 +225,7 @@ class AllWorkers:
         families.tell(number, True)
         told = {number}
         answers = [] if self._others is None else await self._others.ask()
-        # A dead one's number may be another's already, which answers.
+        # Live ones first: a dead worker's number may already be another's, which answers.
         for answer in sorted(answers, key=lambda answer: answer.trouble is not None):
             other = answer.name.number
             if answer.trouble in _NOT_OURS or other in told:

@@ -1,9 +1,9 @@
 """Sentry: a scope and a transaction for each job. Needs the extra ``sentry``.
 
-What spawns a background job does not wait for it. So it has a transaction of its own, in
-the trace of what has spawned it, and a scope that begins as the spawner's: with its user
-and its tags as they were then. But a request waits for its atomic handler, which works in
-the request's own scope and transaction.
+The code that spawns a background job does not wait for it. So the job has a transaction
+of its own, in the spawner's trace, and a scope that begins as the spawner's: with its
+user and its tags as they were then. But a request waits for its atomic handler, which
+works in the request's own scope and transaction.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class JobSentry:
         if not sentry_sdk.is_initialized():
             return
         run = self._running[job] = _Run()
-        # In its first step no job waits: one without a slot is an atomic handler, or of
-        # those that are durable.
+        # In its first step no job waits: a job without a slot is an atomic handler or a
+        # durable job.
         if not job.takes_slot and attempt_of(job.coro) is None:
             return
         repeated = repeat_of(job)
@@ -99,13 +99,13 @@ class JobSentry:
             run.check_in(repeated)
 
     def job_closed(self, job: Job[Any]) -> None:
-        """End them, and see to a failure."""
+        """End its transaction and its scope, and see to a failure."""
         self._spawned.pop(job, None)
         run = self._running.pop(job, None)
         if run is None:
             if not sentry_sdk.is_initialized():
                 return
-            run = _Run()  # its time was up before its first step
+            run = _Run()  # it timed out before its first step
         failure = job.failure
         if (
             failure is not None
@@ -120,29 +120,29 @@ class JobSentry:
 
 @dataclass(slots=True)
 class _Origin:
-    """The scope of whoever spawns a job, and the trace."""
+    """The scope and the trace of the code that spawns a job."""
 
     scope: Scope = field(default_factory=lambda: sentry_sdk.get_isolation_scope().fork())
     trace: str | None = field(default_factory=sentry_sdk.get_traceparent)
     baggage: str | None = field(default_factory=sentry_sdk.get_baggage)
 
     def headers(self) -> dict[str, str]:
-        """Return what leads from one service to the next one of a trace."""
+        """Return the headers that continue the trace elsewhere."""
         found = {"sentry-trace": self.trace, "baggage": self.baggage}
         return {name: value for name, value in found.items() if value is not None}
 
 
 class _Run:
-    """What Sentry has of one job that runs."""
+    """What Sentry has of one running job."""
 
     __slots__ = ("_current", "_isolation", "_monitor", "_stack", "_transaction")
 
     def __init__(self) -> None:
-        # At first those of whoever runs it.
+        # At first, the scopes of whoever runs it.
         self._isolation = sentry_sdk.get_isolation_scope()
         self._current = sentry_sdk.get_current_scope()
         self._transaction: Any = None
-        # The name of its monitor, and the number of this check-in.
+        # The name of its monitor, and the id of this check-in.
         self._monitor: tuple[str, str | None] | None = None
         self._stack = ExitStack()
 
@@ -164,7 +164,7 @@ class _Run:
             self._current.span = self._transaction
 
     def check_in(self, repeated: Repeat) -> None:
-        """Tell the monitor that it has begun, if Sentry can have one of this schedule."""
+        """Tell the monitor that it has begun, if Sentry supports the schedule."""
         config = _config_of(repeated)
         if config is not None:
             name = _slug(repeated.label)
@@ -203,7 +203,7 @@ class _Run:
                     duration=seconds,
                 )
         if job.state is not LET_GO:
-            self._stack.close()  # its context may have been given to more jobs than this
+            self._stack.close()  # the context may have been given to other jobs, too
 
     @contextmanager
     def _scopes(self) -> Generator[None]:
@@ -212,8 +212,8 @@ class _Run:
             yield
 
 
-# What was captured and is being told to the exception handler, which most often logs it.
-# Sentry makes an event of that record, too.
+# Exceptions that were captured and are being told to the exception handler, which most
+# often logs them: Sentry would make an event of the log record, too.
 _captured: Final[dict[int, BaseException]] = {}
 
 
@@ -224,7 +224,7 @@ def _drop_what_was_captured(event: Event, hint: Hint) -> Event | None:
 
 
 def _facts(job: Job[Any]) -> dict[str, Any]:
-    """What Sentry shows of the job beside the failure or the transaction."""
+    """Return what Sentry shows of the job next to its failure or transaction."""
     assert job.spawned_at is not None
     assert job.started_at is not None
     facts: dict[str, Any] = {
@@ -238,7 +238,7 @@ def _facts(job: Job[Any]) -> dict[str, Any]:
 
 
 def _slug(label: str) -> str:
-    """Return what Sentry takes for the name of a monitor."""
+    """Return a name that Sentry accepts for a monitor."""
     return re.sub(r"[^a-z0-9_-]+", "-", label.lower()).strip("-")[:MOST_LETTERS]
 
 
@@ -253,7 +253,7 @@ def _config_of(repeated: Repeat) -> Any:
                 config["schedule"] = {"type": "interval", "value": number, "unit": unit}
                 break
         else:
-            return None  # it knows no seconds
+            return None  # Sentry has no intervals of seconds
     elif isinstance(schedule, Cron) and len(schedule.expression.split()) == 5:
         config["schedule"] = {"type": "crontab", "value": schedule.expression}
         config["timezone"] = schedule.tz
