@@ -89,8 +89,7 @@ class BrokerStore:
             the message names it.
     """
 
-    #: It does not know which ticks of periodic jobs were put: choose one process to put
-    #: them.
+    #: It does not know which ticks of periodic jobs were put: let one process put them.
     remembers_ticks = False
 
     def __init__(

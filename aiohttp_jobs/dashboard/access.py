@@ -28,7 +28,7 @@ __all__ = (
 
 
 class Access(enum.IntEnum):
-    """What a request may do, as `authorize` answers it."""
+    """What a request may do, as returned by `authorize`."""
 
     NONE = 0  #: nothing: it gets 403
     READ = 1  #: look at everything
@@ -42,17 +42,17 @@ Authorize: TypeAlias = Callable[
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who asks, and what they may do."""
+    """Who makes a request, and what they may do."""
 
     access: Access
-    #: As `authorize` has told it, in one line of bounded length; None if it has not.
+    #: As `authorize` returned it, in one line of bounded length; None if it did not.
     name: str | None
-    #: The address that the request has come from.
+    #: The address that the request came from.
     remote: str
 
     @property
     def party(self) -> str:
-        """Whom places are counted for."""
+        """Whom the places of live pages are counted for."""
         return self.remote if self.name is None else f"@{self.name}"
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ _SAFE: Final = frozenset({"GET", "HEAD"})
 
 
 def check_authorize(authorize: Any) -> None:
-    """Refuse what is no coroutine function: it would let everybody in, or nobody."""
+    """Refuse anything but a coroutine function: it would let in everybody, or nobody."""
     call = getattr(authorize, "__call__", None)  # noqa: B004 (an object may have one)
     if not (inspect.iscoroutinefunction(authorize) or inspect.iscoroutinefunction(call)):
         raise TypeError(
@@ -100,7 +100,7 @@ def make_guard(authorize: Authorize) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         is_safe = request.method in _SAFE
-        # First, so that nothing of the answer tells another site who is logged in.
+        # First, so that nothing in the answer tells another site who is logged in.
         check_site(request, is_safe)
         visitor = await ask(authorize, request)
         if visitor.access is Access.NONE:

@@ -1,4 +1,4 @@
-"""Actions: the handlers of what is done, each of which asks first."""
+"""Actions: the handlers that do something, each of which asks first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .views import JOB
 
 __all__ = ("Actions", "fields_of", "tell")
 
-# Of how many processes a form may tell.
+# How many processes a form may name.
 MOST_PROCESSES: Final = 1000
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class Actions:
             return self._tell(request, links, outcome, error.status)
         if wants_json(request):
             return web.json_response(outcome)
-        # Its page says what has become of it, and may be loaded again.
+        # The job's page says what has become of it, and may be reloaded.
         raise web.HTTPSeeOther(f"{links.to_job(address)}?told=cancel")
 
     # -- all that fit a filter ----------------------------------------------------------
@@ -154,7 +154,7 @@ class Actions:
         links: Links,
         acts: Sequence[Coroutine[Any, Any, data.Outcome]],
     ) -> web.Response:
-        """Do it in each process that was chosen, and tell what has come of it in each."""
+        """Do it in each chosen process, and answer with the outcome in each."""
         told = await asyncio.gather(*acts, return_exceptions=True)
         outcomes: list[data.Outcome] = []
         lost = 0
@@ -185,7 +185,7 @@ _NO_FILTER = (
 
 
 def wants_json(request: web.Request) -> bool:
-    """Is it a script that asks, ours or somebody else's?"""
+    """Return whether a script asks, ours or somebody else's."""
     return "application/json" in request.headers.get("Accept", "")
 
 
@@ -197,14 +197,14 @@ def tell(
     status: int,
     back: str = "overview",
 ) -> web.Response:
-    """Answer with what has come of an action; a page of it leads back to this route."""
+    """Answer with the outcome of an action; as a page, it leads back to this route."""
     if wants_json(request):
         return web.json_response(outcome, status=status)
     return pages.message(request, links, f"{outcome['says']}.", status, back)
 
 
 async def fields_of(request: web.Request) -> MultiMapping[str]:
-    """Return the fields of the form; what is no text of a form of ours is left out."""
+    """Return the text fields of one of our forms; anything else is left out."""
     if request.content_type != "application/x-www-form-urlencoded":
         raise web.HTTPUnsupportedMediaType(text="415: A form of the dashboard is needed")
     form = await request.post()
@@ -212,7 +212,7 @@ async def fields_of(request: web.Request) -> MultiMapping[str]:
 
 
 def _processes(fields: MultiMapping[str]) -> list[str]:
-    """The processes that were chosen, each once."""
+    """Return the processes that were chosen, each once."""
     chosen = list(dict.fromkeys(fields.getall("process", [])))
     if not chosen:
         raise web.HTTPBadRequest(text="400: Nothing was done: no worker was chosen")
@@ -220,7 +220,7 @@ def _processes(fields: MultiMapping[str]) -> list[str]:
 
 
 def _pairs(fields: MultiMapping[str], values: list[T]) -> list[tuple[str, T]]:
-    """The processes, each with what the form has said of it."""
+    """Return the processes, each with what the form says of it."""
     processes = _processes(fields)
     if len(processes) != len(values):
         raise web.HTTPBadRequest(text="400: A form of the dashboard is needed")
@@ -228,7 +228,7 @@ def _pairs(fields: MultiMapping[str], values: list[T]) -> list[tuple[str, T]]:
 
 
 def _only(overview: data.Overview) -> data.Worker:
-    """The one process that is shown, as if it were one of several."""
+    """Return the one process that is shown, as if it were one of several."""
     return {
         "number": 0,
         "trouble": "",
@@ -238,7 +238,7 @@ def _only(overview: data.Overview) -> data.Worker:
 
 
 def _chosen(workers: list[data.Worker], names: list[str]) -> list[data.Worker]:
-    """Those that answer, of those that were chosen; of all, if none was."""
+    """Return the chosen workers that answer; if none was chosen, all that answer."""
     return [
         worker
         for worker in workers
@@ -247,7 +247,7 @@ def _chosen(workers: list[data.Worker], names: list[str]) -> list[data.Worker]:
 
 
 def _limit(fields: Mapping[str, str]) -> int | None:
-    """The limit in a form; empty is none."""
+    """Return the limit in a form; an empty field means no limit."""
     text = fields.get("limit", "").strip()
     if not text:
         return None
@@ -257,7 +257,7 @@ def _limit(fields: Mapping[str, str]) -> int | None:
 
 
 def _starts(worker: data.Worker, limit: int | None) -> int:
-    """How many pending jobs start at once under another limit."""
+    """Return how many pending jobs would start at once under another limit."""
     now = worker["now"]
     if now is None or worker["process"] is None or worker["process"]["held"]:
         return 0

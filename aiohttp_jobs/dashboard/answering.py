@@ -1,7 +1,7 @@
 """Answering: what this process tells the other workers, and does for them.
 
-As JSON, over a socket that only processes of this user can speak to. What is to be done
-comes with who has asked for it and what they may do, and is logged here.
+As JSON, over a socket that only processes of this user can speak to. A request to do
+something says who asked for it and what they may do, and is logged here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Answering:
 
     Args:
         source: what this process knows.
-        number: returns what this worker is called just now.
+        number: returns this worker's current number.
     """
 
     def __init__(self, source: ThisProcess, number: Callable[[], int]) -> None:
@@ -44,7 +44,7 @@ class Answering:
         self._teller = Teller()
 
     def handlers(self) -> dict[str, Handler]:
-        """The handlers by their paths, as of :class:`.share.member.Member`."""
+        """Return the handlers by path, as :class:`.share.member.Member` takes them."""
         source = self._source
         actions: dict[str, _Act] = {
             "cancel": lambda data, visitor: source.cancel(data["address"], visitor),
@@ -110,7 +110,7 @@ async def _answer(told: Awaitable[object]) -> web.Response:
 
 
 def packed_query(query: Query) -> dict[str, Any]:
-    """What JSON can hold of a query."""
+    """Return a query as JSON can hold it."""
     return {field.name: getattr(query, field.name) for field in fields(query)}
 
 
@@ -119,7 +119,7 @@ def _query(sent: dict[str, Any]) -> Query:
 
 
 def packed_visitor(visitor: Visitor) -> dict[str, Any]:
-    """What JSON can hold of a visitor."""
+    """Return a visitor as JSON can hold it."""
     return {
         "access": int(visitor.access),
         "name": visitor.name,

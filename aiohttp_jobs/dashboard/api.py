@@ -33,18 +33,18 @@ class Api:
         )
 
     async def overview(self, request: web.Request) -> web.Response:
-        """All that the first page shows, by the same fields of the address."""
+        """Return all that the first page shows, for the same fields of the address."""
         return _answer(await self._source.overview(Query.of(request.query)))
 
     async def find_pending(self, request: web.Request) -> web.Response:
-        """What is found among all pending jobs by `search`, a number or an exact name."""
+        """Return the pending jobs, of all, whose number or exact name is `search`."""
         query = Query.of(request.query)
         if not query.search:
             return _refuse("search has to be a job's number, or a name", 400)
         return _answer(await self._source.find_pending(query))
 
     async def job(self, request: web.Request) -> web.Response:
-        """All that a job's own page shows."""
+        """Return all that a job's own page shows."""
         try:
             details = await self._source.job(request.match_info["address"])
         except NoSuchJob as error:
@@ -55,7 +55,7 @@ class Api:
 def _answer(
     told: data.Overview | data.Found | data.JobDetails, status: int = 200
 ) -> web.Response:
-    # No infinity and no NaN, which are no JSON.
+    # No infinity and no NaN, which are not JSON.
     return web.json_response(text=json.dumps(told, allow_nan=False), status=status)
 
 

@@ -47,7 +47,7 @@ def setup_dashboard(
     home: str | None = None,
     share: str | os.PathLike[str] | None = None,
 ) -> web.Application:
-    """Show a scheduler's jobs to those who may see them, below ``prefix``.
+    """Show a scheduler's jobs, below ``prefix``, to those who may see them.
 
     Call it after :func:`~aiohttp_jobs.setup` and before the application runs. It adds a
     sub-application, and an observer to the scheduler, until the application's clean-up.
@@ -55,27 +55,27 @@ def setup_dashboard(
     Args:
         app: the application, or sub-application, that the pages become a part of.
         prefix: the path below which they are.
-        authorize: a coroutine function that is called for every request to them, and
-            returns the :class:`Access` that it has, or a tuple of that and the
+        authorize: a coroutine function that is called with every request for them, and
+            returns the :class:`Access` that the request has, or a tuple of that and the
             visitor's name, for the log. It may raise an
             :class:`~aiohttp.web.HTTPException` instead, to ask for a login. An open live
             page asks again every half minute.
         scheduler: whose jobs to show; None for the application's own.
-        title: the heading of the pages, and how a browser's tab is called.
+        title: the heading of the pages, and the title of the browser's tab.
         home: the path or the address of the application's own pages, to link to.
         share: a directory of the processes of this application on this machine: each of
-            them shows the jobs of all. None for the environment's
-            ``AIOHTTP_JOBS_SHARE``, and if that is not there, for the jobs of the process
-            that answers.
+            them then shows the jobs of all. None for the environment variable
+            ``AIOHTTP_JOBS_SHARE``; if that is not set, only the jobs of the process that
+            answers are shown.
 
     Returns:
         The sub-application.
 
     Raises:
-        RuntimeError: the application was not set up, or runs already; ``share`` was given
-            on a platform other than Linux. At its start the application is refused with
-            one if the directory is not its own, or not its own alone.
-        TypeError, ValueError: an argument cannot be right; the sentence names it.
+        RuntimeError: the application was not set up, or is already running; ``share`` was
+            given on a platform other than Linux. The application's start fails with one,
+            too, if the directory belongs to another user, or others may use it.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
     check_application("setup_dashboard", app)
     check_authorize(authorize)
@@ -127,7 +127,7 @@ def _check_home(home: object) -> None:
         return
     if not isinstance(home, str):
         raise TypeError(f"home takes a str or None, not {home!r}")
-    # Nothing else: "javascript:" is an address, too.
+    # Nothing else is allowed: "javascript:" is an address, too.
     if not re.match(r"/(?![/\\])|https?://", home):
         raise ValueError(
             f"home takes a path as '/', or an address that begins with https://, "
@@ -162,7 +162,7 @@ def _make(
 
 
 class _Life:
-    """When the history is measured and forgotten, and the streams end."""
+    """Measures the history while the application runs, and ends the streams."""
 
     def __init__(self, scheduler: Scheduler, history: History) -> None:
         self._scheduler = scheduler
@@ -184,7 +184,7 @@ class _Life:
         self._scheduler.remove_observer(self._history)
 
     def _wait(self) -> None:
-        # At one time in all processes, or their points could not be put together.
+        # At the same time in all processes, or their points could not be put together.
         delay = until_next(time.time())
         self._timer = asyncio.get_running_loop().call_later(delay, self._measure)
 

@@ -14,7 +14,7 @@ from .words import count_of, duration
 
 __all__ = ("Bar", "Chart", "backlog", "run_times", "throughput")
 
-# A bar is as wide as a period is long, so the chart is as wide as it has seconds.
+# A bar is as wide as its period has seconds, and so is the chart.
 HEIGHT: Final = 60
 WIDTH: Final = POINTS * PERIOD
 GAP: Final = 1
@@ -35,7 +35,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A drawing and what it says in words, for those who do not see it."""
+    """A drawing, and what it says in words, for people who cannot see it."""
 
     bars: tuple[Bar, ...]
     top: str  # what a bar of full height means
@@ -48,7 +48,7 @@ class Chart:
 
 
 def throughput(points: Sequence[data.Point]) -> Chart:
-    """Ends per second, each period's outcomes on top of each other."""
+    """Draw ends per second, each period's outcomes stacked."""
     most = max(map(ended_in, points), default=0)
     top = _round_up(most / PERIOD)
     bars: list[Bar] = []
@@ -67,7 +67,7 @@ def throughput(points: Sequence[data.Point]) -> Chart:
 
 
 def run_times(points: Sequence[data.Point]) -> Chart:
-    """How long jobs ran: p50 before p90."""
+    """Draw how long jobs ran: p50 in front of p90."""
     top = _round_up(max((point["p90"] or 0 for point in points), default=0))
     bars: list[Bar] = []
     kinds: tuple[_Percentile, ...] = ("p90", "p50")
@@ -86,10 +86,10 @@ def run_times(points: Sequence[data.Point]) -> Chart:
 
 
 def backlog(points: Sequence[data.Point], now: int) -> Chart:
-    """How many jobs were waiting as bars, and for how long the first one as a line.
+    """Draw how many jobs were waiting (bars), and for how long the first one (line).
 
     Args:
-        now: how many wait just now.
+        now: how many are waiting now.
     """
     most = max((point["pending"] for point in points), default=0)
     longest = max((point["waited"] for point in points), default=0.0)
@@ -116,13 +116,13 @@ def backlog(points: Sequence[data.Point], now: int) -> Chart:
 
 
 def _placed(points: Sequence[data.Point]) -> list[tuple[int, data.Point]]:
-    """Each point with its place: the latest is at the right end."""
+    """Return each point with its place: the latest is at the right end."""
     first = POINTS - len(points)
     return [((first + number) * PERIOD, point) for number, point in enumerate(points)]
 
 
 def _round_up(value: float) -> float:
-    """The next of …, 0.1, 0.2, 0.5, 1, 2, 5, 10, …: a scale that seldom changes."""
+    """Return the next of …, 0.1, 0.2, 0.5, 1, 2, 5, …: a scale that seldom changes."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))

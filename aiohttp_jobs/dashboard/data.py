@@ -1,9 +1,9 @@
 """Data: all that the pages show, as plain values.
 
 Dictionaries of what JSON can hold, so that they may come from this process or from
-another one. Whatever is made of them (pages, live updates, the JSON interface) needs
+another one. Whatever is made from them (pages, live updates, the JSON interface) needs
 nothing else.
-Moments are seconds since 1970, as of :func:`time.time`; durations are seconds.
+Moments are seconds since 1970, like those of :func:`time.time`; durations are seconds.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ State: TypeAlias = Literal[
 
 
 class Process(TypedDict):
-    """Who tells: one process, and its scheduler."""
+    """The process that tells, and its scheduler."""
 
-    #: What no other process is called, nor this one after a restart.
+    #: A name that no other process has, nor this one after a restart.
     name: str
     host: str
     pid: int
@@ -59,7 +59,7 @@ class Process(TypedDict):
     counted_since: float
     #: "open", "draining", "closing" or "closed".
     scheduler: str
-    #: Do pending jobs wait until they are released?
+    #: Whether pending jobs wait until they are released.
     held: bool
 
 
@@ -67,7 +67,7 @@ class Figures(TypedDict):
     """The figures of the moment, and the totals since `counted_since`."""
 
     active: int
-    #: How many of the active ones have a slot, and of how many; None for no limit.
+    #: How many slots are taken by active jobs, and of how many; None for no limit.
     slots_taken: int
     limit: int | None
     #: Since when the oldest active job runs; None if there is none. And for how long.
@@ -82,13 +82,13 @@ class Figures(TypedDict):
     #: Callers of spawn() that wait for room among the pending jobs.
     callers_waiting: int
     succeeded: int
-    #: Those that raised, and those that were let go.
+    #: Jobs that raised, and jobs that were let go.
     failed: int
     #: How many of the failed ones were let go.
     let_go: int
     cancelled: int
     hung_up: int
-    #: All that have ended, whatever their outcome.
+    #: All jobs that have ended, whatever their outcome.
     ended: int
     #: Ends per second in the last minute.
     rate: float
@@ -98,22 +98,22 @@ class Point(TypedDict):
     """What happened in one period of the charts."""
 
     succeeded: int
-    failed: int  # those that were let go, too
+    failed: int  # including those that were let go
     cancelled: int
     hung_up: int
-    #: Seconds that jobs ran which ended in it; None if none did.
+    #: How many seconds the jobs ran that ended in it; None if none did.
     p50: float | None
     p90: float | None
-    #: At its end: how many were pending, and for how long the first one.
+    #: At its end: how many jobs were pending, and for how long the first one had been.
     pending: int
     waited: float
 
 
 class Job(TypedDict):
-    """One job, in a row of a table. What its state does not have is None or empty."""
+    """One job, in a row of a table. What does not apply to its state is None or empty."""
 
     id: int
-    #: What no other job is called, of whichever process.
+    #: An address that no other job has, in any process.
     address: str
     label: str
     coro: str
@@ -123,11 +123,11 @@ class Job(TypedDict):
     spawned: float | None
     started: float | None
     ended: float | None
-    #: Its place among the pending ones, from 1 on.
+    #: Its place among the pending jobs, from 1.
     place: int | None
     #: Where it is suspended, in a few words.
     where: str
-    #: What it has failed with, in one line; or where it was when it was let go.
+    #: What it failed with, in one line; or where it was when it was let go.
     error: str
     #: The number of the worker that has it; None if only one process is shown.
     worker: int | None
@@ -139,17 +139,17 @@ class Table(TypedDict):
     rows: list[Job]
     page: int
     pages: int
-    #: How many fit the filter, of those that were looked at.
+    #: How many of those that were looked at fit the filter.
     count: int
-    #: How many there are, with those that were not looked at, and how many these are.
+    #: How many there are in all, and how many of them were not looked at.
     total: int
     beyond: int
 
 
 class Kind(TypedDict):
-    """Failures of one kind: of one class, raised at one place of ours."""
+    """Failures of one kind: of one class, raised at one place in the application."""
 
-    #: What no other kind is called; the same in all processes.
+    #: An id that no other kind has; the same in all processes.
     id: str
     type: str
     place: str
@@ -161,7 +161,7 @@ class Kind(TypedDict):
 
 
 class Failures(TypedDict):
-    """The kinds that fit the filter, all or those that came last; the newest first."""
+    """The kinds that fit the filter, all or the last to occur; the newest first."""
 
     kinds: list[Kind]
     #: How many kinds fit the filter.
@@ -178,7 +178,7 @@ class Coroutine(TypedDict):
     pending: int
     ended: int
     failed: int
-    #: Seconds that the last runs took; None if none has ended.
+    #: How many seconds the last runs took; None if none has ended.
     p50: float | None
     p90: float | None
     #: When the last one failed, and its address; None if none has.
@@ -187,7 +187,7 @@ class Coroutine(TypedDict):
 
 
 class Worker(TypedDict):
-    """One of the processes of the application, by the number that it has among them."""
+    """One of the processes of the application, by its number among them."""
 
     number: int
     #: Why it has not answered, as in "does not answer"; empty if it has.
@@ -201,17 +201,17 @@ class Overview(TypedDict):
     """All that the first page shows."""
 
     version: int
-    #: When this was so.
+    #: The moment that all of this is about.
     at: float
-    #: The one that was asked.
+    #: The process that was asked.
     process: Process
-    #: All of the application, by number; empty if only one process is shown. What those
-    #: that answer have is in all that follows, summed up or side by side.
+    #: All processes of the application, by number; empty if only one is shown. All that
+    #: follows is about those that answer, summed up or side by side.
     workers: list[Worker]
-    #: What else was found where they meet, as sentences.
+    #: What else is in the directory that they share, as sentences.
     strangers: list[str]
     now: Figures
-    #: Seconds that each point stands for; the latest is the last.
+    #: How many seconds each point stands for; the latest point is the last.
     period: int
     points: list[Point]
     failures: Failures
@@ -224,18 +224,18 @@ class Overview(TypedDict):
 
 
 class Frame(TypedDict):
-    """A line of code where something stands or was raised."""
+    """A line of code where a job is suspended, or where something was raised."""
 
     file: str
     line: int
     function: str
     code: str
-    #: Is it the application's own, not the standard library's nor a package's?
+    #: Whether it is the application's own, not the standard library's or a package's.
     own: bool
 
 
 class Raised(TypedDict):
-    """An exception. Of several, each came from the one before it, as `link` says."""
+    """An exception. If there are several, `link` says how it came from the one before."""
 
     link: str
     type: str
@@ -254,10 +254,10 @@ class JobDetails(TypedDict):
     can_be_cancelled: bool
     #: Where it is suspended, or was when it was let go; the innermost frame last.
     stack: list[Frame]
-    #: What it has failed with, last, and before it what that came from.
+    #: What it failed with, last, and before it what that came from.
     raised: list[Raised]
-    #: Why all this is not new, in a sentence: its worker has not answered since. Else
-    #: empty.
+    #: Why all this is old, in a sentence: its worker has not answered since. Empty if it
+    #: is not.
     silence: str
 
 
@@ -269,7 +269,7 @@ class Found(TypedDict):
     #: How many were looked at, and how many there are.
     looked_at: int
     total: int
-    #: Who has not looked, as sentences.
+    #: Which workers have not looked, as sentences.
     silent: list[str]
 
 
@@ -277,28 +277,28 @@ class Matching(TypedDict):
     """The active and pending jobs of a process that fit a filter."""
 
     process: Process
-    #: As of :class:`Job`.
+    #: As in :class:`Job`.
     worker: int | None
     active: int
     pending: int
-    #: Until when, by the process's own clock: no job that was accepted later is meant.
+    #: A moment by the process's own clock: jobs accepted later are not meant.
     until: float
-    #: Names with how many jobs have them, the most first.
+    #: Names with how many jobs have them, the most frequent first.
     names: str
     #: How many jobs were not looked at, as there were too many.
     beyond: int
 
 
 class Matches(TypedDict):
-    """Those that fit a filter, before they are cancelled."""
+    """The jobs that fit a filter, before they are cancelled."""
 
     processes: list[Matching]
-    #: Who has not looked, as sentences: nothing will be done there.
+    #: Which workers have not looked, as sentences: nothing will be done there.
     silent: list[str]
 
 
 class Outcome(TypedDict):
-    """What has come of an action, in a sentence for who asked for it."""
+    """The outcome of an action, in a sentence for the visitor who asked for it."""
 
     done: bool
     says: str

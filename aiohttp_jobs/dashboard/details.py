@@ -16,12 +16,12 @@ from .rows import Clock, job_row, process, record_row
 
 __all__ = ("details", "find", "find_job")
 
-# Frames of a stack: the innermost ones.
+# How many frames of a stack to show: the innermost ones.
 MOST_FRAMES: Final = 100
 
 
 def find_job(scheduler: Scheduler, job_id: int) -> Job[Any] | None:
-    """Find an active or pending job. It goes over all: not for every snapshot."""
+    """Find an active or pending job. This goes over all: not for every snapshot."""
     return next((job for job in scheduler if job.id == job_id), None)
 
 

@@ -1,4 +1,4 @@
-"""Durable actions: the handlers of what is done to dead jobs; each asks first."""
+"""Durable actions: the handlers that retry or drop dead jobs; each asks first."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DurableActions:
     """The handlers. A GET asks, a POST does.
 
     Args:
-        scheduler: whose durable jobs are meant.
+        scheduler: the scheduler whose durable jobs are meant.
     """
 
     def __init__(self, scheduler: Scheduler, pages: Pages) -> None:
@@ -78,7 +78,7 @@ class DurableActions:
         require_manage(request)
         action = request.match_info["action"]
         links = self._pages.links("durable-change-all", action=action)
-        # Before it is counted: what comes later is left alone.
+        # Before they are counted: jobs that die later are left alone.
         until = time.time()
         told = await self._source(request).overview(Turned())
         if told["now"] is None:

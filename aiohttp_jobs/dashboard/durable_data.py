@@ -23,23 +23,23 @@ __all__ = (
     "Turned",
 )
 
-#: The tables, in the order in which they are shown: what needs somebody comes first.
+#: The tables, in the order in which they are shown: those that need somebody come first.
 PLACES: Final = ("dead", "running", "waiting", "delayed")
 
 
 class DurableFigures(TypedDict):
-    """How many durable jobs are where, in the whole store."""
+    """How many durable jobs are in each place, in the whole store."""
 
     waiting: int
     delayed: int
     running: int
     dead: int
-    #: Seconds that the first of those that wait has been due.
+    #: How many seconds the first waiting job has been due.
     oldest_waiting: float
 
 
 class DurableHere(TypedDict):
-    """What the process that tells does and has done itself."""
+    """What the process that tells is doing and has done itself."""
 
     host: str
     pid: int
@@ -49,13 +49,13 @@ class DurableHere(TypedDict):
 
 
 class DurableJob(TypedDict):
-    """One durable job. What its place does not have is None, 0 or empty."""
+    """One durable job. What does not apply to its place is None, 0 or empty."""
 
     id: str
     task: str
-    #: The number of the attempt that comes next, or runs; of a dead one, the last.
+    #: The number of the attempt that comes next, or runs; for a dead job, the last.
     attempt: int
-    #: How often it has run in a process that died.
+    #: How many times it has run in a process that died.
     crashes: int
     priority: int
     key: str
@@ -63,7 +63,7 @@ class DurableJob(TypedDict):
     origin: str
     accepted: float
     due: float | None
-    #: The process that runs it, "host:number"; empty if that has died.
+    #: The process that runs it, "host:number"; empty if that process has died.
     process: str
     buried: float | None
     #: The last line of why it is dead.
@@ -82,11 +82,11 @@ class DurableTable(TypedDict):
 
 
 class DurableSummary(TypedDict):
-    """What the first page of the dashboard says of durable jobs."""
+    """What the first page of the dashboard says about durable jobs."""
 
     #: None if the store does not tell.
     now: DurableFigures | None
-    #: Sentences on what is wrong.
+    #: What is wrong, as sentences.
     faults: list[str]
     #: How many this process runs.
     running_here: int
@@ -114,13 +114,13 @@ class DeadJob(TypedDict):
     version: int
     at: float
     job: DurableJob
-    #: Why it is dead, a traceback for example.
+    #: Why it is dead: for example, a traceback.
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Turned:
-    """Which page of each table is shown; all of it is in the address."""
+    """Which page of each table is shown; the address says so."""
 
     dead: int = 1
     running: int = 1
@@ -129,7 +129,7 @@ class Turned:
 
     @classmethod
     def of(cls, fields: Mapping[str, str]) -> Turned:
-        """Read it from an address. What makes no sense there is left out."""
+        """Read it from an address, ignoring what makes no sense there."""
         return cls(**{place: _page(fields.get(place, "")) for place in PLACES})
 
     def page_of(self, place: str) -> int:

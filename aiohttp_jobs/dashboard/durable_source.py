@@ -1,7 +1,7 @@
-"""Durable source: asks the store of durable jobs, and does something to the dead.
+"""Durable source: asks the store of durable jobs, and retries or drops dead ones.
 
-All processes that use a store see the same in it, so any of them may answer. A store that
-is down, or slow, is a sentence.
+All processes that use a store see the same in it, so any of them may answer. If the store
+is down, or slow, the answer is a sentence.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ if TYPE_CHECKING:
 
 __all__ = ("DurableSource", "NoDurableJobs", "NoSuchDead", "find_durable", "summary")
 
-# Rows of a page, and how many of a place can be listed.
+# How many rows a page has, and how many jobs of a place can be listed.
 ROWS: Final = 25
 LISTED: Final = 1000
-# Letters of a line of a traceback.
+# How many characters to show of a line of a traceback.
 _MOST_OF_LINE: Final = 2000
 _OUTCOMES: Final = ("succeeded", "retried", "buried", "given_back")
 
 
 class NoDurableJobs(LookupError):
-    """The application has none; its text is the sentence for who has asked."""
+    """The application has none; the text is a sentence for the visitor."""
 
 
 class NoSuchDead(LookupError):
-    """There is no such dead job; its text is the sentence for who has asked for it."""
+    """There is no such dead job; the text is a sentence for the visitor."""
 
 
 def find_durable(request: web.Request, scheduler: Scheduler) -> DurableSource | None:
-    """Return the durable jobs that the scheduler of this dashboard runs, if there are."""
+    """Return the durable jobs that this dashboard's scheduler runs, if there are any."""
     durable = durable_of(request.config_dict)
     if durable is None or durable.scheduler is not scheduler:
         return None
@@ -63,21 +63,23 @@ def find_durable(request: web.Request, scheduler: Scheduler) -> DurableSource | 
 
 
 async def summary(request: web.Request, scheduler: Scheduler) -> DurableSummary | None:
-    """Return what the first page says of durable jobs; None if there are none."""
+    """Return what the first page says about durable jobs; None if there are none."""
     source = find_durable(request, scheduler)
     return None if source is None else await source.summary()
 
 
 class DurableSource:
-    """The durable jobs of one application. It keeps nothing: what was asked for lately is
-    remembered beside the store."""
+    """The durable jobs of one application.
+
+    It keeps nothing: recent answers are remembered next to the store.
+    """
 
     def __init__(self, durable: Durable) -> None:
         self._durable = durable
         self._inspection = durable.inspection
 
     async def summary(self) -> DurableSummary:
-        """Return how many are where, or why nobody knows."""
+        """Return how many are in each place, or why nobody knows."""
         now, faults = await self._figures()
         running = self._durable.running_count
         return {"now": now, "faults": faults, "running_here": running}
@@ -147,7 +149,7 @@ class DurableSource:
         return _one("drop_durable", job, count, done, visitor)
 
     async def retry_all(self, until: float, visitor: Visitor) -> data.Outcome:
-        """Let all run again that were dead at this moment.
+        """Let all jobs run again that were dead at this moment.
 
         Raises:
             StoreUnavailable: the store cannot do it.
@@ -158,20 +160,20 @@ class DurableSource:
         return _all("retry_all_durable", count, done, visitor)
 
     async def drop_all(self, until: float, visitor: Visitor) -> data.Outcome:
-        """Forget all that were dead at this moment. It raises as :meth:`retry_all`."""
+        """Forget all jobs that were dead at this moment. Raises as :meth:`retry_all`."""
         count = await self._inspection.drop_dead(until=until)
         done = f"{count_of(count, 'dead job was', 'dead jobs were')} dropped"
         done += await self._what_is_left()
         return _all("drop_all_durable", count, done, visitor)
 
     async def _what_is_left(self) -> str:
-        """Say how many are dead all the same: they died since, or took too long."""
+        """Say how many are dead all the same: they died since, or the time was up."""
         now, _ = await self._figures()
         left = 0 if now is None else now["dead"]
         return f"; {count_of(left, 'is', 'are')} dead now" if left else ""
 
     async def _figures(self) -> tuple[DurableFigures | None, list[str]]:
-        """How many are where, None if nobody knows; and what is wrong."""
+        """Return how many are in each place, None if nobody knows; and what is wrong."""
         faults, fault = list[str](), self._durable.fault
         if fault is not None:
             faults.append(f"Durable jobs cannot be kept just now: {_reason(fault)}.")
@@ -197,7 +199,7 @@ class DurableSource:
         )
 
     async def _table(self, place: str, total: int, turned: Turned) -> DurableTable:
-        from aiohttp_jobs.durable import Place  # it is there, as there are some
+        from aiohttp_jobs.durable import Place  # importable, as there are durable jobs
 
         listed = min(total, LISTED)
         pages = max(1, -(-listed // ROWS))

@@ -1,4 +1,4 @@
-"""Durable views: the handlers of the pages on durable jobs, and of the same as JSON."""
+"""Durable views: the handlers that show durable jobs, as pages and as JSON."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ Follow: TypeAlias = Callable[
 
 
 class DurableViews:
-    """The handlers of what is looked at, and what they share.
+    """The handlers that show something, and what they share.
 
     Args:
-        scheduler: whose durable jobs are shown.
+        scheduler: the scheduler whose durable jobs are shown.
         follow: serves a live page.
     """
 
@@ -105,7 +105,7 @@ class DurableViews:
     # -- as JSON ------------------------------------------------------------------------
 
     async def tell(self, request: web.Request) -> web.Response:
-        """All that the page shows, by the same fields of the address."""
+        """Return all that the page shows, for the same fields of the address."""
         source = self._source(request)
         if source is None:
             return _refuse(NONE, 404)
@@ -113,7 +113,7 @@ class DurableViews:
         return web.json_response(text=json.dumps(overview, allow_nan=False))
 
     async def tell_dead(self, request: web.Request) -> web.Response:
-        """All that the page of a dead job shows."""
+        """Return all that the page of a dead job shows."""
         source = self._source(request)
         if source is None:
             return _refuse(NONE, 404)

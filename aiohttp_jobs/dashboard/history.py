@@ -43,11 +43,11 @@ __all__ = (
     "until_next",
 )
 
-# How many ends are remembered. Failures have a ring of their own, or else a busy second
-# would push them out; and besides the last ones of each kind are kept.
+# How many ends to remember. Failures have a ring of their own, or a busy second would
+# push them out; in addition, the last ones of each kind are kept.
 MOST_ENDS: Final = 1000
 MOST_FAILURES: Final = 200
-# How many jobs are noted before they are counted, which is cheaper done for many.
+# How many jobs are noted before they are counted, which is cheaper for many at once.
 MOST_FRESH: Final = 500
 
 # Seconds that one point of the charts stands for, and how many of them there are.
@@ -58,17 +58,17 @@ _closed_at: Final = itemgetter(Record._fields.index("closed_at"))
 
 
 class Period(NamedTuple):
-    """A point, and what is needed to put it together with that of another process."""
+    """A point, and what is needed to put it together with another process's."""
 
     #: The same for all processes.
     number: int
     point: data.Point
-    #: How long jobs ran that ended in it: by powers of _STEP, how many. One process may
-    #: have a thousand of them in each period.
+    #: How long the jobs ran that ended in it: powers of _STEP, and how many jobs ran so
+    #: long. One process may have a thousand in each period.
     times: list[tuple[int, int]]
 
     def __hash__(self) -> int:
-        # Those of one number are compared: quickly, as they are read once.
+        # Only periods of one number are then compared: quickly, as each is read once.
         return hash(self.number)
 
 
@@ -81,13 +81,13 @@ def _counted(times: Iterable[float]) -> list[tuple[int, int]]:
 
 
 def times_in(counted: Iterable[Iterable[tuple[int, int]]]) -> Iterator[float]:
-    """Go over the run times of several periods."""
+    """Yield the run times of several periods."""
     for times in counted:
         for power, count in times:
             yield from repeat(_STEP**power, count)
 
 
-@functools.lru_cache(maxsize=64)  # each process's is the same for some seconds
+@functools.lru_cache(maxsize=64)  # each process's text stays the same for some seconds
 def read_periods(text: str) -> list[Period]:
     """Read what :meth:`History.written` has written.
 
@@ -97,13 +97,13 @@ def read_periods(text: str) -> list[Period]:
     return [*map(_read_period, text.splitlines())]
 
 
-@functools.lru_cache(maxsize=2000)  # all but one are as they were before
+@functools.lru_cache(maxsize=2000)  # all but one are as before
 def _read_period(line: str) -> Period:
     return Period(*json.loads(line))
 
 
 def until_next(now: float) -> float:
-    """Seconds from this moment of time.time() to the end of the period, for all."""
+    """Return the seconds from this moment, by time.time(), to the end of the period."""
     return PERIOD - now % PERIOD
 
 
@@ -111,7 +111,7 @@ class History:
     """Remembers the last jobs that have ended; its size is bounded.
 
     Args:
-        scheduler: whose jobs it is told of from now on.
+        scheduler: the scheduler whose jobs it is told about from now on.
     """
 
     #: For the core, see ``core.observers``.
@@ -125,14 +125,15 @@ class History:
         self._kept: list[Raw] | None = None
         self._tallies = Tallies()
         self._tallies.add_spawned(job.coro_name for job in scheduler)
-        # What has happened and is not counted yet: names of spawned jobs, and ends.
+        # What has happened but is not counted yet: names of spawned jobs, and ends.
         self._fresh_names: list[str] = []
         self._fresh_ends: list[Raw] = []
         self._periods: deque[Period] = deque(maxlen=POINTS)
         self._written: str | None = None
         self._begin = self._before = scheduler.statistics()
         self._measured_at = 0.0
-        #: Since when totals count, and the application runs, by time.monotonic().
+        #: Since when totals are counted, and since when the application runs, by
+        #: time.monotonic().
         self.counted_since = self.up_since = time.monotonic()
 
     def job_spawned(self, job: Job[Any]) -> None:
@@ -140,13 +141,13 @@ class History:
         coro: Any = job.coro
         try:
             self._fresh_names.append(coro.__qualname__)
-        except AttributeError:  # a coroutine of another make
+        except AttributeError:  # another kind of coroutine
             self._fresh_names.append(job.coro_name)
         if len(self._fresh_names) >= MOST_FRESH:
             self._count()
 
     def job_closed(self, job: Job[Any]) -> None:
-        """Remember it. Called for every job, likewise."""
+        """Remember the job. Called for every job, too."""
         state, name, origin, coro = job.state, job.name, job.origin, job.coro
         try:
             coro_name: str = coro.__qualname__  # type: ignore[attr-defined]
@@ -172,7 +173,7 @@ class History:
             if len(fresh) >= MOST_FRESH:
                 self._count()
         elif state is LET_GO:
-            stack = places_of(coro, MOST_FRAMES)  # of what it goes on with, unwatched
+            stack = places_of(coro, MOST_FRAMES)  # the job goes on there, unwatched
             place = where(stack)
             raw = (*raw, f"still at {place}", (), tuple(stack))
             self._add_failure(raw, "let go", place)
@@ -189,7 +190,7 @@ class History:
         self._kinds.add(cut(type_name), place, raw[7], raw)
 
     def _count(self) -> None:
-        """Count what is fresh. Whoever reads does so before."""
+        """Count what is fresh; called before anything is read."""
         if self._fresh_names:
             self._tallies.add_spawned(self._fresh_names)
             self._fresh_names.clear()
@@ -199,7 +200,7 @@ class History:
             self._fresh_ends.clear()
 
     def measure(self, now: Statistics) -> None:
-        """Add the point of the period that is over."""
+        """Add the point of the period that has ended."""
         before, self._before = self._before, now
         last = self._measured_at
         ends = list(takewhile(lambda end: end.closed_at > last, self.records()))
@@ -219,7 +220,7 @@ class History:
             "pending": now.pending,
             "waited": now.longest_waiting,
         }
-        # A timer may be early or late by a little. One of two is the next.
+        # A timer may be a little early or late: of two in one period, one is the next.
         number = round(time.time() / PERIOD)
         if self._periods:
             number = max(number, self._periods[-1].number + 1)
@@ -228,7 +229,7 @@ class History:
 
     @property
     def begin(self) -> Statistics:
-        """The scheduler's figures from which totals count."""
+        """The scheduler's figures when counting began."""
         return self._begin
 
     @property
@@ -237,8 +238,10 @@ class History:
         return [period.point for period in self._periods]
 
     def written(self) -> str:
-        """The same, to be put together with those of other processes: a text, which is
-        written when a period is over, and not at each look."""
+        """Return the periods as text, to be put together with those of other processes.
+
+        It is written once for each period, and not at each look.
+        """
         if self._written is None:
             self._written = "\n".join(map(json.dumps, self._periods))
         return self._written
@@ -255,12 +258,12 @@ class History:
         return self._tallies
 
     def ends(self) -> list[Raw]:
-        """What is remembered, the latest end first; as records it takes longer."""
+        """Return what is remembered, the latest end first; as records it takes longer."""
         self._count()
         return sorted(chain(self._ends, self._failed()), key=_closed_at, reverse=True)
 
     def latest(self, count: int) -> list[Raw]:
-        """The first ones of these; quicker, as it does not look at all."""
+        """Return the first `count` of these; quicker, as not all are looked at."""
         self._count()
         some = [*islice(reversed(self._ends), count), *self._failed()[:count]]
         some.sort(key=_closed_at, reverse=True)
@@ -273,23 +276,23 @@ class History:
         return len(self._ends) + len(self._failed())
 
     def _failed(self) -> list[Raw]:
-        """Those that have failed, the latest first."""
+        """Return the jobs that have failed, the latest first."""
         if self._kept is None:
             kept = {raw[0]: raw for raw in chain(self._kinds.kept(), self._failures)}
             self._kept = sorted(kept.values(), key=_closed_at, reverse=True)
         return self._kept
 
     def records(self) -> Iterator[Record]:
-        """Go over what is remembered, the latest end first."""
+        """Yield what is remembered, the latest end first."""
         return starmap(Record, self.ends())
 
     def find(self, job_id: int) -> Record | None:
-        """The record of this job, if it is remembered."""
+        """Return the record of this job, if it is remembered."""
         return next((r for r in self.records() if r.id == job_id), None)
 
 
 def _type_of(error: BaseException | None) -> str:
-    """Its class; of a group, that of the first one inside, too."""
+    """Return its class; for a group, also that of the first exception inside."""
     if error is None:
         return ""
     name = type_name_of(error)
@@ -298,7 +301,7 @@ def _type_of(error: BaseException | None) -> str:
 
 
 def _first_of(error: BaseException) -> BaseException:
-    for _ in range(10):  # a group may be inside of itself
+    for _ in range(10):  # a group may contain itself
         inside = inside_of(error)
         if not inside:
             break
@@ -307,7 +310,7 @@ def _first_of(error: BaseException) -> BaseException:
 
 
 def _place_of(raised: tuple[Raised, ...], coro_name: str) -> str:
-    """Where it was raised; of a group, the first one inside; else whose job it was."""
+    """Return where it was raised, or the first one inside a group; else the coroutine."""
     told = [each for each in raised if each.frames]
     is_group = any(each.link.startswith("This was in") for each in raised)
     if is_group and told:

@@ -1,8 +1,8 @@
 """Kinds: failures that are the same, kept together.
 
 Two failures are of one kind if their exceptions are of one class and were raised at one
-place of the application's own. Of each kind the last few are kept: a thousand equal ones
-do not push out the rare one that somebody is called for at night.
+place in the application's own code. The last few of each kind are kept: a thousand equal
+ones do not push out the rare one that somebody is called for at night.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any, Final, TypeAlias
 
 __all__ = ("Kind", "Kinds", "Raw")
 
-# How many failures of each kind are kept, and how many kinds: those that came last.
+# How many failures of each kind to keep, and how many kinds: the last to occur.
 MOST_OF_KIND: Final = 5
 MOST_KINDS: Final = 100
 
-# The fields of a record, or the first ones: quicker to make, and few are looked at.
+# The fields of a record, or the first of them: quicker to make, and few are looked at.
 Raw: TypeAlias = tuple[Any, ...]
 
 
@@ -37,7 +37,7 @@ class Kind:
 
 
 class Kinds:
-    """The kinds, that which came last at the end."""
+    """The kinds, the one that occurred last at the end."""
 
     def __init__(self) -> None:
         self._kinds: dict[tuple[str, str], Kind] = {}
@@ -60,10 +60,10 @@ class Kinds:
         self._kinds[key] = kind
 
     def __iter__(self) -> Iterator[Kind]:
-        """Go over them, that which came last first."""
+        """Go over them, the one that occurred last first."""
         return iter([*reversed(self._kinds.values())])
 
     def kept(self) -> Iterator[Raw]:
-        """Go over all that is kept of all kinds."""
+        """Yield all that is kept of all kinds."""
         for kind in self._kinds.values():
             yield from kind.latest

@@ -43,7 +43,7 @@ __all__ = (
     "side_by_side",
 )
 
-# How many coroutines are shown unless all are wanted.
+# How many coroutines to show unless all are wanted.
 FEW: Final = 8
 
 
@@ -75,7 +75,7 @@ def put_together(
     """Return what the first page shows of several processes.
 
     Args:
-        voices: those that have answered, this one first.
+        voices: the processes that have answered, this one first.
         silent: those that have not.
         strangers: sentences on what else is in the directory.
     """
@@ -112,7 +112,8 @@ def put_together(
 
 # -- figures ----------------------------------------------------------------------------
 
-# A limit is none if one of them is; of waiting and running times the longest counts.
+# There is no limit if one process has none; of waiting and running times the longest
+# counts.
 _LIMITS: Final = ("limit", "pending_limit")
 _SINCE: Final = ("running_since", "waiting_since")
 _LONGEST: Final = {f"longest_{since.removesuffix('_since')}": since for since in _SINCE}
@@ -127,7 +128,7 @@ def _sum(figures: Sequence[data.Figures], at: float) -> data.Figures:
         if field in _SINCE:
             told[field] = min((v for v in values if v is not None), default=None)
         elif field in _LONGEST:
-            # As of now: what the others have told is up to a second old.
+            # As of now: what the others said is up to a second old.
             since = told[_LONGEST[field]]
             told[field] = 0.0 if since is None else at - since
         elif field in _LIMITS and None in values:
@@ -144,7 +145,7 @@ def _points(parts: Sequence[Part]) -> list[data.Point]:
     return [*_put_together(tuple(each["periods"] for each in parts))]
 
 
-@functools.lru_cache(maxsize=8)  # they are the same for some seconds
+@functools.lru_cache(maxsize=8)  # the texts stay the same for some seconds
 def _put_together(texts: tuple[str, ...]) -> list[data.Point]:
     return side_by_side([read_periods(text) for text in texts])
 
@@ -158,7 +159,7 @@ def side_by_side(parts: Sequence[Sequence[Period]]) -> list[data.Point]:
     for periods in parts:
         for period in periods:
             by_number.setdefault(period.number, []).append(period)
-    # One that some have only begun to tell of is shown when all have.
+    # A period that some have not told yet is shown when all have.
     last = max(by_number)
     if any(periods[-1].number == last - 1 for periods in parts):
         del by_number[last]
@@ -198,7 +199,7 @@ def _failures(looks: Sequence[Look], query: Query) -> data.Failures:
             kinds.setdefault((kind["type"], kind["place"]), []).append(kind)
     told = sorted(kinds.values(), key=_last, reverse=True)
     few = told if query.failures == "all" else told[:FEW_KINDS]
-    # In an order that stands still while they come.
+    # In an order that stays the same while they occur.
     few.sort(key=_first, reverse=True)
     return {
         "kinds": [_kind(same) for same in few],
@@ -235,7 +236,7 @@ def _kind(same: Sequence[KindPart]) -> data.Kind:
 
 
 def _coroutines(parts: Sequence[Part]) -> list[list[Coroutine]]:
-    """Return those that are the same together, by name."""
+    """Return rows of the same coroutine together, by name."""
     same: dict[str, list[Coroutine]] = {}
     for each in parts:
         for row in each["coroutines"]:
@@ -246,7 +247,7 @@ def _coroutines(parts: Sequence[Part]) -> list[list[Coroutine]]:
 def _shown(
     coroutines: list[list[Coroutine]], parts: Sequence[Part], query: Query
 ) -> list[data.Coroutine]:
-    """Return all, or those of which most is to be said; by name."""
+    """Return all, or those that matter most; by name."""
     if query.coroutines != "all" and len(coroutines) > FEW:
 
         def count(same: Iterable[Any], *fields: str) -> int:

@@ -28,8 +28,8 @@ _ENVIRONMENT: Final = web.AppKey("aiohttp_jobs.dashboard.environment", jinja2.En
 class Links:
     """Addresses of the dashboard's pages, from their named routes.
 
-    They are relative, so a proxy may show the application below any path, and need not
-    tell.
+    They are relative, so a proxy may show the application below any path, without saying
+    so.
 
     Args:
         app: the dashboard's application.
@@ -38,19 +38,19 @@ class Links:
 
     def __init__(self, app: web.Application, page: str) -> None:
         self._router = app.router
-        # All of them are below the first page, whose address ends with a slash.
+        # All pages are below the first one, whose address ends with a slash.
         self._top = app.router["overview"].url_for().raw_path
         self._to_top = "../" * page.removeprefix(self._top).count("/")
-        # What stands around a job's own part, by the name of the route.
+        # What is before and after a job's address in a path, by the name of the route.
         self._around: dict[str, tuple[str, str]] = {}
 
     def to(self, name: str, **parts: str) -> str:
-        """The address of the route of this name, with these parts of its path."""
+        """Return the address of the route of this name, with these parts in its path."""
         path = self._router[name].url_for(**parts).raw_path
         return self._to_top + path.removeprefix(self._top) or "./"
 
     def to_job(self, address: str, name: str = "job") -> str:
-        """The address of a job's own page, or of what else there is of it."""
+        """Return the address of a job's own page, or of another route of the job."""
         if name not in self._around:
             before, _, after = self.to(name, address="0-0").partition("0-0")
             self._around[name] = before, after
@@ -71,7 +71,7 @@ class Pages:
         self._app = app
         self._environment = environment = aiohttp_jinja2.setup(
             app,
-            # A key of its own: the application around it may use this library, too.
+            # A separate key: the application around it may use this library, too.
             app_key=_ENVIRONMENT,
             loader=jinja2.FileSystemLoader(_HERE / "templates"),
             undefined=jinja2.StrictUndefined,
@@ -104,7 +104,7 @@ class Pages:
         )
 
     def links(self, name: str, **parts: str) -> Links:
-        """The addresses as the page of this route needs them."""
+        """Return the addresses as the page of this route needs them."""
         return Links(self._app, self._app.router[name].url_for(**parts).raw_path)
 
     def html(
@@ -161,13 +161,13 @@ class Pages:
         kept: Kept,
         shown: Mapping[str, object],
     ) -> dict[str, str]:
-        """Render sections by macros of a template, ``show_…`` with their names.
+        """Render sections by macros of a template, named ``show_…`` after the sections.
 
         Args:
             kept: what was rendered of this page before.
-            shown: the sections, with all that they show, as of :meth:`Kept.section`.
+            shown: the sections, with all that they show, as for :meth:`Kept.section`.
         """
-        # The template itself is run when the first macro is needed.
+        # The template itself only runs when the first macro is needed.
         macros = functools.cache(
             lambda: self._environment.get_template(template).make_module(
                 {**context, **_common(visitor, links), "kept": kept}

@@ -1,7 +1,7 @@
-"""Part: what one process has to say for the first page.
+"""Part: what one process contributes to the first page.
 
-It is made so that those of several processes can be put together, see ``overview``: run
-times are sent and not their median, periods of the charts say which they are.
+It is made so that the parts of several processes can be put together, see ``overview``:
+run times are sent and not their median, and periods of the charts say which they are.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ __all__ = (
 
 # Rows on one page of a table.
 PAGE: Final = 25
-# How many active and pending jobs are looked at, the oldest first. That a page is quick
-# must not depend on how many there are.
+# How many active and pending jobs to look at, the oldest first: so a page is quick,
+# however many there are.
 LOOKED_AT: Final = 1000
-# How many kinds of failures are shown unless all are wanted, and of how many the last
-# jobs are sent: one that is old here may be new elsewhere.
+# How many kinds of failures to show unless all are wanted, and for how many to send the
+# last jobs: a kind that is old here may be new elsewhere.
 FEW_KINDS: Final = 5
 SENT_KINDS: Final = 20
 
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 
 class Coroutine(data.Coroutine):
-    """Its last run times besides, see :func:`.tallies.percentiles_of`."""
+    """With its last run times as well, see :func:`.tallies.percentiles_of`."""
 
     times: str
 
@@ -63,7 +63,7 @@ class Part(TypedDict):
     at: float
     process: data.Process
     now: data.Figures
-    #: Of the two one is empty: points, or the same to be put together with those of
+    #: One of the two is empty: points, or the same to be put together with those of
     #: others, see :func:`.history.read_periods`.
     points: list[data.Point]
     periods: str
@@ -71,7 +71,7 @@ class Part(TypedDict):
 
 
 class KindPart(TypedDict):
-    """As of :class:`data.Kind`, but for what it is called."""
+    """As :class:`data.Kind`, but without the id."""
 
     type: str
     place: str
@@ -82,7 +82,7 @@ class KindPart(TypedDict):
 
 
 class Table(TypedDict):
-    """Rows of a table from one on, up to the page that is wanted."""
+    """The rows of a table from number `first` on, up to the page that is wanted."""
 
     rows: list[data.Job]
     first: int
@@ -93,7 +93,7 @@ class Table(TypedDict):
 
 
 class Look(TypedDict):
-    """What depends on it."""
+    """What does depend on what the visitor wants to see."""
 
     kinds: list[KindPart]
     forgotten: int
@@ -103,11 +103,11 @@ class Look(TypedDict):
 
 
 def part(scheduler: Scheduler, history: History, clock: Clock, alone: bool) -> Part:
-    """Return what this process has to say, whatever is wanted.
+    """Return what this process contributes, whatever the visitor wants to see.
 
     Args:
-        alone: is nothing of others put beside it? Then that is left out which is needed
-            for it alone.
+        alone: whether this is the only process shown. If so, what is only needed to put
+            several together is left out.
     """
     return {
         "at": clock.at,
@@ -127,12 +127,12 @@ def look(
     alone: bool,
     rows: Rows | None = None,
 ) -> Look:
-    """Return what this process has of what is wanted.
+    """Return what this process has of what the visitor wants to see.
 
     Args:
-        rows: those that were made before; None to make all anew.
+        rows: the rows that were made before; None to make all of them again.
     """
-    every = not query.filters  # then those of the page are enough
+    every = not query.filters  # then the rows of the page are enough
     made = Rows() if rows is None else rows
     if every and not query.sort:
         ends, count = history.latest(query.recent * PAGE), history.end_count
@@ -200,7 +200,7 @@ def _figures(scheduler: Scheduler, history: History, clock: Clock) -> data.Figur
 
 
 def ended_in(point: data.Point) -> int:
-    """How many ended in the period of this point."""
+    """Return how many jobs ended in the period of this point."""
     return point["succeeded"] + point["failed"] + point["cancelled"] + point["hung_up"]
 
 
@@ -227,7 +227,7 @@ def _coroutines(
     scheduler: Scheduler, history: History, clock: Clock, alone: bool
 ) -> list[Coroutine]:
     known = dict(history.tallies)
-    # Counted are all that were spawned and all that have ended; who runs is looked up.
+    # Spawned and ended jobs are counted; the active ones are looked up.
     active = Counter(map(_coro_name, scheduler.active_jobs(LOOKED_AT)))
     if others := [name for name in active if name not in known]:
         active[OTHERS] += sum(active[name] for name in others)
@@ -264,17 +264,17 @@ def _jobs(
     page: int,
     alone: bool,
 ) -> Table:
-    """The table of jobs that are not over.
+    """Return the table of jobs that are not over.
 
     Args:
-        first: returns so many of them, the oldest first.
-        row: makes one of a job and its place.
+        first: returns this many of them, the oldest first.
+        row: makes a row from a job and its place.
     """
     if query.filters_jobs:
         looked_at = enumerate(first(LOOKED_AT), 1)
         items = [(place, job) for place, job in looked_at if query.takes(job)]
         count = len(items)
-    else:  # then those of the page are enough
+    else:  # then the jobs of the page are enough
         items = [*enumerate(first(min(page * PAGE, LOOKED_AT)), 1)]
         count = min(total, LOOKED_AT)
     table = _table(items, lambda item: row(*item), page, alone, count)
@@ -285,13 +285,13 @@ def _jobs(
 def _table(
     items: Sequence[T], row: Callable[[T], data.Job], page: int, alone: bool, count: int
 ) -> Table:
-    """A table of all that there are.
+    """Return the table of some items.
 
     Args:
-        items: the first ones of them, up to the page that is wanted.
-        count: how many there are.
+        items: the first of the items, up to the page that is wanted.
+        count: how many items there are.
     """
-    # A page of several processes may be made of the first rows of one of them.
+    # A page of several processes may consist of the first rows of one of them.
     first = (min(page, max(1, -(-count // PAGE))) - 1) * PAGE if alone else 0
     end = first + PAGE if alone else page * PAGE
     return {
@@ -324,7 +324,7 @@ def _row_waited(row: Any) -> float:
 _coro_name: Final = attrgetter("coro_name")
 
 _END_ORDERS: Final = {"ran": _ran, "waited": _waited}
-# By what rows of several processes are sorted.
+# How rows of several processes are sorted.
 ORDERS: Final[dict[str, Callable[[Any], float]]] = {
     "active": lambda row: row["started"] or 0.0,
     "pending": lambda row: row["spawned"] or 0.0,

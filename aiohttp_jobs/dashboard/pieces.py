@@ -1,9 +1,9 @@
-"""Pieces: what one process tells another each second, but for what it has told before.
+"""Pieces: what one process tells another each second, without what it told before.
 
 Most of what a page shows stays the same for some seconds: the charts, the failures, the
-jobs that ran last where few end. Each piece of an answer has a number, which is another
-one when the piece is. Who asks names the numbers of the pieces that it has, and gets the
-others.
+jobs that ran last where few end. Each piece of an answer has a number, which changes when
+the piece does. The process that asks names the numbers of the pieces that it has, and
+gets the others.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from .part import Look, Part
 
 __all__ = ("Heard", "Said", "Teller")
 
-# How many pieces are remembered by who tells them.
+# How many pieces the process that tells them remembers.
 MOST_PIECES: Final = 500
 
-# What is a piece of its own; what else is in a part is told each time.
+# The fields that are pieces; whatever else is in a part is told each time.
 _OF_PART: Final = ("periods", "coroutines")
 _OF_LOOK: Final = ("kinds", "active", "pending", "recent")
 
 
 class Teller:
-    """Tells pieces, to however many others."""
+    """Tells pieces to the other processes, however many."""
 
     def __init__(self) -> None:
         self._numbers = count(1)
-        # What each piece was last, and its number.
+        # The number of each piece, and what it was last.
         self._last = OrderedDict[str, tuple[int, Any]]()
 
     def tell(
@@ -39,8 +39,8 @@ class Teller:
         """Return what :meth:`Heard.hear` takes.
 
         Args:
-            looks: by what was asked.
-            known: the numbers of the pieces that who asks has.
+            looks: the looks, by what was asked.
+            known: the numbers of the pieces that the process that asks has.
         """
         rest: dict[str, Any] = {**part}
         pieces = {field: rest.pop(field) for field in _OF_PART}
@@ -63,7 +63,7 @@ class Teller:
 
     def _number(self, name: str, piece: Any) -> int:
         number, before = self._last.get(name, (0, None))
-        # Quickly compared: rows that are the same are the same object.
+        # This compares quickly: equal rows are the same object.
         if not number or before != piece:
             number = next(self._numbers)
             self._last[name] = number, piece
@@ -72,7 +72,7 @@ class Teller:
 
 
 class Said(NamedTuple):
-    """All that one process says, whether it was told just now or before."""
+    """All that one process says, whether it said it just now or before."""
 
     part: dict[str, Any]
     forgotten: dict[str, int]
@@ -80,10 +80,10 @@ class Said(NamedTuple):
     pieces: dict[str, tuple[int, Any]]
 
     def about(self, asked: str) -> tuple[Part, Look]:
-        """Return what it says to this.
+        """Return what it says to this question.
 
         Raises:
-            LookupError: it was not asked.
+            LookupError: it was not asked that.
         """
         part: Any = {**self.part, **self._those(_OF_PART, "")}
         look: Any = {
@@ -97,13 +97,13 @@ class Said(NamedTuple):
 
 
 class Heard:
-    """What one process has told."""
+    """What another process has told so far."""
 
     def __init__(self) -> None:
         self._pieces: dict[str, tuple[int, Any]] = {}
 
     def known(self) -> dict[str, int]:
-        """The numbers of the pieces that are here."""
+        """Return the numbers of the pieces that are here."""
         return {name: number for name, (number, _) in self._pieces.items()}
 
     def hear(self, told: Any) -> Said:

@@ -29,7 +29,7 @@ _PACKAGES: Final = (
 
 @functools.lru_cache(maxsize=1000)
 def is_own(path: str) -> bool:
-    """Is this file of the application, not of the standard library or a package?"""
+    """Return whether a file is the application's, not a package's or Python's own."""
     return not (_is_of_package(path) or path.startswith(_STDLIB))
 
 
@@ -38,7 +38,7 @@ def _is_of_package(path: str) -> bool:
 
 
 def where(frames: Sequence[Frame]) -> str:
-    """The innermost frame of the application's own, in a few words.
+    """Return the innermost frame in the application's own code, in a few words.
 
     If there is none, that of a package: the application may be installed as one.
     """
@@ -56,7 +56,7 @@ def _where(frames: tuple[Frame, ...]) -> str:
 
 
 def with_code(frames: Iterable[Frame]) -> list[data.Frame]:
-    """Add to each frame its line of code, as a traceback does."""
+    """Return each frame with its line of code, as in a traceback."""
     return [
         {
             "file": path,

@@ -1,7 +1,7 @@
-"""Process: what this process is called, and how its jobs are addressed.
+"""Process: the name of this process, and the addresses of its jobs.
 
-Jobs are numbered in each process from 1 on. Their addresses have the process's name
-beside the number: a page may have come from one worker, and its button lead to another.
+Each process numbers its jobs from 1. Their addresses have the process's name next to the
+number: a page may have come from one worker, and its button lead to another.
 """
 
 from __future__ import annotations
@@ -12,5 +12,5 @@ __all__ = ("address_of", "process_name")
 
 
 def address_of(job_id: int) -> str:
-    """What no other job is called, of whichever process."""
+    """Return an address that no other job has, in any process."""
     return f"{process_name()}-{job_id}"

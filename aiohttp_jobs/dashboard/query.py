@@ -1,4 +1,4 @@
-"""Query: what a visitor wants to see; every part of it is in the address."""
+"""Query: what a visitor wants to see, all of which is in the address."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Query:
     outcome: str = ""
     #: How many minutes ago a job may have ended, as written in the address.
     since: str = ""
-    #: By what the recent jobs are sorted; else by their end.
+    #: How the recent jobs are sorted; empty for by their end.
     sort: str = ""
     #: "all" for every coroutine, and for every kind of failure.
     coroutines: str = ""
@@ -47,7 +47,7 @@ class Query:
 
     @classmethod
     def of(cls, fields: Mapping[str, str]) -> Query:
-        """Read it from an address. What makes no sense there is left out."""
+        """Read it from an address, ignoring what makes no sense there."""
         outcome, since, sort = (fields.get(f, "") for f in ("outcome", "since", "sort"))
         all_of = {f: "all" for f in ("coroutines", "failures") if fields.get(f) == "all"}
         pages = {f: _page(fields.get(f, "")) for f in _FIRST_PAGES}
@@ -79,11 +79,11 @@ class Query:
         return self._write({table: "all"})
 
     def only_filters(self) -> str:
-        """Write what leaves out active and pending jobs, for what is done to the rest."""
+        """Write only what filters active and pending jobs, for what is done to them."""
         return "?" + urlencode({k: v for k, v in self.filter_fields().items() if v})
 
     def filter_fields(self) -> dict[str, str]:
-        """The fields that leave out active and pending jobs."""
+        """Return the fields that filter active and pending jobs."""
         return {"search": self.search, "name": self.name}
 
     def __str__(self) -> str:
@@ -96,16 +96,16 @@ class Query:
 
     @property
     def filters(self) -> bool:
-        """Does it leave out any job?"""
+        """Whether it filters any jobs."""
         return bool(self.search or self.name or self.outcome or self.since)
 
     @property
     def filters_jobs(self) -> bool:
-        """Does it leave out any active or pending job?"""
+        """Whether it filters active and pending jobs."""
         return bool(self.search or self.name)
 
     def takes(self, job: Job[Any] | Record) -> bool:
-        """Has this job the name, and is it, or one of its words, searched for?"""
+        """Return whether a job has the name, and fits the search."""
         if self.name and self.name not in (cut(job.coro_name), cut(job.label)):
             return False
         if not self.search or self.search == str(job.id):
@@ -116,8 +116,8 @@ class Query:
         return self.search.casefold() in "\n".join(map(cut, words)).casefold()
 
     def takes_end(self, record: Record, now: float) -> bool:
-        """Has this job, which is over, the outcome, ended it in time, and has it what
-        :meth:`takes` looks at?"""
+        """Return whether a job that is over has the outcome, ended in time, and fits
+        :meth:`takes`."""
         if self.outcome and record.state.name.lower() != self.outcome:
             return False
         if self.since and now - record.closed_at > int(self.since) * 60:
@@ -125,8 +125,10 @@ class Query:
         return self.takes(record)
 
     def exactly(self) -> Callable[[Job[Any]], bool]:
-        """Return what tells whether a job's number, or its name as a whole, is searched
-        for. It is quick, as it is asked of all that are pending."""
+        """Return a check whether a job's number, or its whole name, is searched for.
+
+        It is quick, as it is called for all pending jobs.
+        """
         search = self.search
         number = int(search) if search.isascii() and search.isdigit() else -1
         return lambda job: job.id == number or search in (job.name, job.coro_name)

@@ -1,7 +1,7 @@
 """Record: what is kept of a job that is over.
 
 It is plain text and numbers of bounded size. The job itself, its result, its exception
-and the frames of its traceback are let go: they may hold anything.
+and the frames of its traceback are not kept: they may hold anything.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from aiohttp_jobs.core.states import JobState
 __all__ = ("MOST_LETTERS", "Frame", "Raised", "Record", "cut", "error_line", "raised_by")
 
 MOST_LETTERS: Final = 200  # of a name
-MOST_OF_TEXT: Final = 1000  # letters of an exception's message, or of a note
+MOST_OF_TEXT: Final = 1000  # characters of an exception's message, or of a note
 MOST_FRAMES: Final = 30  # of one traceback: the innermost ones
-MOST_CAUSES: Final = 5  # of which each came from the next, or is inside of it
+MOST_CAUSES: Final = 5  # each of which came from the next, or is inside it
 MOST_RAISED: Final = 10  # with all that is inside of groups
 
 Frame: TypeAlias = tuple[str, int, str]  # file, line number, function
@@ -36,18 +36,18 @@ Frame: TypeAlias = tuple[str, int, str]  # file, line number, function
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """An exception, without the values that it was raised among."""
+    """An exception, without the values around the place where it was raised."""
 
     type_name: str
     #: With its notes.
     message: str
     frames: tuple[Frame, ...]
-    #: How it came about from the one before it; empty for the first one.
+    #: How it came from the one before; empty for the first one.
     link: str
 
 
 class Record(NamedTuple):
-    """A job that is over. A tuple, as each look at the page makes a thousand."""
+    """A job that is over. A tuple, since each look at the page makes a thousand."""
 
     id: int
     state: JobState
@@ -59,7 +59,7 @@ class Record(NamedTuple):
     closed_at: float
     #: The exception in one line, or where it was when it was let go; else empty.
     error: str = ""
-    #: The exception that it has failed with, last, and before it what that came from.
+    #: The exception that it failed with, last, and before it what that came from.
     raised: tuple[Raised, ...] = ()
     #: Where it was suspended when it was let go, the innermost frame last.
     stack: tuple[Frame, ...] = ()
@@ -69,15 +69,19 @@ class Record(NamedTuple):
         return self.name or self.coro_name
 
 
-# What would draw over a line or turn its neighbours round; a line's end may stay.
+# Characters that would overwrite a line or change the direction of text; line ends may
+# stay.
 _UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def cut(text: str, most: int = MOST_LETTERS) -> str:
-    """Shorten what is too long to be kept or shown; write out what steers a terminal or
-    the direction of text, so that it is seen and does nothing."""
+    """Shorten text that is too long to keep or show.
+
+    What steers a terminal or the direction of text is escaped: it is seen, and does
+    nothing.
+    """
     text = text if len(text) <= most else text[: most - 1] + "…"
-    # Quicker, and true of nearly all: none of these is printable.
+    # A short cut for nearly all texts: none of these characters is printable.
     return text if text.isprintable() else _UNSEEN.sub(_written_out, text)
 
 
@@ -98,25 +102,25 @@ def raised_by(exception: BaseException | None) -> tuple[Raised, ...]:
     looks at them.
     """
     story = _Story()
-    # None is the only one: an exception may be false, as all that has a length.
+    # Compared with None, as an exception that has a length may be false.
     if exception is not None:
         story.add(exception, "", 1)
     return tuple(story.told)
 
 
 class _Story:
-    """What was raised, in the order in which it is told."""
+    """The exceptions, in the order in which they are told."""
 
     def __init__(self) -> None:
         self.told: list[Raised] = []
         self._seen: set[int] = set()
 
     def add(self, exception: BaseException, link: str, depth: int) -> bool:
-        """Add an exception, after what led to it; was there room for it?
+        """Add an exception, after what led to it; return whether there was room for it.
 
         Args:
-            link: how the first that is added came about.
-            depth: how many exceptions stand between this and the one that is told of.
+            link: how the first one that is added came about.
+            depth: how many exceptions lead from the one described to this one.
         """
         if id(exception) in self._seen or len(self._seen) == MOST_RAISED:
             return False

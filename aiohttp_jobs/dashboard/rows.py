@@ -1,4 +1,4 @@
-"""Rows: a job as a row of a table, and the process that tells."""
+"""Rows: a job as a row of a table, and the process that it is in."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from .record import MOST_FRAMES, Record, cut
 
 __all__ = ("Clock", "Rows", "job_row", "process", "record_row")
 
-# How many rows are kept, of jobs that are over and of others.
+# How many rows to keep, of jobs that are over and of others each.
 MOST_ROWS: Final = 2000
 
 
 class Clock:
-    """One moment, and how to tell others in seconds since 1970."""
+    """One moment, and how to express others in seconds since 1970."""
 
     def __init__(self) -> None:
-        #: The moment by time.monotonic() and by time.time().
+        #: The moment by time.monotonic().
         self.now = time.monotonic()
-        #: From the one to the other.
+        #: What to add for the same by time.time().
         self.offset = _offset(time.time() - self.now)
         self.at = self.wall(self.now)
 
     def wall(self, moment: float) -> float:
-        """A moment of time.monotonic() in seconds since 1970."""
+        """Return a moment of time.monotonic() in seconds since 1970."""
         return round(moment + self.offset, 3)
 
     def wall_or_none(self, moment: float | None) -> float | None:
-        """Likewise, of one that may be missing."""
+        """Return the same for a moment that may be missing."""
         return None if moment is None else self.wall(moment)
 
 
-# What was added last: a job must not seem to begin a little earlier each time it is told,
-# or rows would change their places. It follows when the clock was set.
+# The last offset: a job must not seem to begin a little earlier each time it is told, or
+# rows would change their places. It follows when the clock has been set.
 _offsets: Final = [0.0]
 
 
@@ -56,7 +56,7 @@ def _offset(just_now: float) -> float:
 
 
 def process(scheduler: Scheduler, history: History, clock: Clock) -> data.Process:
-    """Return who tells."""
+    """Return this process, as the pages show it."""
     return {
         "name": process_name(),
         "host": _host(),
@@ -113,7 +113,7 @@ def _row(job: Job[Any] | Record, clock: Clock) -> data.Job:
 
 
 class Rows:
-    """Rows that are looked at each second: one that stays the same is made once.
+    """Rows that are shown each second: one that stays the same is made once.
 
     They are shared, so nobody may change them.
     """
@@ -126,10 +126,10 @@ class Rows:
         self._of_records: dict[int, data.Job] = {}
 
     def begin(self, number: int | None, clock: Clock) -> None:
-        """Begin to look.
+        """Begin a snapshot.
 
         Args:
-            number: that of the worker whose jobs they are; None if there is but one.
+            number: that of the worker whose jobs they are; None if there is only one.
         """
         if (self._number, self._offset) != (number, clock.offset):
             self._number, self._offset = number, clock.offset
@@ -151,7 +151,7 @@ class Rows:
         return row
 
     def of_end(self, raw: Raw, clock: Clock) -> data.Job:
-        """As :func:`record_row`, of the fields of a record."""
+        """As :func:`record_row`, for the fields of a record."""
         row = self._of_records.get(raw[0])
         if row is None:
             row = record_row(Record(*raw), clock)

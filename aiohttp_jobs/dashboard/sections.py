@@ -1,8 +1,8 @@
-"""Sections: what a live page is made of; each is rendered when it shows something else.
+"""Sections: what a live page is made of, each rendered only when it has changed.
 
-From second to second hardly anything changes on a page but how long ago things were, and
-that is told by the page's script. So a section that shows the same as before is not
-rendered again, and of one that does not, the cells that stay the same are not.
+From second to second, hardly anything changes on a page except how long ago things were,
+and the page's script tells that. So a section that shows the same as before is not
+rendered again; and in one that has changed, cells that stay the same are not.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from .durable_data import DurableSummary
 
 __all__ = ("Kept", "KeptOfPages", "in_sections")
 
-# Of how many pages it is remembered.
+# How many pages to remember.
 MOST_PAGES: Final = 20
 
 
 def in_sections(
     overview: data.Overview, durable: DurableSummary | None
 ) -> dict[str, object]:
-    """For each section of the first page all that it shows, but how long ago it was."""
+    """Return what each section of the first page shows, except how long ago it was."""
     now, points, workers = overview["now"], overview["points"], overview["workers"]
     several = bool(workers)
     who = [
@@ -58,22 +58,22 @@ def _counts(now: data.Figures | None) -> object:
 
 
 class Kept:
-    """What was rendered for one page; what the last time did not need is forgotten."""
+    """What was rendered for one page; what was not needed last time is forgotten."""
 
     def __init__(self) -> None:
         self._sections: dict[str, tuple[object, str]] = {}
-        # The cells of each section, and those of the one that is rendered just now: as
-        # they were, and as they are.
+        # The cells of each section, and those of the one that is being rendered: as they
+        # were, and as they are.
         self._cells: dict[str, dict[Hashable, tuple[Any, Any]]] = {}
         self._before: dict[Hashable, tuple[Any, Any]] = {}
         self._now: dict[Hashable, tuple[Any, Any]] = {}
 
     def section(self, name: str, what: object, render: Callable[[], str]) -> str:
-        """Return a section, rendered if it shows something else than before.
+        """Return a section, rendered again if it shows something else than before.
 
         Args:
-            name: other sections have other ones.
-            what: not equal to the one before if it shows something else.
+            name: the section's own name.
+            what: all that it shows: not equal to the one before if that has changed.
         """
         kept = self._sections.get(name)
         if kept is None or kept[0] != what:
@@ -86,7 +86,7 @@ class Kept:
         """Return what a macro makes of these arguments.
 
         Args:
-            key: another one if it would make something else.
+            key: a different one whenever the macro would make something else.
         """
         return self.same((macro.name, key), None, macro, *arguments)
 
@@ -96,7 +96,7 @@ class Kept:
         """Return what is made of these arguments.
 
         Args:
-            name: what else is kept of the section has another one.
+            name: different from that of anything else kept for the section.
             what: not equal to the one before if something else would be made.
         """
         kept = self._now.get(name) or self._before.get(name)
@@ -107,13 +107,13 @@ class Kept:
 
 
 class KeptOfPages:
-    """What is kept of each page, of those that were rendered last."""
+    """What is kept for each of the pages that were rendered last."""
 
     def __init__(self) -> None:
         self._pages = OrderedDict[Hashable, Kept]()
 
     def of(self, page: Hashable) -> Kept:
-        """Return what is kept of this one, which is about to be rendered."""
+        """Return what is kept for this page, which is about to be rendered."""
         kept = self._pages.setdefault(page, Kept())
         self._pages.move_to_end(page)
         if len(self._pages) > MOST_PAGES:

@@ -1,4 +1,4 @@
-"""Sites: other ones may do nothing, looking included."""
+"""Sites: other sites may do nothing here, not even look."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SECURITY_HEADERS: Final = {
         "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
-    # Not "no-referrer": then forms would come from the origin "null".
+    # Not "no-referrer": forms would then come from the origin "null".
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 
-# What a link on another site gets. Whoever goes on from here comes from this site; the
-# page asks for nothing else, and says nothing that depends on who has come.
+# The answer to a link on another site. Whoever goes on from here comes from this site;
+# the page loads nothing else, and says nothing that depends on the visitor.
 _DOOR: Final = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>Jobs</title>
@@ -37,7 +37,7 @@ _DOOR: Final = """<!doctype html>
 async def add_security_headers(
     request: web.Request, response: web.StreamResponse
 ) -> None:
-    """Add to each response what keeps the pages to themselves."""
+    """Add the headers that keep other sites out to each response."""
     response.headers.update(SECURITY_HEADERS)
     is_file = isinstance(response, web.FileResponse)
     response.headers["Cache-Control"] = "no-cache" if is_file else "no-store"
@@ -46,16 +46,16 @@ async def add_security_headers(
 def check_site(request: web.Request, is_safe: bool) -> None:
     """Refuse what another site has made a browser ask for.
 
-    Browsers say who asks by `Sec-Fetch-Site`, and no page can make them say otherwise.
-    They leave it out over plain HTTP; then the page's origin has to have the host that
-    was asked. A proxy may speak another scheme with the browser, which is why that is not
-    compared. Somebody who has typed the address comes from no site, and may look.
+    Browsers say who asks in `Sec-Fetch-Site`, and no page can make them say otherwise.
+    They leave it out over plain HTTP; then the host of the page's origin has to be the
+    one that was asked. The scheme is not compared, since a proxy may speak another one
+    with the browser. Somebody who has typed the address comes from no site, and may look.
 
     Args:
-        is_safe: does the request only look? Then it need not tell where it comes from.
+        is_safe: whether the request only looks. If so, it need not say where it is from.
 
     Raises:
-        HTTPForbidden: another site asks, or nobody says who does.
+        HTTPForbidden: another site asks, or the request does not say who does.
     """
     sites = request.headers.getall("Sec-Fetch-Site", [])
     if sites:

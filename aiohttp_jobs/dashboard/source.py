@@ -1,7 +1,7 @@
-"""Source: whom the pages ask for data, and what they ask for.
+"""Source: where the pages get their data from, and what they ask for.
 
-The pages know nothing but this interface, and what they get is plain data: it may come
-from this process, as below, or from all of the application, see ``workers``.
+The pages know only this interface, and what they get is plain data: it may come from this
+process, as below, or from all processes of the application, see ``workers``.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from .rows import Clock, Rows, job_row, process
 
 __all__ = ("MOST_FOUND", "NoAnswer", "NoSuchJob", "Source", "ThisProcess")
 
-# How many that were found are shown; how many that are over are remembered to be.
+# How many of the jobs that were found to show; and how many jobs to remember as over.
 MOST_FOUND: Final = 50
 MOST_OVER: Final = 1000
 
 
 class NoSuchJob(LookupError):
-    """There is no such job; its text is the sentence for who has asked for it."""
+    """There is no such job; the text is a sentence for the visitor."""
 
     status = 404
 
 
 class NoAnswer(NoSuchJob):
-    """There may be one, but its process does not answer."""
+    """There may be such a job, but its process does not answer."""
 
     status = 503
 
 
 class Source(Protocol):
-    """Tells of jobs and does something to them, here or elsewhere.
+    """Tells about jobs and acts on them, here or elsewhere.
 
-    A job is called by its address, see :class:`data.Job`. Whatever is asked for a job
-    or a process that is not known raises :exc:`NoSuchJob`.
+    A job is named by its address, see :class:`data.Job`. Everything that is asked about a
+    job or a process that is not known raises :exc:`NoSuchJob`.
     """
 
     @property
     def is_alone(self) -> bool:
-        """Is one process shown, of however many there are?"""
+        """Whether only one process is shown, however many there are."""
         ...
 
     async def overview(self, query: Query) -> data.Overview:
@@ -83,7 +83,7 @@ class Source(Protocol):
         """Cancel the active and pending jobs of a process that fit the filter.
 
         Args:
-            until: no job that was accepted later, see :class:`data.Matching`.
+            until: leave out jobs that were accepted later, see :class:`data.Matching`.
         """
         ...
 
@@ -114,10 +114,10 @@ class ThisProcess:
     def __init__(self, scheduler: Scheduler, history: History) -> None:
         self._scheduler = scheduler
         self._history = history
-        # What is told each second, beside others.
+        # The rows that are told each second, next to those of other processes.
         self._rows = Rows()
-        # Jobs that were looked for go on to be, once a second: to find one takes a look
-        # at all. And numbers of those that are over, which nobody need look for any more.
+        # Live pages ask for the same jobs once a second, and to find one means looking at
+        # all. And the numbers of jobs that are over, which need not be looked for again.
         self._found = WeakValueDictionary[int, Job[Any]]()
         self._over = OrderedDict[int, None]()
 
@@ -125,11 +125,11 @@ class ThisProcess:
         return overview(self._scheduler, self._history, query)
 
     def voice(self, number: int, queries: Iterable[Query]) -> tuple[Part, list[Look]]:
-        """Return what the first page shows of this process beside others.
+        """Return what the first page shows of this process next to others.
 
         Args:
-            number: what it is called among them.
-            queries: for each of them one :class:`Look` is returned.
+            number: its number among them.
+            queries: what visitors want to see; for each, one :class:`Look` is returned.
         """
         clock = Clock()
         told = part(self._scheduler, self._history, clock, False)
@@ -168,7 +168,7 @@ class ThisProcess:
         return {"processes": [await self.matching_here(query)], "silent": []}
 
     async def matching_here(self, query: Query) -> data.Matching:
-        """Count those of this process."""
+        """Count the matching jobs of this process."""
         clock = Clock()
         jobs = await self._matching(query, clock.now)
         active = sum(not job.pending for job in jobs)
@@ -212,7 +212,7 @@ class ThisProcess:
         return steering.change_limit(self._scheduler, visitor, before, limit)
 
     async def _matching(self, query: Query, until: float) -> list[Job[Any]]:
-        """The jobs that fit, were there at this time, and can be cancelled."""
+        """Return the jobs that fit, were there at this time, and can be cancelled."""
         found: list[Job[Any]] = []
 
         def look(job: Job[Any]) -> None:
@@ -251,7 +251,7 @@ class ThisProcess:
                 self._found[job_id] = job
         if job is not None and not job.closed:
             return job
-        # What is remembered tells more than the job, which can be forgotten.
+        # The record tells more than the job, which can be forgotten.
         record = self._history.find(job_id)
         if job is not None or record is not None:
             self._over[job_id] = None

@@ -1,6 +1,7 @@
 """Steering: what a visitor may do to jobs and to the queue, and the log of it.
 
-Each is told to who has asked for it in a sentence, and logged with who that was.
+The outcome of each action is a sentence for the visitor who asked for it, and is logged
+with the visitor's name.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ __all__ = (
     "release",
 )
 
-# How many jobs are looked at when a form is sent, and how many of them before others get
-# their turn of the event loop.
+# How many jobs to look at when a form is sent, and how many of them at a time before the
+# event loop gets its turn.
 MOST: Final = 200_000
 AT_ONCE: Final = 1000
 
@@ -47,7 +48,7 @@ async def in_turns(jobs: Sequence[Job[Any]], look: Callable[[Job[Any]], object])
 
 
 def every_job(scheduler: Scheduler) -> list[Job[Any]]:
-    """Return the active and the pending jobs, as many as are looked at."""
+    """Return the active and the pending jobs, at most `MOST` of them."""
     active = scheduler.active_jobs(MOST)
     return active + scheduler.pending_jobs(MOST - len(active))
 
@@ -63,8 +64,8 @@ def cancel(
         fields: dict[str, Any] = {"job_id": job.id, "job_name": shown(job.label)}
     else:
         was_pending = job.pending
-        # As close() does, but nobody waits here: how it takes its cancellation is told to
-        # those who would be told without a dashboard, and shown on its page.
+        # As close() does, but nobody waits here: how the job takes its cancellation is
+        # told to those who would be told without a dashboard, and shown on its page.
         stop(job, scheduler.close_timeout)
         if was_pending:
             says = f"{name} was cancelled; it had not started"
@@ -78,10 +79,10 @@ def cancel(
 async def cancel_all(
     jobs: Sequence[Job[Any]], scheduler: Scheduler, visitor: Visitor, what: str
 ) -> data.Outcome:
-    """Cancel these jobs, but for those that have ended or are being cancelled.
+    """Cancel these jobs, except those that have ended or are being cancelled.
 
     Args:
-        what: what they have in common, for the log.
+        what: what the jobs have in common, for the log.
     """
     names = Counter[str]()
     number = 0
@@ -95,7 +96,7 @@ async def cancel_all(
 
     try:
         await in_turns(jobs, cancel_one)
-    finally:  # what was done is told, whatever came between
+    finally:  # whatever came between, what was done is told
         told = listed(names.elements())
         says = (
             f"{count_of(number, 'job')} cancelled: {told}"
@@ -132,7 +133,7 @@ def release(scheduler: Scheduler, visitor: Visitor) -> data.Outcome:
 def change_limit(
     scheduler: Scheduler, visitor: Visitor, before: int | None, limit: int | None
 ) -> data.Outcome:
-    """Change how many jobs run at once, if that is what it was when the visitor looked.
+    """Change how many jobs run at once, if it is as it was when the visitor looked.
 
     Raises:
         ValueError: it cannot be that many.
@@ -154,12 +155,12 @@ def change_limit(
 
 
 def limit_word(limit: int | None) -> str:
-    """A limit as it is read."""
+    """Return a limit in words."""
     return "none" if limit is None else f"{limit:,}"
 
 
 def log(action: str, visitor: Visitor, says: str, done: bool, **fields: Any) -> None:
-    """Log what a visitor has done, or has found done already."""
+    """Log what a visitor has done, or found already done."""
     say(
         logging.WARNING,
         "%s (asked for on the dashboard by %s)",

@@ -1,8 +1,8 @@
 """Streams: live pages by server-sent events.
 
 A live page is made of sections. A stream sends all of them first, and then, once a
-second, those that have changed, with the moment that they tell of: how long ago things
-were is counted from that by the page's script. Whoever connects again gets all anew.
+second, those that have changed, with the moment that they are about: from that, the
+page's script counts how long ago things were. A client that reconnects gets all of them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from .words import encode
 
 __all__ = ("Live", "Render", "Streams")
 
-# Seconds between two snapshots of a stream, so what is newer may be that late.
+# Seconds between two snapshots of a stream, and so the most by which news is late.
 PERIOD: Final = 1.0
 # Seconds that a client is given to take what it was sent.
 PATIENCE: Final = 15.0
-# Seconds after which it is asked again whether the visitor may see this.
+# Seconds until the next check whether the visitor may still see this.
 CHECK: Final = 30.0
 # Seconds after which a stream ends, and the browser connects again.
 LIFE: Final = 300.0
-# How many streams there may be at a time.
+# How many streams may be open at a time.
 MOST: Final = 20
-# Seconds after which the browser connects again.
+# Seconds that the browser waits before it connects again.
 RETRY: Final = 3
 
 
@@ -39,7 +39,7 @@ class Live(NamedTuple):
 
     #: Seconds since 1970.
     at: float
-    #: HTML by name, always of the same ones; each is one element, whose id is the name.
+    #: HTML by name, always the same names; each is one element, whose id is the name.
     sections: Mapping[str, str]
 
 
@@ -48,7 +48,7 @@ Render: TypeAlias = Callable[[], Awaitable[Live]]
 
 @dataclass(eq=False, slots=True)
 class _Place:
-    """What a stream takes of those that there may be."""
+    """One of the places that open streams take."""
 
     party: str
     request: web.Request
@@ -62,17 +62,17 @@ class _Place:
 
 @dataclass(eq=False, slots=True)
 class _Shown:
-    """What was rendered last of one thing that several may look at."""
+    """What was rendered last of a page that several visitors may look at."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    #: When by the event loop's time, and which snapshot it is.
+    #: When it was rendered, by the event loop's time, and which snapshot it is.
     rendered_at: float = 0.0
     number: int = 0
-    #: What the snapshot tells of.
+    #: The moment that the snapshot is about.
     at: float = 0.0
-    #: Each with the number of the snapshot that it changed in.
+    #: Each section with the number of the snapshot that it changed in.
     sections: dict[str, tuple[int, str]] = field(default_factory=dict)
-    #: As it is sent to all who have the same one; by its number and theirs.
+    #: What is sent to all clients that have the same snapshot; by its number and theirs.
     event: tuple[tuple[int, int], bytes] = ((0, 0), b"")
     watchers: int = 0
 
@@ -84,7 +84,7 @@ class _Shown:
         self.at, self.number, self.rendered_at = live.at, number, now
 
     def since(self, sent: int) -> bytes:
-        """The event for who has this snapshot; 0 for who has none."""
+        """Return the event for a client that has this snapshot; 0 if it has none."""
         if self.event[0] != (self.number, sent):
             new = [html for number, html in self.sections.values() if number > sent]
             event = _event(self.number, self.at, "".join(new))
@@ -93,11 +93,11 @@ class _Shown:
 
 
 class Streams:
-    """The open streams of one dashboard; pages of the same content are rendered once."""
+    """The open streams of one dashboard; equal pages are rendered once for all."""
 
     def __init__(self) -> None:
         self._is_ending = False
-        # In the order in which they were opened.
+        # In the order in which the streams were opened.
         self._places: list[_Place] = []
         self._number = 0
         self._shown: dict[Hashable, _Shown] = {}
@@ -117,18 +117,18 @@ class Streams:
         party: str = "",
         may_go_on: Callable[[], Awaitable[bool]] | None = None,
     ) -> web.StreamResponse:
-        """Send snapshots until the client has gone, or the stream's time is over.
+        """Send snapshots until the client has gone, or the stream's time is up.
 
         Args:
             request: the request that asks for them.
             key: equal for streams that show the same.
             render: called for each snapshot, to return its HTML.
-            party: who takes the place. If all are taken, who has most gives one up to who
-                has fewer.
+            party: who takes the place. If all places are taken, the party with the most
+                gives one up to a party that has fewer.
             may_go_on: asked every half minute whether the visitor may still see this.
 
         Raises:
-            HTTPServiceUnavailable: there are as many streams as may be, or the
+            HTTPServiceUnavailable: as many streams as allowed are open, or the
                 application shuts down.
         """
         if self._is_ending or not self._make_room(party):
@@ -138,7 +138,7 @@ class Streams:
         response = web.StreamResponse(
             headers={
                 "Content-Type": "text/event-stream; charset=utf-8",
-                # nginx would collect what is sent.
+                # nginx would buffer what is sent.
                 "X-Accel-Buffering": "no",
             }
         )
@@ -160,7 +160,7 @@ class Streams:
         return response
 
     def _make_room(self, party: str) -> bool:
-        """Is there a place for one more, or somebody with two more than this one has?"""
+        """Return whether there is a place, if need be from a party with two more."""
         if len(self._places) < MOST:
             return True
         taken = Counter(place.party for place in self._places)
@@ -183,7 +183,7 @@ class Streams:
         loop = asyncio.get_running_loop()
         end, checked_at = loop.time() + LIFE, loop.time()
         sent, request = 0, place.request
-        # A client that has gone shows when something is sent.
+        # That a client has gone only shows when something is sent.
         while (
             request.transport is not None
             and not place.ending.is_set()
@@ -202,10 +202,10 @@ class Streams:
                     await place.ending.wait()
 
     async def _render(self, shown: _Shown, render: Render) -> None:
-        # Who comes while it is rendered waits for it, and shares it.
+        # Anyone who arrives during a render waits for it and shares the result.
         async with shown.lock:
             now = asyncio.get_running_loop().time()
-            # A stream's own last snapshot is a period old, another's may be shared.
+            # A stream's own last snapshot is a period old; a newer one can be shared.
             if not shown.number or now - shown.rendered_at > PERIOD / 2:
                 live = await render()
                 self._number += 1
@@ -213,14 +213,14 @@ class Streams:
 
 
 def _event(number: int, at: float, html: str) -> bytes:
-    # Either sign would end a line of it.
+    # Either character would end a line of the event.
     html = html.replace("\r", "\n").replace("\n", "\ndata: ")
     opening = f'<div data-at="{at}">'
     return encode(f"event: snapshot\nid: {number}\ndata: {opening}{html}</div>\n\n")
 
 
 async def _in_time(may_go_on: Callable[[], Awaitable[bool]]) -> bool:
-    """Ask, and take no answer for a no."""
+    """Ask; no answer in time means no."""
     try:
         async with asyncio.timeout(PATIENCE):
             return await may_go_on()
@@ -237,9 +237,9 @@ async def _write(request: web.Request, response: web.StreamResponse, data: bytes
 
 
 def _cut_off(request: web.Request) -> None:
-    """Break the connection off if its client does not take what it was sent.
+    """Break the connection off if the client does not take what it was sent.
 
-    To wait for it would hold up the shutdown as long as the server lets it.
+    Waiting for it would hold up the shutdown for as long as the server allows.
     """
     transport = request.transport
     if transport is not None and transport.get_write_buffer_size():

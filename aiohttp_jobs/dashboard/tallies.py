@@ -13,7 +13,7 @@ from .kinds import Raw
 
 __all__ = ("OTHERS", "Tallies", "Tally", "percentiles", "percentiles_of")
 
-# How many run times are kept of each coroutine function, and how many functions are told
+# How many run times to keep for each coroutine function, and how many functions to tell
 # apart; there are more only if they are made on the fly.
 MOST_TIMES: Final = 200
 MOST_NAMES: Final = 200
@@ -37,12 +37,12 @@ class Tally:
         #: The number of the job that failed last, and when by time.monotonic().
         self.last_failed: tuple[int, float] | None = None
         self._times: deque[float] = deque(maxlen=MOST_TIMES)
-        # What is made of them when it is asked for; None if there are new ones.
+        # Made from the times on demand; None if there are new ones.
         self._percentiles: tuple[float | None, float | None] | None = None
         self._written: str | None = None
 
     def add_ended(self, times: list[float]) -> None:
-        """Count jobs by how long each has run; below 0 if it has not."""
+        """Count jobs, given how long each has run; below 0 if it has not run."""
         self.ended += len(times)
         if min(times) < 0:
             times = [seconds for seconds in times if seconds >= 0]
@@ -51,16 +51,16 @@ class Tally:
             self._percentiles = self._written = None
 
     def percentiles(self) -> tuple[float | None, float | None]:
-        """p50 and p90 of the last run times; computed again if there are new ones."""
+        """Return p50 and p90 of the last run times."""
         if self._percentiles is None:
             self._percentiles = percentiles(self._times)
         return self._percentiles
 
     def written(self) -> str:
-        """The last run times, in order, for :func:`percentiles_of`."""
+        """Return the last run times, in order, for :func:`percentiles_of`."""
         if self._written is None:
-            # Numbers as they are in memory: workers are on one machine, and JSON takes
-            # long.
+            # Numbers as they are in memory: workers are on one machine, and JSON is
+            # slow.
             times = array("d", sorted(self._times))
             self._written = base64.b64encode(times.tobytes()).decode()
         return self._written
@@ -73,7 +73,7 @@ class Tallies:
         self._tallies: dict[str, Tally] = {}
 
     def of(self, name: str) -> Tally:
-        """That of this coroutine function; of all others, if there are too many."""
+        """Return a function's tally; that of all others, if there are too many."""
         tally = self._tallies.get(name)
         if tally is None:
             if len(self._tallies) >= MOST_NAMES:
@@ -87,7 +87,7 @@ class Tallies:
             self.of(name).spawned += count
 
     def add_ended(self, ends: Iterable[Raw]) -> None:
-        """Count jobs that have ended, and did not fail."""
+        """Count jobs that have ended without failing."""
         by_name = dict[str, list[float]]()
         for raw in ends:
             ran = raw[7] - raw[6] if raw[6] is not None else _DID_NOT
@@ -99,7 +99,7 @@ class Tallies:
             self.of(name).add_ended(times)
 
     def add_failed(self, raw: Raw) -> None:
-        """Count one that has failed."""
+        """Count a job that has failed."""
         self.add_ended((raw,))
         tally = self.of(raw[3])
         tally.failed += 1
@@ -111,19 +111,19 @@ class Tallies:
 
 
 def percentiles(times: Iterable[float]) -> tuple[float | None, float | None]:
-    """p50 and p90; None if there is no time."""
+    """Return p50 and p90; None if there are no times."""
     inorder = sorted(times)
     if not inorder:
         return None, None
     return inorder[len(inorder) // 2], inorder[len(inorder) * 9 // 10]
 
 
-@functools.lru_cache(maxsize=200)  # of most they stay the same
+@functools.lru_cache(maxsize=200)  # most texts stay the same
 def percentiles_of(texts: tuple[str, ...]) -> tuple[float | None, float | None]:
-    """p50 and p90 of the run times in these texts, each of another process.
+    """Return p50 and p90 of the run times in these texts, one from each process.
 
     Raises:
-        ValueError: there are none in one.
+        ValueError: a text has no run times in it.
     """
     times = array("d")
     for text in texts:

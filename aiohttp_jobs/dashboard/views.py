@@ -1,4 +1,4 @@
-"""Views: the handlers of what is looked at."""
+"""Views: the handlers that show something."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Views:
     """The handlers, and what they share.
 
     Args:
-        authorize: asked again by live pages, while they are open.
-        durable: tells of the durable jobs, if there are any.
+        authorize: called again by live pages, while they are open.
+        durable: returns the summary of the durable jobs, if there are any.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Views:
         )
 
     async def to_overview(self, request: web.Request) -> web.Response:
-        """Go on to the address that ends with a slash, which the others stand below."""
+        """Redirect to the address with a slash at its end, which the others are below."""
         url = posixpath.basename(request.rel_url.raw_path) + "/"
         query = request.rel_url.raw_query_string
         raise web.HTTPFound(f"{url}?{query}" if query else url)
@@ -87,8 +87,10 @@ class Views:
         return self._pages.page("overview.html", request, links, context)
 
     async def _found(self, overview: data.Overview, query: Query) -> data.Found | None:
-        """Look among all pending jobs, if more are pending than are listed. It is done
-        when the form is sent, and not each second."""
+        """Look among all pending jobs, if more are pending than are listed.
+
+        This is done when the form is sent, and not each second.
+        """
         if not query.search or not overview["pending"]["beyond"]:
             return None
         return await self._source.find_pending(query)
@@ -146,7 +148,7 @@ class Views:
         return await self.follow(request, (address, visitor.access), render)
 
     async def show_text(self, request: web.Request) -> web.Response:
-        """The stack or the traceback, to be copied into a mail."""
+        """Show the stack or the traceback as text, to be copied into a mail."""
         _, address = self._job(request)
         try:
             text = as_text(await self._source.job(address))
@@ -158,11 +160,11 @@ class Views:
         self, request: web.Request, key: Hashable, render: Render
     ) -> web.StreamResponse:
         """Serve a live page: snapshots of what `render` makes, until the visitor has gone
-        or may not see it any more."""
+        or may no longer see it."""
         visitor = request[VISITOR]
 
         async def may_go_on() -> bool:
-            # It may raise as it may for a page, to ask for a login, which is a no here.
+            # As for a page, it may raise to ask for a login: that means no here.
             try:
                 return await ask(self._authorize, request) == visitor
             except web.HTTPException:
@@ -173,7 +175,7 @@ class Views:
         )
 
     def _job(self, request: web.Request) -> tuple[Links, str]:
-        """The addresses as a job's page needs them, and the job's own."""
+        """Return the addresses as a job's page needs them, and the job's own."""
         address = request.match_info["address"]
         name = request.match_info.route.name or "job"
         return self._pages.links(name, address=address), address
@@ -184,6 +186,6 @@ def _refused(error: NoSuchJob) -> web.Response:
 
 
 def _names(overview: data.Overview, query: Query) -> list[str]:
-    """The names of coroutines to choose from."""
+    """Return the names of coroutines to choose from."""
     names = {row["coro"] for row in overview["coroutines"]}
     return sorted(names | ({query.name} if query.name else set()))

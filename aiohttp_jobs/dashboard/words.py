@@ -47,39 +47,39 @@ OUTCOMES: Final = {
 
 @functools.lru_cache(maxsize=2000)  # much the same is shown each second
 def breakable(text: str) -> Markup:
-    """Let a long name of code be broken at its signs, if it has to be."""
+    """Let a long name in code be broken at its punctuation, if need be."""
     return Markup(re.sub("([_.@/]+)", r"\1<wbr>", str(escape(text))))
 
 
 def encode(text: str) -> bytes:
-    """What is sent of a page. A name may be that of a file which is no text (PEP 383)."""
+    """Encode a page. It may have a file's name that is not text in it (PEP 383)."""
     return text.encode(errors="backslashreplace")
 
 
 def state_word(job: data.Job) -> str:
-    """The state in words; of a cancelled job also, whether it had begun."""
+    """Return the state in words; for a cancelled job, also whether it never began."""
     word = STATES[job["state"]]
     never_started = job["state"] == "cancelled" and job["started"] is None
     return f"{word}, never started" if never_started else word
 
 
 def number(value: float) -> str:
-    """A number with its thousands apart."""
+    """Return a number with separators between thousands."""
     return f"{value:,}"
 
 
 def without(text: str, prefix: str) -> str:
-    """A line of an exception without its class, which stands before it already."""
+    """Return a line of an exception without its class, which is already shown."""
     return text.removeprefix(prefix).removeprefix(": ")
 
 
 def count_of(count: int, one: str, many: str = "") -> str:
-    """How many there are of something, as in "1 job" and "2 jobs"."""
+    """Return how many there are of something, as in "1 job" and "2 jobs"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds with as many digits as matter."""
+    """Return a duration in words, with as many digits as matter."""
     if seconds is None:
         return "–"  # noqa: RUF001 (a dash)
     if seconds < 0.9995:
@@ -99,7 +99,7 @@ def duration(seconds: float | None) -> str:
 
 
 def roughly(seconds: float) -> str:
-    """A long time in whole minutes: what stands still costs nothing to be kept live."""
+    """Return a long time in whole minutes: keeping live what rarely changes is cheap."""
     if seconds < 60:
         return "less than a minute"
     minutes = int(seconds) // 60
@@ -107,15 +107,15 @@ def roughly(seconds: float) -> str:
 
 
 def ago(seconds: float) -> str:
-    """How long it is since, in whole seconds, or minutes."""
+    """Return how long ago it was, in whole seconds, or minutes."""
     if seconds < 1:
         return "just now"
     return f"{seconds:.0f} s ago" if seconds < 59.5 else f"{roughly(seconds + 0.5)} ago"
 
 
 def since(moment: float, at: float, words: str) -> Markup:
-    """How long it was from this moment to that, in an element in which the page's script
-    goes on to tell it: static/words.js has the same words.
+    """Return the time from `moment` to `at`, in an element that the page's script keeps
+    up to date: static/words.js has the same words.
 
     Args:
         words: "ago", "duration" or "roughly".
@@ -125,13 +125,13 @@ def since(moment: float, at: float, words: str) -> Markup:
 
 
 def clock_time(moment: float) -> str:
-    """The time of day in UTC."""
+    """Return the date and time of day in UTC."""
     when = _utc(moment)
     return f"{when:%Y-%m-%d %H:%M:%S}.{when.microsecond // 1000:03} UTC"
 
 
 def minute(moment: float) -> str:
-    """The time of day in UTC, to the minute."""
+    """Return the date and time of day in UTC, to the minute."""
     return f"{_utc(moment):%Y-%m-%d %H:%M} UTC"
 
 

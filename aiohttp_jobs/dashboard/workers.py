@@ -1,8 +1,8 @@
-"""Workers: the source of what all processes of the application know.
+"""Workers: the source that knows what all processes of the application know.
 
-This process is asked directly, the others over their sockets. A job is asked for where it
-is, and what is to be done is done there. Who does not answer costs a line, and half a
-second once.
+This process is asked directly, the others over their sockets. A job's own process tells
+about it, and does what is to be done to it. A worker that does not answer costs a line,
+and half a second once.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from .words import ago
 
 __all__ = ("Workers",)
 
-# Seconds for which others are asked for what a page wanted that may be gone.
+# Seconds for which the others are still asked for what a page wants, which may be gone.
 WANTED_FOR: Final = 3.0
-# Seconds that a look at all jobs may take elsewhere, when a form is sent.
+# Seconds that another worker may take to look at all its jobs, when a form is sent.
 LOOK: Final = 3.0
-# Of how many jobs it is remembered what their workers have said of them.
+# For how many jobs to remember what their workers said about them.
 MOST_SAID: Final = 50
 
 _STRANGER: Final = (
@@ -48,20 +48,20 @@ _NO_PLACE: Final = (
     "The directory that the workers share is gone or refused, so this one is shown "
     "alone: the log says why"
 )
-# How a worker's trouble is told here, if not by its own words.
+# How a worker's trouble is worded here, if not in its own words.
 _WORDS: Final = {Trouble.NOTHING: "does not show what this page shows"}
 
 
 class Workers:
-    """The source of what all processes of the application know.
+    """The source that knows what all processes of the application know.
 
     Args:
         share: the directory of the workers.
-        name: what the dashboard is called in all of them.
+        name: the dashboard's name, the same in all of them.
         here: what this process knows.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as of :class:`.share.member.Member`.
+        TypeError, ValueError, RuntimeError: as :class:`.share.member.Member`.
     """
 
     is_alone = False
@@ -74,17 +74,17 @@ class Workers:
         self._member = Member(share, f"/dashboard{name}", handlers)
         self._others: Others | None = None
         self._patience = Patience()
-        # What pages show just now, and until when others are asked for it.
+        # What pages show just now, and until when the others are asked for it.
         self._wanted = OrderedDict[Query, float]()
-        # What each has told up to now.
+        # What each worker has told so far.
         self._heard: dict[SocketName, Heard] = {}
-        # What was said last of a job that is elsewhere, and when.
+        # What was last said about a job that is elsewhere, and when.
         self._said = OrderedDict[str, tuple[data.JobDetails, float]]()
 
     async def context(self, app: web.Application) -> AsyncIterator[None]:
-        """Be there while the application runs: one of its clean-up contexts.
+        """Be open while the application runs: one of its clean-up contexts.
 
-        Jobs have ended when these are left, so a worker that drains is shown by others.
+        They end after the jobs have, so the others still show a worker that drains.
         """
         try:
             await self._member.open()
@@ -106,7 +106,7 @@ class Workers:
         voices, silent = [Voice(number, part, look)], list[data.Worker]()
         strangers = set[str]() if self._member.place is not None else {_NO_PLACE}
         told = {number}
-        # A dead one's number may be another's already, which answers.
+        # Live ones first: a dead worker's number may already be another's, which answers.
         for answer in sorted(answers, key=lambda answer: answer.trouble is not None):
             if answer.trouble is Trouble.APPLICATION:
                 strangers.add(_STRANGER)
@@ -127,7 +127,7 @@ class Workers:
         self._wanted[query] = asyncio.get_running_loop().time() + WANTED_FOR
         self._wanted.move_to_end(query)
         answers = await self._others.ask()
-        # One round may have begun before this was wanted.
+        # That round may have begun before this was wanted.
         if is_new and any(_voice(answer, query) is None for answer in answers):
             answers = await self._others.ask(anew=True)
         return answers
@@ -173,7 +173,7 @@ class Workers:
     async def _look(
         self, path: str, query: Query, silent: list[str]
     ) -> list[tuple[int, Any]]:
-        """Have the others look at all their jobs; who does not is told in `silent`."""
+        """Have the others look at all their jobs; those that do not go into `silent`."""
         sent = packed_query(query)
         names = [name for name in self._names() if self._is_other(name)]
         answers = await asyncio.gather(
@@ -291,7 +291,7 @@ class Workers:
         sent: dict[str, Any],
         visitor: Visitor,
     ) -> data.Outcome:
-        """Have it done by the process that is called so: soon, or never."""
+        """Have the process of this name do it: soon, or never."""
         outcome: data.Outcome
         if called == process_name():
             number, outcome = self._member.number, await here()
@@ -331,7 +331,7 @@ class Workers:
 
     def _address(self, name: SocketName) -> str:
         place = self._member.place
-        # It may be gone since the name was read.
+        # The place may be gone since the name was read.
         return "" if place is None else place.folder.address(str(name))
 
     def _path(self, path: str) -> str:
@@ -373,10 +373,10 @@ def _not_done(answer: Answer) -> str:
 
 
 def _told(answer: Answer) -> Any:
-    """What was told.
+    """Return what was told.
 
     Raises:
-        NoSuchJob: it was refused.
+        NoSuchJob: the request was refused.
     """
     if "refused" in answer.data:
         raise NoSuchJob(answer.data["refused"])

@@ -101,7 +101,7 @@ class Store(Protocol):
         Args:
             envelope: the job.
             connection: the option of this name: a connection of the application's own,
-                in whose transaction the job is kept. None without it.
+                in whose transaction the job is kept. None if not given.
 
         Returns:
             The id of the envelope; or, if it has a `key` and a job with the same task and
@@ -171,15 +171,16 @@ class Store(Protocol):
         ...
 
     def retry(self, delivery: Delivery, due: float) -> None:
-        """Let the next attempt, ``envelope.again(due)``, wait: this one has failed.
+        """Let the next attempt, ``envelope.again(due)``, wait until it is due.
 
-        A store that needs two steps puts first, and then acknowledges. If a job with the
-        same key already waits, this one waits without its key.
+        This one has failed. A store that needs two steps puts first, and then
+        acknowledges. If a job with the same key already waits, this one waits without
+        its key.
         """
         ...
 
     def bury(self, delivery: Delivery, reason: str) -> None:
-        """Put the job aside: it has failed for good. The reason may be a traceback.
+        """Put the job aside, with the reason (say, a traceback): it has failed for good.
 
         A store without a place for the dead logs it.
         """

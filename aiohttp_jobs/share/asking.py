@@ -29,7 +29,7 @@ _ACTION, _MORE = 1.5, 1.0
 
 
 class Trouble(enum.Enum):
-    """Why a worker has not answered; the value goes on "Worker 3 …"."""
+    """Why a worker has not answered; the value continues "Worker 3 …"."""
 
     SLOW = "does not answer"
     GONE = "has ended"

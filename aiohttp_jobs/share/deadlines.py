@@ -1,4 +1,4 @@
-"""Deadlines: until when a worker may begin an action that it is asked for.
+"""Until when a worker may begin an action that it is asked for.
 
 A worker that was stopped or blocked finds the request when it goes on. By then the caller
 has long been told that the worker does not answer: so nothing may be done any more.

@@ -1,4 +1,4 @@
-"""Member: a part of this process that answers the other workers.
+"""A part of this process that answers the other workers.
 
 All dashboards and metrics of a process are one worker: they share its number and its
 socket, and each has a path of its own there. The path is the same in every worker, as all

@@ -52,7 +52,7 @@ _ROW: Final = (
 
 
 def statistics(path: str) -> DurableStatistics:
-    """Return how many jobs are in each place, in a time that does not depend on that.
+    """Return how many jobs are in each place, in time that does not depend on how many.
 
     It takes no lock.
 

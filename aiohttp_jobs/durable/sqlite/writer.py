@@ -236,7 +236,7 @@ class Writer:
             parts = batch.singly()
             if not parts or fault_of(error, self._path) is not None:
                 raise
-            # One of the parts is bad: it is to fail alone.
+            # One of the parts is bad: let it fail alone.
             for part in parts:
                 self._write_part(part)
 
