@@ -19,6 +19,7 @@ from aiohttp_jobs import SCHEDULER, every, setup
 from aiohttp_jobs.durable import (
     DURABLE,
     CurrentDurable,
+    Delivery,
     Envelope,
     GiveUp,
     SQLiteStore,
@@ -32,8 +33,9 @@ from aiohttp_jobs.durable import (
     upkeep,
 )
 from aiohttp_jobs.durable import periodic as periodic_module
+from aiohttp_jobs.durable.attempt import Attempt
 from tests.clients import Failures, resource, serving, turns
-from tests.envelopes import MemoryStore, look, opened, started
+from tests.envelopes import MemoryStore, envelope, look, opened, started
 from tests.processes import needs_signals, running
 
 # Seconds after which what never comes is a failure; none of the tests waits for it.
@@ -523,6 +525,23 @@ async def test_job_that_lets_another_one_s_cancellation_through_has_failed(
 
 
 # -- cancelled is not failed ------------------------------------------------------------
+
+
+async def test_job_whose_coroutine_is_closed_goes_back_uncounted() -> None:
+    """As when its event loop is thrown away: that says nothing about the task."""
+
+    @durable("closed", max_attempts=1)
+    async def closed(app: web.Application) -> None:
+        await asyncio.sleep(3600)
+
+    store, ended = MemoryStore(), list[Attempt]()
+    delivery = Delivery(envelope("closed"), None)
+    attempt = Attempt(web.Application(), closed, delivery, store, ended.append)
+    running = attempt.run()
+    running.send(None)
+    running.close()
+    assert store.calls == ["give_back"]
+    assert ended == [attempt]
 
 
 async def test_cancelled_job_goes_back_uncounted_and_at_once(path: Path) -> None:

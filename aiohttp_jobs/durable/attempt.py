@@ -97,7 +97,8 @@ class Attempt:
             else:
                 self._fail(error)
             raise
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, GeneratorExit):
+            # The latter if the coroutine is closed, as when its loop is thrown away.
             self.give_back()
             raise
         except BaseException as error:
@@ -108,7 +109,7 @@ class Attempt:
             self._settle(SUCCEEDED, self._store.ack)
         finally:
             if self.outcome is None:
-                self.give_back()  # it was closed, which no coroutine outlives
+                self.give_back()  # a KeyboardInterrupt came before it was settled
         return result
 
     async def _call(self) -> Any:
