@@ -135,6 +135,36 @@ async def test_rows_are_held_under_a_pointer_and_it_is_said(
     assert second.active
 
 
+async def test_figures_tell_times_while_rows_are_held(
+    visit: Visit, scheduler: Scheduler
+) -> None:
+    """They go on, and never back: not to when they were rendered, if the stream is a new
+    one. The rows stand."""
+    await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
+    page = await visit("/manage/")
+    await expect_live(page)
+    longest = page.locator(".figures [data-since]")
+    await expect(longest).to_have_text(re.compile(r"[1-9]\.\d s"))
+    await page.evaluate(
+        """() => {
+            const told = document.querySelector(".figures [data-since]");
+            window.told = [told.textContent];
+            new MutationObserver(() => window.told.push(told.textContent))
+                .observe(told, { childList: true, characterData: true, subtree: true });
+        }"""
+    )
+    await table(page, "Running").get_by_role("link", name="stuck").focus()
+    await page.keyboard.press("Tab")
+    await expect(table(page, "Running").locator(".hold")).to_be_visible()
+    row = await table(page, "Running").locator("td.number").text_content()
+    count = await page.evaluate("window.told.length")
+    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    await page.wait_for_function("count => window.told.length > count + 5", arg=count)
+    told = [float(words.split()[0]) for words in await page.evaluate("window.told")]
+    assert told == sorted(told)
+    assert await table(page, "Running").locator("td.number").text_content() == row
+
+
 async def test_mouse_that_was_left_there_holds_for_some_seconds(
     visit: Visit, scheduler: Scheduler
 ) -> None:

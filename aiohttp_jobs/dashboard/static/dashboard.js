@@ -105,6 +105,7 @@ function updateAround(held) {
   for (const figures of live.querySelectorAll(".figures, figure")) {
     const fresh = inLatest(`#${figures.id}`);
     if (fresh) merge(figures, fresh.cloneNode(true), ["style"]);
+    tellTimes(figures, at);
   }
   if (latest.has(held.closest("section").id))
     for (const row of held.querySelectorAll("tr[id^='job-']")) paleIfOver(row);
