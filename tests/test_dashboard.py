@@ -59,7 +59,7 @@ from tests.dashboards import (
     start,
     words_of,
 )
-from tests.loops import settle
+from tests.loops import VirtualLoop, later, settle
 from tests.work import Boom, Reports, fail, hang_up, nothing, stubborn, wait_for
 
 __all__ = ("start",)  # a fixture
@@ -1025,6 +1025,28 @@ async def test_streams_of_the_same_page_are_rendered_once() -> None:
     assert one.since(0) is one.since(0)
     await streams._render(other, render)
     assert other.number == 2
+
+
+def test_slow_page_is_rendered_once_for_all_who_wait_for_it() -> None:
+    """However long it takes, as where a worker does not answer: who has waited for it
+    has it."""
+    rendered: list[int] = []
+    streams, shown = stream.Streams(), stream._Shown()
+
+    async def render() -> stream.Live:
+        rendered.append(1)
+        await later(stream.PERIOD)
+        return stream.Live(1.5, {"a": "content"})
+
+    async def look() -> None:
+        await asyncio.gather(*(streams._render(shown, render) for _ in range(10)))
+        assert len(rendered) == 1
+        await later(stream.PERIOD)
+        await streams._render(shown, render)
+        assert len(rendered) == 2
+
+    with contextlib.closing(VirtualLoop()) as loop:
+        loop.run_until_complete(look())
 
 
 async def test_streams_are_capped(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

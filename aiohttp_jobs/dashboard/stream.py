@@ -204,12 +204,12 @@ class Streams:
     async def _render(self, shown: _Shown, render: Render) -> None:
         # Anyone who arrives during a render waits for it and shares the result.
         async with shown.lock:
-            now = asyncio.get_running_loop().time()
+            loop = asyncio.get_running_loop()
             # A stream's own last snapshot is a period old; a newer one can be shared.
-            if not shown.number or now - shown.rendered_at > PERIOD / 2:
+            if not shown.number or loop.time() - shown.rendered_at > PERIOD / 2:
                 live = await render()
                 self._number += 1
-                shown.take(live, self._number, now)
+                shown.take(live, self._number, loop.time())
 
 
 def _event(number: int, at: float, html: str) -> bytes:
