@@ -194,6 +194,36 @@ async def test_whatever_is_shown_has_its_section_rendered_again(
         assert seen == NAMES - {"durable"} - (set() if several else {"workers"})
 
 
+async def test_last_jobs_of_a_kind_are_those_of_the_workers_that_answer() -> None:
+    """Though another one answers now that has as many, and the last one is the same."""
+    app = web.Application()
+    setup(app)
+    pages = Pages(setup_dashboard(app, authorize=manage), "Jobs", None)
+    processes = [observed() for _ in range(3)]
+    for scheduler, _ in reversed(processes):
+        await scheduler.spawn(fail())
+        await scheduler.drain()
+    one, other, third = (
+        voice(number, *each, Query()) for number, each in enumerate(processes)
+    )
+    visitor, links = Visitor(Access.READ, None, ""), pages.links("overview")
+    kept = Kept()
+    for voices in ([one, other], [one, third]):
+        told = put_together(voices, Query())
+        html = pages.sections(
+            "overview_live.html",
+            visitor,
+            links,
+            {**told, "query": Query(), "durable": None},
+            kept,
+            in_sections(told, None),
+        )
+        (kind,) = told["failures"]["kinds"]
+        linked = re.findall(r'href="job/(\S+)" aria-label="Job', html["failures"])
+        assert linked == [row["address"] for row in kind["latest"]]
+    await close(*processes)
+
+
 def test_durable_jobs_have_a_section_of_their_own() -> None:
     """And nothing else has them."""
     told: Any = {"workers": [], "now": {"hung_up": 0, "pending": 0}}
