@@ -41,7 +41,14 @@ from aiohttp_jobs.dashboard.history import History
 from aiohttp_jobs.dashboard.process import process_name
 from aiohttp_jobs.dashboard.query import Query
 from aiohttp_jobs.dashboard.record import raised_by
-from aiohttp_jobs.dashboard.words import OUTCOMES, STATES, ago, breakable, duration
+from aiohttp_jobs.dashboard.words import (
+    OUTCOMES,
+    STATES,
+    ago,
+    breakable,
+    duration,
+    since,
+)
 from tests.clients import serving
 from tests.dashboards import (
     HERE,
@@ -526,6 +533,13 @@ def test_words_and_durations_are_what_people_read() -> None:
     assert [duration(s) for s in seconds] == [*words, "2 h 05 min", "1 d 03 h"]
     assert breakable("a_b.c<d>") == "a_<wbr>b.<wbr>c&lt;d&gt;"
     assert [ago(s) for s in (0.3, 5.2, 72)] == ["just now", "5 s ago", "1 min ago"]
+
+
+def test_what_began_a_little_later_by_another_clock_has_just_begun() -> None:
+    """Workers may differ by some milliseconds: nothing runs for less than no time."""
+    for words, says in (("duration", "0.0 ms"), ("ago", "just now")):
+        told = since(1000.009, 1000.0, words)
+        assert told == f'<span data-since="1000.009" data-as="{words}">{says}</span>'
 
 
 def point(**values: Any) -> data.Point:

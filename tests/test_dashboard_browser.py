@@ -399,6 +399,18 @@ async def test_page_tells_times_in_the_words_of_the_server(visit: Visit) -> None
             [name, seconds],
         )
         assert told == [getattr(words, name)(each) for each in seconds]
+        told = await page.evaluate(
+            """async (span) => {
+                const { tellTimes } = await import(new URL("static/words.js", location));
+                const root = document.createElement("p");
+                root.innerHTML = span;
+                root.firstChild.textContent = "";
+                tellTimes(root, 1000);
+                return root.innerHTML;
+            }""",
+            span := words.since(1000.009, 1000, name),
+        )
+        assert told == span
 
 
 async def test_hidden_tab_closes_its_stream(

@@ -120,7 +120,9 @@ def since(moment: float, at: float, words: str) -> Markup:
     Args:
         words: "ago", "duration" or "roughly".
     """
-    says = {"ago": ago, "duration": duration, "roughly": roughly}[words](at - moment)
+    # By another worker's clock it may be a little later.
+    seconds = max(0.0, at - moment)
+    says = {"ago": ago, "duration": duration, "roughly": roughly}[words](seconds)
     return Markup(f'<span data-since="{moment}" data-as="{words}">{says}</span>')
 
 

@@ -6,7 +6,9 @@ const WORDS = { ago, duration, roughly };
 // Tell each time in `root` as it was at this moment, in seconds since 1970.
 export function tellTimes(root, at) {
   for (const element of root.querySelectorAll("[data-since]")) {
-    const words = WORDS[element.dataset.as](at - Number(element.dataset.since));
+    // By another worker's clock it may be a little later.
+    const seconds = Math.max(0, at - Number(element.dataset.since));
+    const words = WORDS[element.dataset.as](seconds);
     if (element.textContent !== words) element.textContent = words;
   }
 }
