@@ -151,6 +151,9 @@ async def test_stack_may_be_limited_to_its_innermost_frames() -> None:
         names = ["deep", "innermost", "wait"]
         assert [frame.name for frame in job.stack(limit=3)] == names
         assert [function for _, _, function in places_of(job.coro, 3)] == names
+        assert list(job.stack(limit=0)) == places_of(job.coro, 0) == []
+        with pytest.raises(ValueError, match="non-negative"):
+            job.stack(limit=-1)
         go.set()
 
 

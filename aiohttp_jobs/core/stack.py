@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import traceback
 import types
+from collections import deque
 from collections.abc import Coroutine
 from typing import Any, Final, TypeAlias
 
@@ -87,7 +88,7 @@ def _awaited(awaitable: Any, limit: int | None) -> list[Any]:
                     break
             else:
                 break
-    return awaited if limit is None else awaited[-limit:]
+    return [*deque(awaited, limit)]
 
 
 def _frame_of(awaitable: Any) -> types.FrameType | None:
