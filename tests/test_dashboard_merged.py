@@ -76,6 +76,18 @@ async def test_figures_are_sums_or_the_longest() -> None:
     await close(*processes)
 
 
+async def test_nothing_waits_or_runs_for_less_than_no_time() -> None:
+    """Though another worker's clock is some milliseconds ahead."""
+    processes = [observed(limit=1) for _ in range(2)]
+    one, other = (voice(number, *each, Query()) for number, each in enumerate(processes))
+    ahead = one.part["at"] + 0.009
+    other.part["now"].update({"running_since": ahead, "waiting_since": ahead})
+    now = put_together([one, other], Query())["now"]
+    assert (now["running_since"], now["longest_running"]) == (ahead, 0.0)
+    assert (now["waiting_since"], now["longest_waiting"]) == (ahead, 0.0)
+    await close(*processes)
+
+
 async def test_percentiles_are_those_of_all_runs() -> None:
     """No mean of medians: of a thousand quick ones here and a slow one there, the slow
     one is none of ten."""

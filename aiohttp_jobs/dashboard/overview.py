@@ -128,9 +128,10 @@ def _sum(figures: Sequence[data.Figures], at: float) -> data.Figures:
         if field in _SINCE:
             told[field] = min((v for v in values if v is not None), default=None)
         elif field in _LONGEST:
-            # As of now: what the others said is up to a second old.
+            # As of now: what the others said is up to a second old. Their clocks may be
+            # some milliseconds ahead.
             since = told[_LONGEST[field]]
-            told[field] = 0.0 if since is None else at - since
+            told[field] = 0.0 if since is None else max(0.0, at - since)
         elif field in _LIMITS and None in values:
             told[field] = None
         else:
