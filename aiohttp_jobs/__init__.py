@@ -63,6 +63,7 @@
 #
 # The processes of one application on one machine, through a directory that they share:
 #
+#   _version.py         the version of the package, by which they know each other
 #   share/forks.py      what a forked child gives up
 #   share/names.py      what the name of a worker's socket tells
 #   share/peer.py       who is at the other end of a socket
@@ -135,6 +136,7 @@
 #   dashboard/             pages that show what runs, what waits, what failed and why
 
 from ._scheduler import create_scheduler
+from ._version import __version__ as __version__
 from .core.errors import (
     JobCancelled,
     JobsError,
@@ -162,8 +164,6 @@ from .web.request import (
     spawn_nowait,
 )
 from .web.setup import setup
-
-__version__ = "0.1.0"
 
 __all__ = (
     "SCHEDULER",

@@ -20,6 +20,7 @@ from aiohttp import ClientSession, web
 
 from aiohttp_jobs import setup
 from aiohttp_jobs.dashboard import setup_dashboard
+from aiohttp_jobs.share.names import VERSION
 from tests.dashboards import HERE, Events, manage, rows, words_of
 from tests.processes import PATIENCE, Command, running
 from tests.test_dashboard_browser import knows_ports
@@ -411,7 +412,7 @@ async def test_other_versions_and_applications_are_told(
     """They are not mixed in."""
     own = [name for name in os.listdir(street.share) if name.endswith("-0.lock")]
     application = own[0].partition("-")[0]
-    for name in (f"v9-{application}-7-1-0.sock", f"v1-{'0' * 12}-3-1-0.sock"):
+    for name in (f"v9.0.1-{application}-7-1-0.sock", f"v{VERSION}-{'0' * 12}-3-1-0.sock"):
         Path(street.share, name).touch()
     told = await shops[0].until(lambda told: 7 in numbers(told))
     assert numbers(told) == {0: "", 1: "", 7: "speaks another version"}

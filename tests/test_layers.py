@@ -73,6 +73,8 @@ BESIDE = ("threads",)
 SCHEDULE = ("schedule",)
 # Above all these, and of nothing but them.
 ABOVE = ("repeats",)
+# Of nothing, for those who cannot import the package whole.
+VERSION = ("_version",)
 # The processes of one application, among themselves: below what shows them.
 SHARE = (
     "share.forks",
@@ -182,6 +184,7 @@ LAYERS = (
     *BESIDE,
     *SCHEDULE,
     *ABOVE,
+    *VERSION,
     *SHARE,
     *DURABLE,
     *DURABLE_OF,
@@ -283,7 +286,7 @@ def test_map_of_the_package_names_the_modules_in_this_order() -> None:
     durable = [name for name in DURABLE if path_of(name).stem != "__init__"]
     order = (
         *(*CORE, *AIOHTTP_LAYER, *FROM_AIOJOBS, *BESIDE, *SCHEDULE, *ABOVE),
-        *(*SHARE[:-1], *durable, *DURABLE_OF, *FOR_TESTS, *EXTRAS),
+        *(*VERSION, *SHARE[:-1], *durable, *DURABLE_OF, *FOR_TESTS, *EXTRAS),
     )
     assert named == [name.replace(".", "/") for name in order]
 
@@ -404,7 +407,7 @@ def test_share_needs_aiohttp_and_the_standard_library(module: str) -> None:
     assert top_level <= {"aiohttp"} | sys.stdlib_module_names
     assert {name for name in outside if name.startswith("aiohttp")} <= PUBLIC_MODULES
     inside = {each.module for each in imports(module)} - outside
-    assert inside <= {f".{name}" for name in (*CORE, *SHARE)}
+    assert inside <= {f".{name}" for name in (*CORE, *VERSION, *SHARE)}
 
 
 @pytest.mark.parametrize("module", DASHBOARD)

@@ -12,13 +12,16 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import uvloop
 from aiohttp import ClientSession, UnixConnector, web
 
+import aiohttp_jobs
 from aiohttp_jobs.share.folder import Folder, check_share
-from aiohttp_jobs.share.names import SocketName, application_id, lock_name
+from aiohttp_jobs.share.names import VERSION, SocketName, application_id, lock_name
 from aiohttp_jobs.share.peer import is_own_user, peer_of
 from aiohttp_jobs.share.place import Place
 from aiohttp_jobs.share.worker import Worker
@@ -29,8 +32,10 @@ APPLICATION = application_id("shop")
 
 
 @pytest.fixture
-def share(tmp_path: Path) -> str:
-    return str(tmp_path / "share")
+def share() -> Iterator[str]:
+    """Not below pytest's own directory, whose paths are too long for some sockets."""
+    with TemporaryDirectory() as directory:
+        yield f"{directory}/share"
 
 
 @pytest.fixture
@@ -155,6 +160,14 @@ def test_name_of_a_socket_is_read_as_it_was_written() -> None:
         assert SocketName.parse(other) is None
 
 
+def test_name_of_a_socket_has_the_version_of_the_package() -> None:
+    """Whatever form that has by PEP 440: nobody has to remember to raise another one."""
+    assert SocketName(3, 4711, APPLICATION).version == aiohttp_jobs.__version__
+    for version in ("0.1.0", "12.0.3.dev4+g1a2b3c4.d20261127", "1!2.0rc1.post2"):
+        name = SocketName(3, 4711, APPLICATION, version)
+        assert SocketName.parse(str(name)) == name
+
+
 def test_applications_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """By their names, else by the program and where it runs."""
     assert application_id("shop") == APPLICATION != application_id("mill")
@@ -212,7 +225,11 @@ def test_dead_workers_socket_goes_when_its_number_is_taken(
     """Of whatever version it was; those of other numbers and applications stay."""
     Folder(share).close()
     kept = [SocketName(1, 5, APPLICATION), SocketName(0, 5, application_id("mill"))]
-    for name in (SocketName(0, 5, APPLICATION), SocketName(0, 6, APPLICATION, 9), *kept):
+    for name in (
+        SocketName(0, 5, APPLICATION),
+        SocketName(0, 6, APPLICATION, "9.1.0rc1"),
+        *kept,
+    ):
         Path(share, str(name)).touch()
     places.append(Place(share, APPLICATION))
     assert places[0].folder.sockets() == sorted([places[0].name, *kept])
@@ -308,6 +325,11 @@ def test_peer_is_told_by_the_kernel(share: str, places: list[Place]) -> None:
 # -- a worker ---------------------------------------------------------------------------
 
 
+def own(number: int) -> dict[str, Any]:
+    """What a worker of this process answers."""
+    return {"version": VERSION, "number": number, "process": os.getpid()}
+
+
 async def ask(worker: Worker, path: str = "/") -> object:
     assert worker.place is not None
     address = worker.place.folder.address(str(worker.place.name))
@@ -328,7 +350,7 @@ async def test_worker_answers_from_its_start_to_its_end(share: str) -> None:
 
     worker = Worker(share, {"/shop": shop}, application="shop")
     await worker.open()
-    assert await ask(worker) == {"version": 1, "number": 0, "process": os.getpid()}
+    assert await ask(worker) == own(0)
     assert await ask(worker, "/shop") == "open"
     with pytest.raises(RuntimeError, match=r"open\(\) was called twice"):
         await worker.open()
@@ -344,13 +366,21 @@ def test_worker_on_uvloop(share: str) -> None:
     async def run() -> None:
         worker = Worker(share, {}, application="shop")
         await worker.open()
-        assert await ask(worker) == {"version": 1, "number": 0, "process": os.getpid()}
+        assert await ask(worker) == {
+            "version": VERSION,
+            "number": 0,
+            "process": os.getpid(),
+        }
         child = os.fork()
         if not child:  # pragma: no cover
             os._exit(len(open_in(share)) + (worker.place is None or listens(share)))
         _, status = os.waitpid(child, 0)  # noqa: ASYNC222 - it ends at once
         assert os.waitstatus_to_exitcode(status) == 0
-        assert await ask(worker) == {"version": 1, "number": 0, "process": os.getpid()}
+        assert await ask(worker) == {
+            "version": VERSION,
+            "number": 0,
+            "process": os.getpid(),
+        }
         await worker.close()
         assert open_in(share) == []
 
@@ -412,7 +442,7 @@ async def test_what_is_missing_is_put_back(
     await second.look()
     assert second.place is not None
     assert second.place.number == 1
-    assert await ask(second) == {"version": 1, "number": 1, "process": os.getpid()}
+    assert await ask(second) == own(1)
     [message] = caplog.messages
     assert message == f"The directory {share!r} was repaired: this worker is in it"
     await second.close()
@@ -435,7 +465,7 @@ async def test_directory_that_is_refused_later_is_told_once(
     os.chmod(share, 0o700)
     await worker.look()
     assert worker.place is not None
-    assert await ask(worker) == {"version": 1, "number": 0, "process": os.getpid()}
+    assert await ask(worker) == own(0)
     await worker.close()
 
 

@@ -180,7 +180,7 @@ async def test_own_lag_is_not_held_against_others(share: str) -> None:
 async def test_others_versions_and_applications_are_told(share: str) -> None:
     """By their names; they are not asked."""
     async with working(share, "shop", "mill") as shops, asking(shops[0]) as others:
-        foreign = SocketName(7, 1, application_id("shop"), version=99)
+        foreign = SocketName(7, 1, application_id("shop"), version="0.0.9")
         Path(share, str(foreign)).touch()
         assert await others.ask() == [
             Answer(shops[1].name, trouble=Trouble.APPLICATION),

@@ -11,14 +11,16 @@ import sys
 from dataclasses import dataclass
 from typing import Final
 
+from aiohttp_jobs._version import __version__
+
 __all__ = ("VERSION", "SocketName", "application_id", "lock_name", "process_name")
 
-# The version of what workers say to each other. Workers of another version are shown,
-# but never asked.
-VERSION: Final = 1
+# The version of what workers say to each other: that of the package, so nobody can forget
+# to raise it. Workers of another version are shown, but never asked.
+VERSION: Final = __version__
 
 _NAME: Final = re.compile(
-    r"v(\d{1,6})-([0-9a-f]{12})-(\d{1,6})-(\d{1,10})-([0-9a-f]{1,32})\.sock", re.A
+    r"v([\w.+!]{1,40})-([0-9a-f]{12})-(\d{1,6})-(\d{1,10})-([0-9a-f]{1,32})\.sock", re.A
 )
 
 
@@ -29,7 +31,7 @@ class SocketName:
     number: int
     process: int
     application: str
-    version: int = VERSION
+    version: str = VERSION
     #: What :func:`process_name` returns there: known even if the worker does not answer.
     called: str = "0"
 
@@ -46,7 +48,7 @@ class SocketName:
         if found is None:
             return None
         version, application, number, process, called = found.groups()
-        return cls(int(number), int(process), application, int(version), called)
+        return cls(int(number), int(process), application, version, called)
 
 
 def lock_name(application: str, number: int) -> str:
