@@ -367,6 +367,26 @@ async def test_pause_stops_what_moves(
     await expect(page.get_by_role("link", name="unseen")).to_be_visible()
 
 
+async def test_page_of_another_version_says_so(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tab that was left open while a new release was deployed, with other sections."""
+    monkeypatch.setattr(stream, "PERIOD", 0.05)
+    page = await visit("/manage/")
+    await expect_live(page)
+    await page.evaluate("document.getElementById('backlog').remove()")
+    await page.get_by_role("button", name="Pause").click()
+    await page.get_by_role("button", name="Resume").click()
+    status = page.get_by_role("status")
+    await expect(status).to_have_text(re.compile("Reload the page: .* another version"))
+    told = """told => new Promise(done => {
+        const observer = new MutationObserver(() => done(false));
+        observer.observe(document.getElementById("status"), {childList: true});
+        setTimeout(() => done(true), 500);  // some ten snapshots
+    })"""
+    assert await page.evaluate(told), "it goes on to say so"
+
+
 async def test_times_go_on_though_nothing_else_changes(
     visit: Visit, scheduler: Scheduler
 ) -> None:

@@ -1,12 +1,12 @@
-// A cancel is two steps on the same button: the first one arms it for some seconds, and it
-// says which job it means. One button is armed at a time.
+// Cancelling takes two presses of the same button: the first arms it for some seconds, while
+// it says which job it would cancel. One button is armed at a time.
 
 const ARMED = 5_000; // milliseconds
 const NOT_BEFORE = 400; // a double click is one step
 
 let armed = null; // { form, at, timer, words, label }
 
-// Is this the second step? Else the button is armed.
+// Returns whether this is the second press; if not, arms the button.
 export function askOnce(form) {
   const now = performance.now();
   if (armed?.form === form) {
@@ -30,7 +30,7 @@ export function askOnce(form) {
   return false;
 }
 
-// Make it the button that it was.
+// Turn the button back into what it was.
 export function disarm(form) {
   if (!form || armed?.form !== form) return;
   clearTimeout(armed.timer);
@@ -41,12 +41,12 @@ export function disarm(form) {
   armed = null;
 }
 
-// A job that has left the page is not cancelled any more.
+// Once a job has left the page, its button cannot be pressed a second time.
 export function disarmUnlessThere() {
   if (armed && !armed.form.isConnected) disarm(armed.form);
 }
 
-// A key that is held down presses once.
+// A key that is held down counts as one press.
 document.addEventListener("keydown", (event) => {
   if (event.repeat && event.target.closest("form.cancel")) event.preventDefault();
 });

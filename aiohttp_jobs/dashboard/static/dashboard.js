@@ -1,6 +1,6 @@
-// Keeps the page up to date by the snapshots of its stream, and asks before a job is
-// cancelled. Without this script the page shows the same, is reloaded by hand, and a page
-// of its own asks.
+// Keeps the page up to date with the snapshots of its stream, and asks before a job is
+// cancelled. Without this script the page shows the same, has to be reloaded by hand, and
+// cancelling leads to a page that asks.
 
 import { askOnce, disarm, disarmUnlessThere } from "./arming.js";
 import { heldBy, holdWhile, showHeld } from "./holding.js";
@@ -18,21 +18,22 @@ let paused = false;
 let retry = 0;
 let state = "";
 let answering = 0;
-let at = 0; // the moment that the last snapshot tells of
-const latest = new Map(); // the sections that have come and are not shown yet, by id
+let outdated = false; // there was a section that this page does not have
+let at = 0; // the moment that the last snapshot shows
+const latest = new Map(); // the sections that have arrived and are not shown yet, by id
 
 function show(text) {
-  // Only what has changed is read out.
+  // Setting the same text again would make screen readers repeat it.
   if (statusLine.textContent !== text) statusLine.textContent = text;
 }
 
-// Say how the page stands.
+// Show the state of the page.
 function say(text) {
   state = text;
   if (!answering) show(state);
 }
 
-// Say for some seconds what has come of a click.
+// Show the outcome of a click for some seconds.
 function answer(text) {
   clearTimeout(answering);
   show(text);
@@ -53,7 +54,7 @@ function connect() {
   source = new EventSource(live.dataset.stream);
   source.addEventListener("snapshot", (event) => {
     update(event.data);
-    say("Live");
+    say(outdated ? "Reload the page: the server has another version now" : "Live");
   });
   source.addEventListener("error", () => {
     if (source?.readyState !== EventSource.CLOSED) return say("Not connected: trying again");
@@ -62,7 +63,7 @@ function connect() {
   });
 }
 
-// A tab that nobody sees costs the server nothing.
+// A hidden tab costs the server nothing.
 document.addEventListener("visibilitychange", connect);
 addEventListener("pagehide", () => source?.close());
 addEventListener("pageshow", (event) => event.persisted && connect());
@@ -75,11 +76,12 @@ pauseButton.addEventListener("click", () => {
 
 // -- snapshots --------------------------------------------------------------------------
 
-// A snapshot has the sections of the page that have changed; the first one has all.
+// A snapshot has the sections of the page that have changed; the first one has all of them.
 function update(html) {
   const snapshot = new DOMParser().parseFromString(html, "text/html").body.firstElementChild;
   at = Number(snapshot.dataset.at);
   for (const section of snapshot.children) latest.set(section.id, section);
+  outdated ||= [...latest.keys()].some((id) => !document.getElementById(id));
   const held = heldBy();
   if (held) updateAround(held);
   else updateAll();
@@ -88,17 +90,20 @@ function update(html) {
 function updateAll() {
   const focused = live.contains(document.activeElement) ? document.activeElement : null;
   const section = focused?.closest("section, .title");
-  for (const [id, fresh] of latest) merge(document.getElementById(id), fresh);
+  for (const [id, fresh] of latest) {
+    const old = document.getElementById(id);
+    if (old) merge(old, fresh);
+  }
   latest.clear();
-  // Who has answered stands elsewhere on the page.
+  // In the whole page: which process has answered is told in its header.
   tellTimes(document, at);
   if (focused && !focused.isConnected) section?.querySelector("[tabindex='-1']")?.focus();
   disarmUnlessThere();
   offerCopies();
 }
 
-// Somebody is in a table: nothing on the page moves. Figures change, in the room that they
-// have, and what is over is paled and cannot be cancelled any more.
+// While somebody is in a table, nothing on the page moves. Figures change within the room
+// that they have, and jobs that are over are paled and can no longer be cancelled.
 function updateAround(held) {
   for (const room of live.querySelectorAll(".figures, .charts"))
     room.style.blockSize = `${room.getBoundingClientRect().height}px`;
@@ -115,14 +120,14 @@ function updateAround(held) {
 function paleIfOver(row) {
   const button = row.querySelector("form.cancel button");
   if (!button || row.classList.contains("over")) return;
-  // One that has begun is in another table, and can be cancelled as before.
+  // A job that has started is in another table now, and can be cancelled as before.
   if (inLatest(`#${CSS.escape(row.id)} form.cancel`)) return;
   row.classList.add("over");
   disarm(row.querySelector("form.cancel"));
   button.disabled = true;
 }
 
-// What is not shown yet of this.
+// The first match among the sections that are not shown yet, or null.
 function inLatest(selector) {
   for (const section of latest.values()) {
     const found = section.matches(selector) ? section : section.querySelector(selector);
@@ -151,18 +156,18 @@ document.addEventListener("submit", async (event) => {
       method: "POST",
       headers: { Accept: "application/json" },
     });
-    // Who was logged out meanwhile is led to a log-in, which is no answer.
+    // A visitor who was logged out is redirected to a login page, which is no answer.
     if (!response.redirected) words = (await response.json()).says ?? words;
   } catch {}
   answer(words);
-  // By keyboard: the row may go now.
+  // For those who use the keyboard: the focus leaves the row, which may go now.
   if (form.contains(document.activeElement) && document.activeElement.matches(":focus-visible"))
     form.closest("section, .title")?.querySelector("[tabindex='-1']")?.focus();
 });
 
 // -- copying ----------------------------------------------------------------------------
 
-// Only where the browser lets a page write to the clipboard, which is over TLS.
+// Only where the browser lets a page write to the clipboard: over TLS.
 function offerCopies() {
   if (!navigator.clipboard) return;
   for (const button of document.querySelectorAll(".copy-text")) button.hidden = false;

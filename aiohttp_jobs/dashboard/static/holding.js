@@ -1,6 +1,6 @@
-// While a pointer, a finger or the focus is in the rows of a table, they do not move: else
-// a click may hit another one than was meant. Not for ever: a mouse that was left there
-// holds them until it has not moved for some seconds.
+// While a pointer, a finger or the focus is in the rows of a table, they do not move, or a
+// click might hit another row than was meant. But not forever: a mouse that was left there
+// no longer holds them once it has not moved for some seconds.
 
 const AFTER_TOUCH = 8_000; // milliseconds that a finger's last touch holds
 const AFTER_MOVE = 10_000; // and a mouse's last move
@@ -12,21 +12,21 @@ let touching = 0;
 let moving = 0;
 let held = null;
 
-// The part of the page that holds it, or null.
+// The rows that somebody is in, or null.
 export function heldBy() {
   for (const rows of [pointed, touched, focused])
     if (rows?.isConnected) return rows;
   return null;
 }
 
-// Say so beside the table.
+// Say beside the table that its rows are held.
 export function showHeld(rows) {
   if (held !== rows) held?.closest("table")?.classList.remove("is-held");
   held = rows;
   held?.closest("table")?.classList.add("is-held");
 }
 
-// Watch what is in `live`; call `release` when nothing holds it any more.
+// Watch what happens in `live`; call `release` when nothing is held any longer.
 export function holdWhile(live, release) {
   function changed() {
     const rows = heldBy();
@@ -44,7 +44,7 @@ export function holdWhile(live, release) {
   }
   const isMouse = (event) => event.pointerType === "mouse" || event.pointerType === "pen";
 
-  // A row that moves to where the mouse is, when it holds nothing any more, is no move.
+  // A row that moves under a resting mouse is no move of the mouse.
   let last = "";
   for (const name of ["pointerover", "pointermove", "pointerdown"])
     live.addEventListener(name, (event) => {
@@ -65,7 +65,7 @@ export function holdWhile(live, release) {
     changed();
   });
   live.addEventListener("focusin", (event) => {
-    // Not what a mouse has clicked: that one holds by itself while it is there.
+    // Not focus that comes from a mouse click: the mouse holds the rows while it is there.
     focused = event.target.matches(":focus-visible") ? rowsOf(event) : null;
     changed();
   });

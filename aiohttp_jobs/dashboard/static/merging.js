@@ -1,11 +1,11 @@
-// Change `old` into `fresh`, and keep what is equal: the focus and the selection stay.
+// Turn `old` into `fresh`, keeping the nodes that are equal, so focus and selection stay.
 export function merge(old, fresh, keep = []) {
   if (old.isEqualNode(fresh)) return;
   if (old.nodeType === Node.TEXT_NODE) {
     old.data = fresh.data;
     return;
   }
-  // The button of the same job may be armed, see arming.js.
+  // The button of a job may be armed, see arming.js.
   if (isSameForm(old, fresh)) return;
   for (const { name } of [...old.attributes])
     if (!fresh.hasAttribute(name) && !keep.includes(name)) old.removeAttribute(name);
@@ -18,8 +18,8 @@ export function merge(old, fresh, keep = []) {
     else if (child.id) known.set(child.id, child);
   let at = old.firstChild;
   for (const child of [...fresh.childNodes]) {
-    // White space may be where the other one has none; nothing else moves for that, or
-    // else the focus would be lost.
+    // White space may be missing on one side. Remove it here instead of moving elements,
+    // which would lose the focus.
     while (at?.nodeType === Node.TEXT_NODE && !at.data.trim() && at.nodeName !== child.nodeName) {
       const next = at.nextSibling;
       at.remove();

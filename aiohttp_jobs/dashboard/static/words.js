@@ -1,9 +1,9 @@
-// How long ago things were, in the words of words.py: a page tells them at first, and this
-// goes on to.
+// How long ago things were, in the words of words.py: the server renders them once, and
+// this keeps them up to date.
 
 const WORDS = { ago, duration, roughly };
 
-// Tell each time in `root` as it was at this moment, in seconds since 1970.
+// Write each time in `root` as seen from this moment, in seconds since 1970.
 export function tellTimes(root, at) {
   for (const element of root.querySelectorAll("[data-since]")) {
     // By another worker's clock it may be a little later.
