@@ -83,7 +83,8 @@ def setup_dashboard(
         raise TypeError(f"prefix takes a str, not {prefix!r}")
     if not re.fullmatch(r"(/[\w.~-]+)+/?", prefix, re.ASCII):
         raise ValueError(
-            f"prefix takes a path as '/jobs', of letters, digits and '-', not {prefix!r}"
+            "prefix takes a path such as '/jobs', of letters, digits and '-', not "
+            f"{prefix!r}"
         )
     if app.frozen or app.pre_frozen:
         raise RuntimeError(
@@ -130,7 +131,7 @@ def _check_home(home: object) -> None:
     # Nothing else is allowed: "javascript:" is an address, too.
     if not re.match(r"/(?![/\\])|https?://", home):
         raise ValueError(
-            f"home takes a path as '/', or an address that begins with https://, "
+            f"home takes a path such as '/', or an address that begins with https://, "
             f"not {home!r}"
         )
 

@@ -258,5 +258,5 @@ class ThisProcess:
             if len(self._over) > MOST_OVER:
                 self._over.popitem(last=False)
         if record is None:
-            raise NoSuchJob(f"There is no job {job_id} in this process, or not any more")
+            raise NoSuchJob(f"There is no job {job_id} in this process, or no longer")
         return record
