@@ -23,10 +23,10 @@ from .serving import CannotServe, check_database, listen, serving
 from .shop import Route, Tally, open_shop
 from .supervisor import CAN_SUPERVISE, join_supervisor, supervise, watch_supervisor
 
-# Where orders, mail and durable jobs are: they outlive the process. `make clean` removes
-# it.
+# Orders and mail; durable jobs are in a file beside it. They outlive the process, and
+# `make clean` removes them.
 DATABASE = Path(__file__).parent.parent / ".demo" / "shop.sqlite3"
-# What a shell reports for a program that Ctrl-C has ended.
+# The exit status that a shell reports for a program ended by Ctrl-C.
 INTERRUPTED = 130
 BAR_WIDTH = 30
 
@@ -39,9 +39,9 @@ async def serve(
     Args:
         args: the command line.
         database: the SQLite file.
-        listener: the socket that connections are accepted from.
-        token: what allows to kill this process, which is started again then; None if it
-            is not.
+        listener: the socket to accept connections from.
+        token: allows visitors to kill this process, which is then started again; None if
+            nothing would restart it.
     """
     if token is not None:
         watch_supervisor()
@@ -62,7 +62,7 @@ async def serve(
 
 
 async def experiment(clients: int, seed: int | None, database: Path) -> int:
-    """Run the experiment at a server of its own, and print its table."""
+    """Run the experiment against a server of its own, and print its table."""
     trial = Experiment(clients, seed, progress=show_progress)
     print(
         f"{trial.clients} clients order by both routes and hang up half-way "
@@ -72,7 +72,7 @@ async def experiment(clients: int, seed: int | None, database: Path) -> int:
     await check_database(database)
     async with serving(make_app(database), listen("127.0.0.1", 0)) as server:
         await trial.run(server.host, server.port)
-    # The server has ended, and with it every job: this is what is in the database.
+    # The server has stopped and every job is over, so these counts are final.
     async with open_shop(database) as shop:
         await trial.count(shop)
     print_table(trial)
@@ -86,7 +86,7 @@ async def experiment(clients: int, seed: int | None, database: Path) -> int:
 
 
 def verdict(atomic: Tally) -> str:
-    """Say whether the atomic orders are whole."""
+    """Return a sentence on whether all atomic orders are complete."""
     if not atomic.half_done:
         return "No atomic order is half-done."
     return (
@@ -96,7 +96,7 @@ def verdict(atomic: Tally) -> str:
 
 
 def show_progress(trial: Experiment) -> None:
-    """Draw the bar; or print a line now and then where lines cannot be overwritten."""
+    """Draw the progress bar, or print a line per tenth if this is no terminal."""
     done, total = trial.done, trial.total
     if sys.stdout.isatty():
         filled = BAR_WIDTH * done // total
@@ -108,7 +108,7 @@ def show_progress(trial: Experiment) -> None:
 
 
 def print_table(trial: Experiment) -> None:
-    """Print what came of the orders."""
+    """Print the outcome of the orders."""
     heads = ("Clients", "Answered", "Hung up", "Charged", "Recorded", "Half-done")
     print("\nRoute   " + "".join(f"{head:>11}" for head in heads))
     for row in trial.rows():
@@ -149,7 +149,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SECONDS",
         help="how long the SMTP server takes for each mail; default: %(default)s",
     )
-    # The supervisor gives the server its socket.
+    # The file descriptor of the socket; the supervisor passes it.
     parser.add_argument("--listener", type=int, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", title="instead of serving pages")
     command = commands.add_parser(
@@ -163,7 +163,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def positive(text: str) -> int:
-    """Read a number that is at least 1."""
+    """Return the number, which must be at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("at least 1")
@@ -171,10 +171,10 @@ def positive(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; return the exit status."""
+    """Run the command, and return the exit status."""
     args = parse_arguments(arguments)
     logging.basicConfig(format="%(message)s")
-    # The scheduler tells on INFO how far a drain is that takes long.
+    # At INFO level, the scheduler reports the progress of a long drain.
     logging.getLogger("aiohttp_jobs").setLevel(logging.INFO)
     try:
         if args.command == "experiment":
@@ -187,13 +187,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
-        # Before there was anything to be drained.
+        # This came before there was anything to drain.
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
 
 
 def run_experiment(args: argparse.Namespace) -> int:
-    """Run the experiment, with a database that nobody needs afterwards."""
+    """Run the experiment, by default with a temporary database."""
     with contextlib.ExitStack() as stack:
         database: Path | None = args.database
         if database is None:
@@ -203,7 +203,7 @@ def run_experiment(args: argparse.Namespace) -> int:
 
 
 def start(args: argparse.Namespace) -> int:
-    """Serve, with a supervisor where that is possible, and say where everything is."""
+    """Serve, under a supervisor where possible, and print where everything is."""
     database = args.database or Path(os.environ.get("DEMO_DATABASE") or DATABASE)
     if database == DATABASE:
         try:

@@ -11,8 +11,8 @@ from aiohttp_jobs.dashboard import Access, setup_dashboard
 
 __all__ = ("add_dashboard", "authorize", "is_here")
 
-# What the shop is called in the address bar of a browser on the same machine. A page of
-# another site cannot reach it by these, whatever address it gives to its own name.
+# The names by which a browser on the same machine reaches the shop. Another site cannot
+# use them, even if it points its own name at this machine (DNS rebinding).
 THIS_MACHINE: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -25,6 +25,6 @@ def add_dashboard(app: web.Application) -> None:
 
 
 def is_here(request: web.Request) -> bool:
-    """Does the visitor sit at this machine?"""
+    """Whether the visitor is on this machine."""
     name = re.sub(r":\d+$", "", request.host).strip("[]")
     return request.remote in THIS_MACHINE and name in THIS_MACHINE

@@ -37,16 +37,16 @@ def make_app(
     """Make the demo shop.
 
     Args:
-        database: the SQLite file; it is made if need be.
+        database: the SQLite file; created if it does not exist.
         mail_takes: seconds that the SMTP server takes for each mail.
         broker_url: the address of a RabbitMQ server that keeps the durable jobs, instead
             of an SQLite file.
-        token: that of the supervisor, which starts the server again if it is killed; or
-            None, if there is no supervisor.
+        token: the token of the supervisor, which restarts the server if it is killed; or
+            None if there is no supervisor.
     """
     app = web.Application()
-    # At shutdown the jobs end before the database and the SMTP server do, which they
-    # need; the order of these lines does not matter.
+    # At shutdown the jobs end before the database and the SMTP server, which they need;
+    # the order of these lines does not matter.
     setup(app, limit=20, wait_timeout=30)
     setup_metrics(app)
     setup_mail(app, database, broker_url)

@@ -1,4 +1,4 @@
-"""Counting: how often each page was looked at, by jobs that start after the response."""
+"""Counting: page views, recorded by jobs that start after the response."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .shop import SHOP, Shop
 
 __all__ = ("VIEWS", "Views")
 
-# Seconds between two jobs. One for each view would crowd out all others on the dashboard.
+# Seconds between two jobs. One per view would crowd out all others on the dashboard.
 PAUSE: Final = 60.0
 
 
 class Views:
-    """Counts in memory, and writes that down now and then."""
+    """Counts page views in memory, and saves them now and then."""
 
     def __init__(self) -> None:
         self._fresh = Counter[str]()
         self._written_at = float("-inf")
 
     async def count(self, request: web.Request) -> None:
-        """Count that the page was looked at, when the browser has it in full."""
+        """Count a view; a job may save the counts once the response has been sent."""
         self._fresh[request.path] += 1
         now = time.monotonic()
         if now - self._written_at >= PAUSE:
@@ -36,13 +36,13 @@ class Views:
             await spawn(request, write, "page views", after_response=True)
 
     async def read(self, shop: Shop) -> dict[str, int]:
-        """Return how often each page was looked at, most often first."""
+        """Return how often each page was viewed, most viewed first."""
         total = Counter(await shop.views())
         total.update(self._fresh)
         return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
 
     async def context(self, app: web.Application) -> AsyncIterator[None]:
-        """At the end write down the rest, while the shop is open."""
+        """Save the remaining views at the end, while the shop is still open."""
         app[VIEWS] = self
         yield
         await self._write(app[SHOP])

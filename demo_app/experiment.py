@@ -1,7 +1,7 @@
 """The experiment: clients that order over real sockets and hang up half-way.
 
-Each client orders twice at the same moment, by the plain and by the atomic route, and is
-as patient with both. Then the database tells what came of it.
+Each client orders twice at the same moment, by the plain and by the atomic route, and
+waits equally long for both. Then the database shows what became of the orders.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ __all__ = ("LABORATORY", "Experiment", "Fate", "Laboratory", "Row", "State")
 
 # How many clients are connected at once, each with two connections.
 AT_ONCE: Final = 20
-# The least and the most seconds that a client waits for its answer. An order takes 0.3.
+# How many seconds a client waits for its answer, at least and at most. An order takes 0.3.
 PATIENCE: Final = (0.02, 0.46)
 
 
 class State(enum.StrEnum):
-    """Where an experiment is in its life."""
+    """The state of an experiment."""
 
     RUNNING = "running"
     COUNTING = "counting"
@@ -41,7 +41,7 @@ class State(enum.StrEnum):
 
 
 class Fate(enum.Enum):
-    """What came of one client's order, as the client saw it."""
+    """The outcome of one client's order, as the client saw it."""
 
     ANSWERED = enum.auto()
     HUNG_UP = enum.auto()
@@ -50,7 +50,7 @@ class Fate(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What came of the orders of one route, for the clients and in the database."""
+    """The outcome of one route's orders, as the clients and the database saw it."""
 
     route: Route
     clients: int
@@ -61,12 +61,12 @@ class Row:
 
 
 class Experiment:
-    """One run, at one server.
+    """One run, against one server.
 
     Args:
         clients: how many clients there are.
-        seed: what decides how patient they are; None for a new one.
-        progress: called with the experiment whenever an order has come to its end.
+        seed: decides how patient they are; None for a new one.
+        progress: called with the experiment whenever an order is over.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Experiment:
         self._progress = progress
         self._fates: Counter[tuple[Route, Fate]] = Counter()
         self._tallies: dict[Route, Tally] = {}
-        # The orders of one run are known by their customers.
+        # The orders of one run are recognized by their customers' domain.
         self._domain = f"run-{secrets.token_hex(4)}.example"
 
     @property
@@ -91,12 +91,12 @@ class Experiment:
 
     @property
     def done(self) -> int:
-        """How many have been answered or given up."""
+        """How many orders are over: answered, failed, or given up by the client."""
         return self._fates.total()
 
     @property
     def over(self) -> bool:
-        """Is the result there?"""
+        """Whether the experiment is finished or interrupted."""
         return self.state in (State.FINISHED, State.INTERRUPTED)
 
     async def run(self, host: str, port: int) -> None:
@@ -121,13 +121,13 @@ class Experiment:
             async with asyncio.TaskGroup() as group:
                 for number in range(self.clients):
                     group.create_task(be_client(number))
-            # A last client, who waits: when it has its answer, the server has seen all
-            # those before it. But some of them may have hung up only just now.
+            # One last client that waits: once it has its answer, the server has seen all
+            # clients before it. But some of those may have hung up only just now.
             await _visit(host, port)
         self.state = State.COUNTING
 
     async def count(self, shop: Shop) -> None:
-        """Ask the database what came of the orders, when none is under way any more."""
+        """Count the orders in the database, once none is under way any more."""
         with self._interrupted_by_errors():
             await shop.settled()
             self._tallies = await shop.tally(f"%@{self._domain}")
@@ -135,7 +135,7 @@ class Experiment:
             self.state = State.FINISHED
 
     def rows(self) -> list[Row]:
-        """Return the table, a row for each route."""
+        """Return the table, one row per route."""
         return [
             Row(
                 route,
@@ -174,14 +174,14 @@ class Laboratory:
     """Runs the experiments of an application as background jobs, one at a time."""
 
     def __init__(self) -> None:
-        # The one that runs, or that ran last.
+        # The running experiment, or the last one.
         self.latest: Experiment | None = None
         self._job: Job[None] | None = None
 
     async def start(self, request: web.Request, clients: int, seed: int | None) -> None:
-        """Start an experiment at the address that the request came to.
+        """Start an experiment against the address that the request came to.
 
-        While one runs, no other one is started.
+        Do nothing if one is running already.
         """
         if self.latest is not None and not self.latest.over:
             return
@@ -195,7 +195,7 @@ class Laboratory:
         )
 
     async def stop(self, app: web.Application) -> None:
-        """At shutdown, let no more clients come; those who are there hang up."""
+        """Stop the running experiment at shutdown: its clients hang up."""
         if self._job is not None:
             # Hundreds of clients may take longer than the scheduler's close_timeout.
             await self._job.close(timeout=10)
@@ -217,7 +217,7 @@ async def _order_and_wait(host: str, port: int, request: bytes, patience: float)
         async with asyncio.timeout(patience):
             status = await reader.readline()
     finally:
-        # The client hangs up: no good-bye, and nobody to tell the answer to.
+        # The client hangs up without closing the connection properly.
         writer.transport.abort()
     return Fate.ANSWERED if b" 303 " in status else Fate.FAILED
 

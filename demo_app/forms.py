@@ -25,13 +25,13 @@ _ADDRESS: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The fields of a form as typed, and a message for each that cannot be right."""
+    """The fields of a form as typed, and a message for each invalid one."""
 
     values: Mapping[str, str] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
 
     def order(self) -> Order | None:
-        """Return what is ordered; or None, and messages in `errors`."""
+        """Return the order; or None, with messages in `errors`."""
         customer = self._address("customer")
         article = ARTICLES.get(self.values.get("article", ""))
         if article is None:
@@ -43,7 +43,7 @@ class Form:
         return Order(customer, article, quantity, slow_bank)
 
     def sign_up(self) -> tuple[str, str] | None:
-        """Return name and address of a new customer, or None."""
+        """Return the name and the address of a new customer; or None."""
         name = self.values.get("name", "")
         if not name:
             self.errors["name"] = "Enter the name to use in the mail."
@@ -78,11 +78,11 @@ async def read_form(request: web.Request) -> Form:
     """Read the posted form.
 
     Raises:
-        web.HTTPBadRequest: the body is no form.
+        web.HTTPBadRequest: the body is not a form.
     """
     try:
         data = await request.post()
-    except (ValueError, LookupError) as error:  # neither its encoding nor its charset
+    except (ValueError, LookupError) as error:  # bad encoding, or unknown charset
         raise web.HTTPBadRequest(text="400: The form cannot be read") from error
     values = {
         name: value.strip() for name, value in data.items() if isinstance(value, str)

@@ -1,4 +1,4 @@
-"""The welcome mail: a durable job, kept in a file or by RabbitMQ, sends it over SMTP."""
+"""The welcome mail: sent over SMTP by a durable job, kept in a file or by RabbitMQ."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ AT_ONCE: Final = 50
 async def send_welcome(app: web.Application, name: str, address: str) -> None:
     job = current_durable()
     assert job is not None
-    # After a kill the job runs again with the same id, by which whoever receives
-    # the mail twice recognizes it.
+    # After a kill the job runs again with the same id, so whoever receives the mail
+    # twice can recognize it.
     await app[OUTBOX].send(compose(job.id, name, address))
 
 
@@ -40,15 +40,15 @@ def setup_mail(app: web.Application, database: Path, broker_url: str | None) -> 
 
     Args:
         app: the application; it has a scheduler.
-        database: the SQLite file of the shop; beside it is the one that keeps the jobs.
-        broker_url: the address of a RabbitMQ server that keeps them instead; or None.
+        database: the SQLite file of the shop; the file that keeps the jobs is beside it.
+        broker_url: the address of a RabbitMQ server that keeps the jobs instead; or None.
     """
     store = _rabbitmq(broker_url) if broker_url else _file(database)
     setup_durable(app, store, tasks=[send_welcome], limit=AT_ONCE)
 
 
 def jobs_file(database: Path) -> Path:
-    """Return the SQLite file that keeps the durable jobs of the shop in this one."""
+    """Return the file that keeps the durable jobs of the shop in `database`."""
     return database.with_suffix(".jobs.sqlite3")
 
 
@@ -69,13 +69,13 @@ def compose(job_id: str, name: str, address: str) -> EmailMessage:
 
 
 def _file(database: Path) -> Store:
-    # A job that runs in so many processes that die is taken for the cause. Here they die
-    # because visitors like to see it.
+    # A job that was running in this many processes when they died is taken for the cause.
+    # Here they die because visitors kill them, hence the high limit.
     return SQLiteStore(jobs_file(database), max_crashes=100)
 
 
 def _rabbitmq(url: str) -> Store:
-    # Only now: it takes a while to import, and most never need it.
+    # Imported only now: this takes a while, and most users never need it.
     from .rabbitmq import rabbitmq_store
 
     return rabbitmq_store(url, AT_ONCE)

@@ -1,4 +1,4 @@
-"""The outbox: an SMTP server on loopback that keeps what it receives, each mail once."""
+"""The outbox: an SMTP server on loopback that keeps one copy of each mail it receives."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 __all__ = ("OUTBOX", "Batch", "Mail", "Outbox", "outbox_context")
 
-# A mail that comes again is known by its id, and only counted.
+# A mail that arrives again is recognized by its id, and only counted.
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS sign_ups (
     id TEXT PRIMARY KEY,
@@ -66,9 +66,9 @@ class Batch:
     """People who signed up together, and what has become of their mails."""
 
     signed_up: int
-    #: How many mails each server process has received, in the order of the processes.
+    #: How many mails each server process has received, oldest process first.
     received_by: dict[int, int]
-    #: How many came again after a kill, and are kept once.
+    #: How many mails arrived again after a kill; each is kept once.
     repeated: int
 
     @property
@@ -78,7 +78,7 @@ class Batch:
 
     @property
     def on_their_way(self) -> int:
-        """How many have not."""
+        """How many mails have not arrived yet."""
         return self.signed_up - self.received
 
 
@@ -87,7 +87,7 @@ class Outbox:
 
     Args:
         database: an open connection in autocommit mode.
-        takes: seconds that the server takes for each mail, as real ones do.
+        takes: seconds that the server takes for each mail, as a real one would.
     """
 
     def __init__(self, database: aiosqlite.Connection, takes: float) -> None:
@@ -105,10 +105,10 @@ class Outbox:
         """Note that these people will be sent a mail.
 
         Args:
-            ids: of the jobs that send the mails.
-            batch: what those are called who signed up together.
+            ids: the ids of the jobs that send the mails.
+            batch: a name for the people who signed up together.
         """
-        # One statement, and so all of them or none.
+        # One statement, so that all of them are noted or none.
         async with self._database.execute(
             "INSERT OR IGNORE INTO sign_ups SELECT value, ? FROM json_each(?)",
             [batch, json.dumps([*ids])],
@@ -128,7 +128,7 @@ class Outbox:
             ]
 
     async def on_their_way(self) -> int:
-        """Count the mails that somebody has been promised and nobody has received."""
+        """Count the mails that were promised to somebody and have not arrived."""
         async with self._database.execute(
             "SELECT count(*) FROM sign_ups WHERE id NOT IN (SELECT id FROM mails)"
         ) as rows:
@@ -137,7 +137,7 @@ class Outbox:
         return 0
 
     async def latest_batch(self) -> Batch | None:
-        """Return what has become of the last batch; None if there was none."""
+        """Return the latest batch; None if there was none."""
         async with self._database.execute(
             "SELECT process, count(*), sum(deliveries > 1) FROM sign_ups"
             " LEFT JOIN mails USING (id) WHERE batch = (SELECT batch FROM sign_ups"
@@ -156,12 +156,12 @@ class Outbox:
     async def handle_DATA(
         self, server: SMTP, session: Session, envelope: Envelope
     ) -> str:
-        """Take a mail in; aiosmtpd calls this."""
+        """Receive a mail; aiosmtpd calls this."""
         await asyncio.sleep(self._takes)
         content = envelope.original_content or b""
         message = email.message_from_bytes(content, policy=email.policy.default)
         body = message.get_body(("plain",))
-        # What stands before the "@" is the id of the job.
+        # The part before the "@" is the id of the job.
         job_id = str(message["Message-ID"] or "").strip("<>").partition("@")[0]
         values = (
             job_id or secrets.token_hex(8),
@@ -177,7 +177,7 @@ class Outbox:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Run the SMTP server on a port of loopback that is free."""
+        """Run the SMTP server on a free port of the loopback interface."""
         sessions: WeakSet[SMTP] = WeakSet()
 
         def make_session() -> SMTP:
@@ -192,7 +192,7 @@ class Outbox:
             yield
         finally:
             server.close()
-            # Since Python 3.12 the server also waits for those who are still connected.
+            # Since Python 3.12 the server also waits until its clients have disconnected.
             for session in sessions:
                 if session.transport is not None:
                     session.transport.close()
@@ -209,7 +209,7 @@ def outbox_context(
     """Make the clean-up context that runs the SMTP server.
 
     Args:
-        path: the database; it can be opened.
+        path: the SQLite file, which is known to open.
         takes: seconds that the server takes for each mail.
     """
 

@@ -1,4 +1,4 @@
-"""Pages: what all of them have in common."""
+"""Pages: what all pages have in common."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .counting import VIEWS
 
 __all__ = ("add_security_headers", "show_page")
 
-# What the page says after a form was taken and the browser sent on.
+# What the page says after a form was accepted and the browser redirected.
 NOTICES: Final = {
     "plain": "The order was taken by the plain handler: charged, then recorded.",
     "atomic": "The order was taken by the atomic handler: charged, then recorded.",
@@ -32,8 +32,8 @@ SECURITY_HEADERS: Final = {
 async def show_page(
     request: web.Request, template: str, context: Mapping[str, Any], status: int = 200
 ) -> web.Response:
-    """Show a page, and count that."""
-    # What the script of a page fetches is looked at by nobody.
+    """Return the rendered page, and count the view."""
+    # Pages that a script fetches are not views.
     destination = request.headers.get("Sec-Fetch-Dest", "document")
     if request.method == "GET" and destination == "document":
         await request.app[VIEWS].count(request)
@@ -48,5 +48,5 @@ async def show_page(
 async def add_security_headers(
     request: web.Request, response: web.StreamResponse
 ) -> None:
-    """Add to each response what keeps the pages to themselves."""
+    """Add headers that isolate the pages from other sites to each response."""
     response.headers.update(SECURITY_HEADERS)

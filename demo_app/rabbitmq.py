@@ -11,9 +11,9 @@ from aiohttp_jobs.taskiq import BrokerStore
 __all__ = ("rabbitmq_store",)
 
 QUEUE: Final = "aiohttp-jobs-demo"
-# How often a message is delivered again before it is laid aside: visitors like to kill.
+# How often a message is redelivered before it is given up; visitors like to kill servers.
 MOST_DELIVERIES: Final = 100
-# What goes from one queue to another is kept in the first until it is in the second.
+# A message that moves to another queue stays in the first until it is in the second.
 SAFELY: Final = {
     "x-dead-letter-strategy": "at-least-once",
     "x-overflow": "reject-publish",
@@ -24,7 +24,7 @@ def rabbitmq_store(url: str, limit: int) -> BrokerStore:
     """Make a store that keeps jobs in queues of a RabbitMQ server.
 
     Args:
-        url: its address.
+        url: the address of the server.
         limit: how many jobs run at once.
     """
     broker = AioPikaBroker(

@@ -1,4 +1,4 @@
-"""Serving: runs the application until Ctrl-C, and says what is left to be done then."""
+"""Serving: runs the application until Ctrl-C, then says how many jobs are left."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Server:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens at the address; clients wait until it is served.
+    """Return a socket that listens at the address; clients wait until a server accepts.
 
     Raises:
         CannotServe: the address cannot be used.
@@ -58,10 +58,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def check_database(path: Path) -> None:
-    """Open the database once, and make it if need be.
+    """Open the database once, creating it if need be.
 
     Raises:
-        CannotServe: that fails.
+        CannotServe: the database cannot be opened.
     """
     try:
         async with open_shop(path):
@@ -72,21 +72,21 @@ async def check_database(path: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def serving(app: web.Application, listener: socket.socket) -> AsyncIterator[Server]:
-    """Run the application for as long as the ``async with`` block goes on.
+    """Run the application while the ``async with`` block runs.
 
-    Ctrl-C or SIGTERM ends the block, and is no error after it. However it ends, the jobs
-    that are left are drained then; or cancelled, by Ctrl-C again.
+    Ctrl-C or SIGTERM ends the block, and no exception leaves it. However the block ends,
+    the jobs that are left are then drained; another Ctrl-C cancels them.
 
     Args:
         app: the application.
-        listener: the socket that it accepts connections from; closed at the end.
+        listener: the socket to accept connections from; closed at the end.
     """
     scheduler = app[SCHEDULER]
-    # aiohttp lets a handler run on when its client has gone, unless it is told to stop
-    # what works for nobody; then it stops an order in the middle, too. Some older
-    # releases always did so. A proxy in between helps little: most hang up on the server
-    # when their client hangs up. And without the option the same befalls orders that a
-    # shutdown or a time-out cancels, only less often.
+    # By default aiohttp lets a handler run on when its client has gone. With this option,
+    # it cancels the handler, even in the middle of an order. Some older releases always
+    # did so. A proxy in between helps little: most hang up on the server when their client
+    # hangs up. And without the option the same happens to orders that a shutdown or a
+    # timeout cancels, only less often.
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=15)
 
     server = Server(*listener.getsockname()[:2])
@@ -113,7 +113,7 @@ async def serving(app: web.Application, listener: socket.socket) -> AsyncIterato
             except asyncio.CancelledError:
                 if not server.interrupted:
                     raise
-                task.uncancel()  # what follows is not to be cancelled
+                task.uncancel()  # the clean-up must not be cancelled
         finally:
             ending = True
             await runner.cleanup()
@@ -121,7 +121,7 @@ async def serving(app: web.Application, listener: socket.socket) -> AsyncIterato
 
 
 def _last_words(left: int) -> str:
-    # In a terminal the cursor stands behind "^C", or behind a progress bar.
+    # In a terminal the cursor is after "^C" or a progress bar.
     new_line = "\n" if sys.stdout.isatty() else ""
     if not left:
         return f"{new_line}Stopping: no jobs are left."
@@ -131,9 +131,10 @@ def _last_words(left: int) -> str:
 
 @contextlib.contextmanager
 def _on_signals(callback: Callable[[], object]) -> Iterator[None]:
-    """Call this at Ctrl-C and SIGTERM.
+    """Call `callback` on Ctrl-C and SIGTERM.
 
-    asyncio.run() sees to Ctrl-C only, and not if whoever started this ignores it.
+    asyncio.run() handles only Ctrl-C, and not if the process was started with SIGINT
+    ignored.
     """
     loop = asyncio.get_running_loop()
     added = []

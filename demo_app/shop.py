@@ -1,6 +1,6 @@
 """The shop: its articles, and its orders in SQLite.
 
-An order is taken in two steps, and the bank takes its time before and between them.
+An order is taken in two steps, with a wait for the bank before the first and between them.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ __all__ = (
     "shop_context",
 )
 
-# Seconds until the bank has charged the card, and then until it has confirmed that.
+# Seconds until the bank has charged the card, then until it has confirmed the charge.
 BANK_CHARGES_IN: Final = 0.1
 BANK_CONFIRMS_IN: Final = 0.2
 # For visitors who want to hang up by hand.
 SLOW_BANK_CONFIRMS_IN: Final = 7.0
 
-# Every statement is a transaction of its own, as with a bank that is another company:
-# there is no rolling back of a charge.
+# Every statement is a transaction of its own. As with a real bank, a charge cannot be
+# rolled back.
 SCHEMA: Final = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
@@ -138,7 +138,7 @@ class Tally:
 
 
 class Shop:
-    """Takes orders, and knows them all.
+    """Takes orders, and reports what has become of them.
 
     Args:
         database: an open connection in autocommit mode; see :func:`open_shop`.
@@ -146,10 +146,10 @@ class Shop:
 
     def __init__(self, database: aiosqlite.Connection) -> None:
         self._database = database
-        # The charge of each order that is being taken, by the task that does so; None
-        # before it is charged.
+        # The charge of each order that is under way, by the task that takes the order;
+        # None until the customer is charged.
         self._charges = dict[asyncio.Task[Any] | None, int | None]()
-        # Set unless an order is being taken: `_charges` is empty.
+        # Set while no order is under way, so while `_charges` is empty.
         self._settled = asyncio.Event()
         self._settled.set()
 
@@ -162,8 +162,8 @@ class Shop:
         """Charge the customer, then record the order.
 
         Cancellation:
-            Between the steps it leaves a customer who has paid for nothing. That is what
-            this shop is about.
+            Between the steps, this leaves a customer who has paid for nothing. This shop
+            exists to show that.
         """
         with self._counted():
             # Takes the money.
@@ -181,7 +181,7 @@ class Shop:
         """Count the orders of each route.
 
         Args:
-            customers: those of these customers only, a pattern of SQL's LIKE.
+            customers: count only the orders of these customers; a pattern for SQL's LIKE.
         """
         tallies = {route: Tally() for route in Route}
         async with self._database.execute(
@@ -213,7 +213,7 @@ class Shop:
         return f"charges.id IN ({ids})"
 
     async def add_views(self, page: str, times: int) -> None:
-        """Note that so many have looked at a page."""
+        """Add this many views to the page."""
         await self._write(
             "INSERT INTO views VALUES (?, ?)"
             " ON CONFLICT (page) DO UPDATE SET times = times + excluded.times",
@@ -222,7 +222,7 @@ class Shop:
         )
 
     async def views(self) -> dict[str, int]:
-        """Return how often each page was looked at, most often first."""
+        """Return how often each page was viewed, most viewed first."""
         async with self._database.execute(
             "SELECT page, times FROM views ORDER BY times DESC, page"
         ) as rows:
@@ -275,12 +275,12 @@ SHOP: Final = web.AppKey("SHOP", Shop)
 
 @contextlib.asynccontextmanager
 async def open_shop(path: Path) -> AsyncIterator[Shop]:
-    """Open the shop whose database is at `path`, and make that if need be.
+    """Open the shop whose database is at `path`, creating the file if need be.
 
     Raises:
-        sqlite3.Error: it cannot be opened, or is no database.
+        sqlite3.Error: the file cannot be opened, or is not a database.
     """
-    # aiosqlite leaves its thread behind if it cannot connect: see first whether it can.
+    # aiosqlite leaves its thread behind if it cannot connect, so try first.
     sqlite3.connect(path).close()
     async with aiosqlite.connect(path, isolation_level=None) as database:
         await database.executescript(SCHEMA)

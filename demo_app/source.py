@@ -1,4 +1,4 @@
-"""Source: the code that runs, as the pages show it."""
+"""Source: the code of the demo, as its pages show it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def source_of(*functions: object, after: str = "") -> Markup:
 
     Args:
         functions: functions, methods or tasks.
-        after: only what follows the line that ends so.
+        after: return only what follows the line that ends with this.
     """
     return highlight("\n\n\n".join(_source(each, after) for each in functions))
 
@@ -46,7 +46,7 @@ def _source(function: object, after: str) -> str:
 
 
 def highlight(code: str) -> Markup:
-    """Return Python code as HTML, with classes for what a reader looks for."""
+    """Return Python code as HTML, highlighted by CSS classes."""
     starts = [0, *accumulate(map(len, code.splitlines(keepends=True)))]
     found = Markup("")
     shown = 0

@@ -1,7 +1,7 @@
-"""The supervisor: starts the server again when it was killed, as the tour does.
+"""The supervisor: restarts the server when it is killed, as the tour does.
 
-It is the parent process. The socket is its own, so that clients who come while the server
-is dead wait for the next one, and are not refused.
+It is the server's parent process. It owns the socket, so clients that connect while the
+server is dead wait for the next one instead of being refused.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ from types import FrameType
 
 __all__ = ("CAN_SUPERVISE", "join_supervisor", "supervise", "watch_supervisor")
 
-#: Can a process be killed and started again here?
+#: Whether this platform has what the supervisor needs.
 CAN_SUPERVISE = sys.platform != "win32"
 
 
 def supervise(arguments: Sequence[str], listener: socket.socket) -> int:
-    """Run the server in a process of its own, again and again; return its exit status.
+    """Run the server in a child process until it ends without being killed.
+
+    Return the exit status of the last one.
 
     Args:
-        arguments: those of its command line.
-        listener: the socket that it accepts connections from.
+        arguments: the command line arguments of the server.
+        listener: the socket to accept connections from.
     """
-    # The same for all servers: a page that one has made leads to the next one.
+    # All servers have the same token, so the forms on a page from one work with the next.
     token = secrets.token_urlsafe()
     supervisor = _Supervisor()
     with supervisor.on_signals():
@@ -49,21 +51,22 @@ class _Supervisor:
     def run(self, arguments: Sequence[str], listener: socket.socket, token: str) -> int:
         command = (sys.executable, "-m", "demo_app", *arguments)
         descriptor = listener.fileno()
-        # A process group of its own: the terminal sends Ctrl-C to this process alone,
-        # which hands it on, or the server would be told twice.
+        # In a process group of its own: the terminal then sends Ctrl-C to this process
+        # alone, which passes it on. Otherwise the server would get it twice.
         self._server = subprocess.Popen(
             (*command, "--listener", str(descriptor)),
             stdin=subprocess.PIPE,
             pass_fds=[descriptor],
             process_group=0,
         )
-        if self.is_ending:  # told so while there was none
+        if self.is_ending:  # a signal came while there was no server
             self._server.terminate()
         assert self._server.stdin is not None
         with self._server.stdin as stdin, contextlib.suppress(BrokenPipeError):
             stdin.write(f"{token}\n".encode())
             stdin.flush()
-            # The pipe stays open: its end tells the server that this process has gone.
+            # The pipe stays open until the server ends. If this process dies, the server
+            # notices because the pipe closes.
             return self._server.wait()
         return self._server.wait()
 
@@ -84,13 +87,13 @@ class _Supervisor:
 
 
 def join_supervisor(descriptor: int) -> tuple[socket.socket, str]:
-    """In the server: take over the socket, and read the token, from the supervisor."""
+    """In the server: take over the socket and the token from the supervisor."""
     token = sys.stdin.readline().strip()
     return socket.socket(fileno=descriptor), token
 
 
 def watch_supervisor() -> None:
-    """In the server: end with the supervisor, as suddenly as that."""
+    """In the server: kill this process when the supervisor goes away."""
     asyncio.get_running_loop().add_reader(
         sys.stdin.fileno(), os.kill, os.getpid(), signal.SIGKILL
     )

@@ -1,4 +1,4 @@
-"""The tour: what its steps do that visitors of a shop would not."""
+"""The tour: handlers for the steps that a real shop would not have."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Tour:
-    """What the steps of the tour know of what was done before.
+    """The state of the tour's steps.
 
     Args:
-        token: the forms have it, so that no other site can send them; None for a new one.
-        restarts: is the server started again if it is killed?
+        token: part of each form, so that no other site can submit it; None for a new one.
+        restarts: whether the server is started again if it is killed.
     """
 
     def __init__(self, token: str | None, restarts: bool) -> None:
         self.token = token or secrets.token_urlsafe()
         self.restarts = restarts
-        # The latest ones.
+        # The latest job of each kind.
         self.failing: Job[int] | None = None
         self.hanging: Job[str] | None = None
 
@@ -55,28 +55,28 @@ TOUR: Final = web.AppKey("TOUR", Tour)
 async def sign_up_many(request: web.Request) -> web.Response:
     batch, guests = invite(GUESTS)
     jobs = [spawn_durable(request, send_welcome, *guest) for guest in guests]
-    # When this returns, all of them are on disk, or in RabbitMQ.
+    # Once this returns, all of them are on disk, or in RabbitMQ.
     ids = await asyncio.gather(*jobs)
     await request.app[OUTBOX].expect(ids, batch)
     raise web.HTTPSeeOther("/tour/mail")
 
 
 def invite(count: int) -> tuple[str, list[tuple[str, str]]]:
-    """Make up people with names and addresses, and a name for all of them together."""
+    """Make up a batch name, and people with names and addresses."""
     batch = f"guests-{secrets.token_hex(4)}"
     people = range(1, count + 1)
     return batch, [(f"Guest {n}", f"guest-{n}@{batch}.example") for n in people]
 
 
 async def kill_server(request: web.Request) -> web.Response:
-    """Answer, and then end this process as `kill -9` does: nothing is put in order."""
+    """Answer, then end this process like `kill -9`, without any clean-up."""
     if not request.app[TOUR].restarts:
         raise web.HTTPNotFound(text="404: Nothing would start the server again")
     if not is_here(request):
         raise web.HTTPForbidden(text="403: Only from the machine that it runs on")
     await spawn(request, die(), "kill -9", after_response=True)
     answer = web.HTTPSeeOther("/tour/mail")
-    answer.force_close()  # the next request is for the next process
+    answer.force_close()  # so that the next request goes to the next process
     raise answer
 
 
@@ -108,7 +108,7 @@ async def ask_warehouse() -> str:
 
 
 async def start_hanging(request: web.Request) -> web.Response:
-    # With a key ten clicks make one job; the timeout ends what nobody cancels.
+    # With a key, ten clicks start one job; the timeout ends it if nobody cancels it.
     job = await spawn(request, ask_warehouse(), timeout=300, key="warehouse")
     request.app[TOUR].hanging = job
     raise web.HTTPSeeOther("/tour/hanging")
@@ -127,7 +127,7 @@ STEPS: Final = ("mail", "failing", "hanging")
 
 
 async def show_step(request: web.Request) -> web.Response:
-    """Show one step by itself: what its forms lead to if there is no script."""
+    """Show one step by itself: the page its forms lead to without JavaScript."""
     step = request.match_info["step"]
     context = {"step": step, **await tour_context(request)}
     return await show_page(request, "step.html", context)
@@ -156,7 +156,7 @@ async def tour_context(request: web.Request) -> dict[str, Any]:
 
 
 def _failure_of(job: Job[Any] | None) -> str | None:
-    """Return how a job has failed; None if it has not."""
+    """Return a description of the job's exception; None if it has none."""
     error = None if job is None else job.exception()
     return None if error is None else f"{type(error).__name__}: {error}"
 
@@ -186,7 +186,7 @@ def guarded(handler: Handler) -> Handler:
 
 
 def add_tour(app: web.Application) -> None:
-    """Put the handlers of the tour into the application."""
+    """Add the handlers of the tour to the application."""
     app.router.add_get(f"/tour/{{step:{'|'.join(STEPS)}}}", show_step)
     for path, handler in {
         "/tour/mail": sign_up_many,

@@ -1,4 +1,4 @@
-"""The handlers: what each page shows, and which work it leaves to jobs."""
+"""The handlers: what each page shows, and what it leaves to jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .tour import tour_context
 
 __all__ = ("add_routes",)
 
-# What the forms begin with: to try them takes one click.
+# Initial values of the forms, so that trying them takes one click.
 SAMPLE_ORDER: Final = {
     "customer": "ann@example.org",
     "article": "notebook",
@@ -31,7 +31,7 @@ SAMPLE_CUSTOMER: Final = {"name": "Ann", "email": "ann@example.org"}
 
 
 async def take_order(request: web.Request, route: Route) -> web.Response:
-    """Take an order: what the two handlers below have in common."""
+    """Take an order; the common part of the two handlers below."""
     form = await read_form(request)
     order = form.order()
     if order is None:
@@ -50,7 +50,7 @@ async def order_atomic(request: web.Request) -> web.Response:
 
 
 async def sign_up(request: web.Request) -> web.Response:
-    """Answer when the job that sends the mail is kept; nothing loses it then."""
+    """Answer once the store keeps the job that sends the mail: it cannot be lost."""
     form = await read_form(request)
     customer = form.sign_up()
     if customer is None:
@@ -104,7 +104,7 @@ async def show_experiment(request: web.Request) -> web.Response:
 
 
 async def show_progress(request: web.Request) -> web.Response:
-    """Tell the script of the page how far the experiment is."""
+    """Return the progress of the experiment, for the script of the page."""
     experiment = request.app[LABORATORY].latest
     if experiment is None:
         raise web.HTTPNotFound(text="404: There was no experiment yet")
@@ -158,7 +158,7 @@ def _experiment(request: web.Request, form: Form | None = None) -> dict[str, Any
 
 
 def add_routes(app: web.Application) -> None:
-    """Put all handlers into the application."""
+    """Add all handlers to the application."""
     app.add_routes(
         [
             web.get("/", show_start),

@@ -1,8 +1,8 @@
-// Runs the experiment and the steps of the tour without leaving the page. The pages work
-// without this script too: then the forms lead to pages that reload themselves.
+// Runs the experiment and the steps of the tour without leaving the page. The pages also
+// work without this script: then the forms lead to pages that reload themselves.
 
-const EVERY = 250; // milliseconds between two looks at the progress
-const PATIENCE = 15000; // milliseconds for a server that was killed to be there again
+const EVERY = 250; // milliseconds between two requests for the progress
+const PATIENCE = 15000; // milliseconds to wait until a killed server is back
 
 const section = () => document.getElementById("experiment");
 
@@ -12,9 +12,9 @@ function say(words, look = "hidden") {
   if (status.textContent !== words) status.textContent = words;
 }
 
-// For all to see, not only to be read aloud.
+// Show an error visibly, not only to screen readers.
 function complain(error) {
-  // What a server has said is a sentence of its own.
+  // The text of a 403 response is a complete sentence to show.
   const words = error?.message?.startsWith("403: ") ? error.message.slice(5) : "";
   say(words || "The server does not answer any more. Is it still running?", "toast");
 }
@@ -24,7 +24,7 @@ async function show(response) {
   const page = new DOMParser().parseFromString(text, "text/html");
   const hadFocus = section().contains(document.activeElement);
   section().replaceWith(page.getElementById("experiment"));
-  // What had the focus is gone: keep its place in the page.
+  // The element that had the focus is gone: focus something in the same place.
   const wrong = section().querySelector("[aria-invalid]");
   if (hadFocus) (wrong ?? section().querySelector("h2")).focus();
 }
@@ -33,7 +33,7 @@ async function follow() {
   while (section()?.hasAttribute("data-running")) {
     await new Promise((resolve) => setTimeout(resolve, EVERY));
     const response = await fetch("/experiment/progress");
-    // The next server knows nothing of the experiment of one that was killed.
+    // After a kill, the next server knows nothing of this experiment.
     const now = response.ok ? await response.json() : { over: true };
     if (now.over) {
       await show(await fetch("/experiment"));
@@ -43,7 +43,7 @@ async function follow() {
       bar.max = now.total;
       bar.value = now.done;
       document.getElementById("count").textContent = `${now.done} of ${now.total} orders`;
-      // Not more than four words from a screen reader on the way.
+      // At most four announcements from a screen reader along the way.
       const quarter = Math.floor((4 * now.done) / now.total);
       if (quarter > 0) say(`Experiment: ${quarter * 25} % done`);
     }
@@ -55,7 +55,7 @@ const parse = async (response) =>
 
 const pause = () => new Promise((resolve) => setTimeout(resolve, EVERY));
 
-// Fetch it, and again if the server dies in the middle: there will be another one.
+// Fetch, and try again if the server dies meanwhile: there will be another one.
 async function persist(...request) {
   const end = Date.now() + PATIENCE;
   for (;;) {
@@ -68,7 +68,7 @@ async function persist(...request) {
   }
 }
 
-// Put what a step says now in the place of what it said before.
+// Replace the status of a step with the fresh one.
 function renew(id, page) {
   const now = document.getElementById(id);
   const fresh = page.getElementById(id);
@@ -106,7 +106,7 @@ async function takeStep(form) {
   try {
     response = await fetch(form.action, { method: "POST", body });
   } catch {
-    // It may have died before its answer was out: what is now says the next one.
+    // The server may have died before it answered: ask the next one for the status.
     response = await persist(document.getElementById(id).dataset.now);
   }
   if (!response.ok) throw new Error(await response.text());
