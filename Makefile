@@ -1,4 +1,4 @@
-# What a contributor runs; `make help` lists it. Needs Python 3.11 or newer, nothing else.
+# Commands for contributors; `make help` lists them. Needs only Python 3.11 or newer.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,12 +9,12 @@ PYTHONS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-# aiohttp is the oldest that setup.cfg allows, and yarl is of its days: newer ones refuse
-# what it takes for a host in sub-applications. The newer pytest-aiohttp needs aiohttp 3.11.
+# The oldest aiohttp that setup.cfg allows, and a yarl of the same age: newer ones reject
+# what it passes as a host in sub-applications. Newer pytest-aiohttp needs aiohttp 3.11.
 OLDEST := aiohttp==3.9.0 yarl==1.9.4 pytest-aiohttp==1.0.5
 PINS :=
 
-# Two installations into one environment at a time would break it.
+# Two installations into the same environment at once would break it.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: help demo test heavy axe test-oldest install-oldest test-loops peer fuzz
@@ -24,22 +24,22 @@ help:  ## This list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 	@echo 'Variables: PYTHON=$(PYTHON) VENV=$(VENV) PORT=$(PORT) ARGS=$(ARGS)'
 
-# No shell between make and the server: Ctrl-C reaches it once, and make adds no error.
+# With no shell between make and the server, Ctrl-C reaches it once, and make adds no error.
 demo: $(VENV)/.installed-demo  ## Run the demo application on PORT.
 	@$(BIN)/python -m demo_app --port $(PORT) $(ARGS)
 
-# Of several -m the last one counts, so ARGS may choose what takes long, too.
-test: $(VENV)/.installed-test  ## Run the tests but those that take long; ARGS go to pytest.
+# pytest uses the last of several -m options, so ARGS can select heavy tests too.
+test: $(VENV)/.installed-test  ## Run all but the heavy tests; ARGS go to pytest.
 	$(BIN)/python -m pytest -m 'not heavy' $(ARGS)
 
-heavy: $(VENV)/.installed-test  ## Run what takes long: browsers, gunicorn, brokers, kills.
+heavy: $(VENV)/.installed-test  ## Run the heavy tests: browsers, gunicorn, brokers, kills.
 	$(BIN)/python -m pytest -m heavy $(ARGS)
 
-axe:  ## Fetch axe-core by npm; without it the tests do not check accessibility.
+axe:  ## Fetch axe-core with npm; without it the tests skip accessibility checks.
 	npm install --prefix .axe --no-save --no-audit --no-fund axe-core@4
 
 test-oldest: PYTHON = python3.11
-test-oldest:  ## Run it with the oldest aiohttp that is supported.
+test-oldest:  ## Run the tests with the oldest supported aiohttp.
 	$(MAKE) test PYTHON='$(PYTHON)' VENV='$(VENV)-oldest' PINS='$(OLDEST)'
 
 install-oldest:
@@ -52,7 +52,7 @@ test-loops: $(VENV)/.installed-test  ## Run the core's tests on loops of every k
 peer: $(VENV)/.installed-test  ## Run the tests and examples of aiojobs against this package.
 	$(BIN)/python -m tests.peer
 
-fuzz: $(VENV)/.installed-test  ## Search the interleavings for longer; the seed is printed.
+fuzz: $(VENV)/.installed-test  ## Search interleavings for longer; prints the seed.
 	FUZZ=1 $(BIN)/python -m pytest --hypothesis-profile=fuzz $(ARGS) \
 	    tests/test_model.py tests/test_durable_task.py tests/test_schedule.py
 	$(BIN)/python -m pytest --shuffled 25 $(ARGS)
@@ -75,7 +75,7 @@ lint: $(VENV)/.installed-lint  ## Check style, format and types.
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-format: $(VENV)/.installed-lint  ## Put imports and format right.
+format: $(VENV)/.installed-lint  ## Sort imports and format the code.
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
 
@@ -85,22 +85,22 @@ docs: $(VENV)/.installed-docs  ## Build the documentation into docs/_build/html.
 bench: $(VENV)/.installed-bench  ## Run the benchmarks; ARGS go to them.
 	$(BIN)/python -m benchmarks $(ARGS)
 
-dist: $(VENV)/.installed-test  ## Build wheel and sdist into dist/, and look into them.
+dist: $(VENV)/.installed-test  ## Build wheel and sdist into dist/, and check them.
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
 	DIST_DIR=dist $(BIN)/python -m pytest -m packaging
 
-# PYTHONS are those that it is tried with; by default the one of the environment.
+# PYTHONS are the interpreters to try; by default the environment's own.
 extras: dist  ## Install the wheel with each extra by itself, and use it.
 	$(BIN)/python -m tests.extras $(PYTHONS)
 
-clean:  ## Remove everything that was made here.
+clean:  ## Remove everything that the other targets have made.
 	rm -rf .venv .venv-* .axe .demo build dist docs/_build *.egg-info
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamps are what make goes by: an interrupted environment has none.
+# The targets are stamp files, written last: an interrupted installation has none.
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	|| { echo 'Python 3.11 or newer is needed: make PYTHON=python3.11' >&2; exit 1; }

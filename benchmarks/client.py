@@ -20,7 +20,8 @@ from .server import HOST, TEXT, VARIANTS
 
 __all__ = ("CONNECTIONS", "connections", "per_request", "receive", "send")
 
-# Each sends a request, then each reads its response: the server finds some at a time.
+# All of them send a request, then all read their responses, so that the server finds
+# several requests at a time.
 CONNECTIONS = 10
 REQUEST = f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
 # Seconds without a response after which the benchmark fails.
@@ -28,7 +29,7 @@ TIMEOUT = 60
 
 
 class Server:
-    """The server's process, from entering to leaving."""
+    """A context manager that runs the server's process."""
 
     def __init__(self, uvloop: bool) -> None:
         self._options = ["--uvloop"] if uvloop else []
@@ -56,7 +57,7 @@ class Server:
         self._process.communicate()
 
     def cpu_time(self, collect: bool = False) -> float:
-        """Seconds that it has used since it started."""
+        """Return the CPU seconds that the server has used since it started."""
         self._control.request("GET", "/?collect" if collect else "/")
         return float(json.load(self._control.getresponse()))
 
@@ -64,7 +65,7 @@ class Server:
         self.cpu_time(collect=True)
 
     def sample(self, variant: tuple[str, str], requests: int) -> float:
-        """Seconds of its CPU time for so many requests."""
+        """Return the CPU seconds that the server uses for this many requests."""
         with connections(self._ports[variant], CONNECTIONS) as opened:
             exchange(opened, CONNECTIONS)
             start = self.cpu_time()

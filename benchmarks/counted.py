@@ -1,14 +1,14 @@
-"""What callgrind counts: a process that forks once for each figure.
+"""The process that callgrind watches: it forks once for each figure.
 
-It obeys orders from its input, a line of JSON each: ``["job", coroutine, variant, limit,
-count]`` or ``["request", handler, variant]``. For each it forks, so that the imports,
-which take half a minute here, are made once and are the same in all figures. When the
-fork has ended, its process id is written, which the file with the figure has as its name.
+It reads orders from its input, each a line of JSON: ``["job", coroutine, variant, limit,
+count]`` or ``["request", handler, variant]``. It forks for each, so that the imports,
+which take half a minute here, happen once and are the same in all figures. When the child
+has ended, its process id is written, which is the name of the file with the figure.
 
-A fork that serves requests first writes its port. From there on the input is its own:
-whenever it has nothing to do it writes an empty line, and looks at its connections only
-after the next `GO`. So it finds as many requests at a time as it is meant to, and chance
-has no part in that. `END` ends it.
+A child that serves requests first writes its port. From then on the input is its own:
+whenever it has nothing to do, it writes an empty line, and looks at its connections only
+after the next `GO`. So how many requests it finds at a time is not left to chance. `END`
+ends it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GO, END = b".", b"!"
 class Gate(selectors.DefaultSelector):
     """A selector that waits for `GO` before it waits for its files."""
 
-    # Set when `END` comes. None while it does not wait.
+    # Set when `END` comes. While this is None, the selector does not wait for `GO`.
     end: asyncio.Event | None = None
 
     def select(
@@ -72,8 +72,8 @@ def run_server(what: str, who: str) -> None:
 
 
 def obey() -> None:
-    # What is done here stands in the figures too, but for the first, so it is little. An
-    # order comes in one piece, and nothing follows before it has been answered.
+    # The work of this loop is part of every figure but the first, so it is kept small. An
+    # order arrives in one piece, and the next one comes only after the answer.
     while order := os.read(INPUT, select.PIPE_BUF):
         if pid := os.fork():
             if os.waitpid(pid, 0)[1]:

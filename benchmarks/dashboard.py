@@ -1,8 +1,8 @@
 """CPU time per job beside a dashboard that somebody looks at.
 
-Not flat out, as in the other tables: an open page is rendered once a second, however many
-jobs end, so what it costs is a part of each second and not of each job. It is told beside
-few and cheap jobs, where it is seen best.
+The jobs do not run flat out as in the other tables: an open page is rendered once a
+second, however many jobs end, so its cost is per second and not per job. Few and cheap
+jobs show it best.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ("looked_at",)
 
 PENDING = 100_000
 LIMIT = 100
-# Seconds that each job sleeps: so many end in a second.
+# Seconds that each job sleeps, which determines how many end per second.
 SLEEP = 0.1
 RATE = int(LIMIT / SLEEP)
 
@@ -44,7 +44,7 @@ async def anybody(request: web.Request) -> Access:
 
 @contextlib.asynccontextmanager
 async def application(variant: str) -> AsyncIterator[tuple[aiohttp_jobs.Scheduler, int]]:
-    """Run one; give its scheduler and its port."""
+    """Run an application, and yield its scheduler and its port."""
     app = web.Application()
     scheduler = aiohttp_jobs.setup(app, limit=LIMIT, pending_limit=0)
     if variant != NONE:
@@ -56,14 +56,15 @@ async def application(variant: str) -> AsyncIterator[tuple[aiohttp_jobs.Schedule
         await site.start()
         yield scheduler, runner.addresses[0][1]
     finally:
-        for job in reversed([*scheduler]):  # in silence: to be closed would be told
+        # One by one: jobs that are cancelled by closing the scheduler are logged.
+        for job in reversed([*scheduler]):
             await job.close()
         await runner.cleanup()
 
 
 @contextlib.contextmanager
 def page(port: int) -> Iterator[Callable[[], int]]:
-    """Keep a live page open, in a thread of its own; give a count of its snapshots."""
+    """Keep a live page open, in a thread of its own, and yield a counter of snapshots."""
     count = 0
 
     def read() -> None:
@@ -81,7 +82,7 @@ def page(port: int) -> Iterator[Callable[[], int]]:
 
 
 async def _cpu_time(variant: str, seconds: float) -> float:
-    """Seconds of CPU time for each job, of the loop's thread alone."""
+    """Return the CPU seconds per job, of the loop's thread alone."""
     async with application(variant) as (scheduler, port):
         with page(port) if variant == OPEN else contextlib.nullcontext() as snapshots:
             for _ in range(PENDING + LIMIT):

@@ -1,4 +1,4 @@
-"""Durable jobs in a file: what it costs to keep one, and to run what was kept."""
+"""Durable jobs in a file: what it costs to keep them, and to run them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ("enqueued", "many_kept", "worked_off")
 CALLERS = 100
 PLAIN, HUEY = "sqlite3, a transaction each", "Huey's SqliteHuey"
 MEBIBYTE = 2**20
-# A queue that does fewer a second waits for the disk, and so says nothing of itself.
+# Below this many jobs a second, the speed of a queue is that of the disk.
 SLOW = 1_500
 
 _left = 0
@@ -60,7 +60,7 @@ async def application(
 
 
 class Enqueuing:
-    """Puts jobs into a new file, in one way; what was measured is by name.
+    """Puts jobs into a new file in several ways, and keeps the measurements by name.
 
     Args:
         count: how many jobs.
@@ -71,7 +71,7 @@ class Enqueuing:
         self._count = count
         self.cpu: dict[str, list[float]] = {}
         self.rows_per_wait: list[float] = []
-        # Of the loop, while nothing else happens and while one caller puts jobs.
+        # The lag of the loop while it is idle, and while one caller puts jobs.
         self.idle_lags: list[float] = []
         self.lags: list[float] = []
 
@@ -116,14 +116,14 @@ class Enqueuing:
         with TemporaryDirectory() as folder:
             store = SQLiteStore(Path(folder, "jobs"))
             async with application(store, worker=False) as app:
-                await spawn_durable(app, work, -1)  # what is done once is done
+                await spawn_durable(app, work, -1)  # one-time work is done after this
                 before = store.counts.lasting
                 with self._timed(_ours(callers)) as clock:
                     await asyncio.gather(
                         *(call(range(first, self._count, callers))
                           for first in range(callers))
                     )  # fmt: skip
-                if callers == 1:  # a hundred at once are a hundred calls in one turn
+                if callers == 1:  # a hundred callers are a hundred calls in one turn
                     await self._note_lags(call(range(self._count)))
                 if callers == CALLERS:
                     waits = store.counts.lasting - before
@@ -133,7 +133,7 @@ class Enqueuing:
     async def _note_lags(self, putting: Coroutine[None, None, None]) -> None:
         """Watch the loop while it is idle, and while one caller puts jobs.
 
-        Not while that is timed: to look each millisecond takes time, too.
+        These jobs are not timed, as looking every millisecond takes time, too.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(0.5):
@@ -147,7 +147,7 @@ class Enqueuing:
 
 
 class _Clock:
-    """Times a block, and notes the CPU seconds for each of its jobs."""
+    """Times a block, and notes its CPU seconds per job."""
 
     def __init__(self, cpu: list[float], count: int) -> None:
         self._cpu = cpu
@@ -164,7 +164,7 @@ class _Clock:
 
 
 async def _watch_lag(lags: list[float]) -> None:
-    """Note how much later than asked the loop calls, each millisecond."""
+    """Note every millisecond how late the loop wakes this task."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + 0.001
@@ -177,7 +177,7 @@ def _ours(callers: int) -> str:
 
 
 def enqueued(runner: asyncio.Runner, count: int, rounds: int) -> Table:
-    """Compare how long it takes until a job is on the disk.
+    """Compare how long it takes until a job is on disk.
 
     Args:
         count: how many jobs to keep; a multiple of `CALLERS`.
@@ -234,12 +234,12 @@ def enqueued(runner: asyncio.Runner, count: int, rounds: int) -> Table:
 
 
 def _worst(lags: list[float]) -> float:
-    """The lag that all but one in a hundred stay below."""
+    """Return the lag that only one in a hundred exceeds."""
     return sorted(lags)[len(lags) * 99 // 100]
 
 
 def _speed(samples: Samples, name: str) -> Spread:
-    return samples.ratio(HUEY, name)  # less time is more speed
+    return samples.ratio(HUEY, name)  # inverted, as less time is more speed
 
 
 def worked_off(runner: asyncio.Runner, count: int, rounds: int) -> Table:
@@ -291,7 +291,7 @@ async def _fill(app: web.Application, count: int) -> None:
 
 
 def many_kept(runner: asyncio.Runner, count: int) -> Table:
-    """Let very many jobs through one file, a thousand at a time: does anything grow?"""
+    """Run very many jobs through one file, a thousand at a time, to see if it grows."""
     table = Table(
         "Many durable jobs",
         f"{count:,} jobs through one file, a thousand at a time: what is left behind.",
@@ -330,7 +330,7 @@ def _size(path: Path) -> int:
 
 
 def _memory() -> str:
-    """The memory that the process has just now, where the system tells."""
+    """Return the memory that the process uses now, where the system reports it."""
     if sys.platform != "linux":
         return "not told"
     pages = int(Path("/proc/self/statm").read_text().split()[1])

@@ -1,8 +1,9 @@
 """Instructions per job and per request, counted by valgrind's callgrind.
 
-Two runs differ by how many jobs or requests they have, so the difference holds neither
-the start nor the end. Unlike times, the figures are the same on a busy machine, and from
-run to run but for some tenths of a percent.
+Each figure is the difference between two runs that differ only in how many jobs or
+requests they have, so it includes neither the start nor the end. Unlike times, the
+figures are the same on a busy machine, and the same from run to run up to some tenths of
+a percent.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ TARGETS = {"uses neither": 1.02, "runs to its end": 1.05, "spawns": 1.05}
 
 
 class Counter:
-    """The process that is counted, from entering to leaving."""
+    """A context manager that runs the process whose instructions are counted."""
 
     def __enter__(self) -> Self:
         self._folder = TemporaryDirectory()
@@ -79,7 +80,7 @@ class Counter:
         for number in (few, many):
             self._write(json.dumps(["request", what, who]).encode() + b"\n")
             port = int(self._read())
-            self._read()  # it waits for GO, here and below
+            self._read()  # the process now waits for GO, here and below
             with connections(port, at_a_time) as opened:
                 for _ in range(number // at_a_time):
                     send(opened)
@@ -103,7 +104,7 @@ class Counter:
         return line.strip()
 
     def _count(self) -> int:
-        """How many instructions the fork took that ends now."""
+        """Return how many instructions the child took that is about to end."""
         counted = Path(self._folder.name, self._read()).read_text()
         total = re.search(r"^(?:summary|totals): (\d+)", counted, re.MULTILINE)
         assert total is not None
@@ -113,11 +114,11 @@ class Counter:
 def instructions(
     jobs: tuple[int, int] = (200, 1_200), requests: tuple[int, int] = (50, 350)
 ) -> Table:
-    """Compare jobs with bare tasks and with aiojobs', and requests with bare ones.
+    """Compare jobs with bare tasks and with aiojobs' jobs, and requests with bare ones.
 
     Args:
-        jobs: how many to count, first fewer, then more; both more than `LIMIT`.
-        requests: likewise; both multiples of `CONNECTIONS`.
+        jobs: how many jobs the two runs have, fewer first; both more than `LIMIT`.
+        requests: the same for requests; both multiples of `CONNECTIONS`.
     """
     table = Table(
         "Instructions",

@@ -32,17 +32,17 @@ async def yields_once() -> None:
 WORKS: dict[str, Work] = {"ends at once": ends_at_once, "yields once": yields_once}
 
 
-# -- the variants: start `count` times the same work, and return when all of it is over --
+# -- the variants: start the same work `count` times, and return when all of it is over --
 
 
 async def raw(work: Work, count: int) -> None:
-    """What asyncio's documentation tells to write by hand."""
+    """Do by hand what asyncio's documentation recommends."""
     tasks: set[asyncio.Task[None]] = set()
     for _ in range(count):
         task = asyncio.create_task(work())
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-    while tasks:  # noqa: ASYNC110 (some turns for thousands of tasks: next to nothing)
+    while tasks:  # noqa: ASYNC110 (a few turns for thousands of tasks cost next to nothing)
         await asyncio.sleep(0)
 
 
@@ -61,10 +61,10 @@ async def theirs(limit: int | None, work: Work, count: int) -> None:
 
 
 async def theirs_without_drain(limit: int | None, work: Work, count: int) -> None:
-    """Leave out aiojobs' drain, which makes two tasks more for each job that is left.
+    """Leave out aiojobs' drain, which creates two more tasks for each job that is left.
 
-    A server that has run for long drains few of its jobs, so this is the ratio that
-    matters to it. Ours drains here too.
+    A server that runs for a long time drains few of its jobs, so this is the ratio that
+    matters to it. Our variant always includes the drain.
     """
     scheduler = aiojobs.Scheduler(limit=limit, pending_limit=0)
     for _ in range(count):

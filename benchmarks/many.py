@@ -1,4 +1,4 @@
-"""Up to a million jobs at a time: is each as cheap, and does the loop go on meanwhile?"""
+"""Up to a million jobs at a time: what each costs, and how long the loop stalls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ("many",)
 
 @dataclass(frozen=True)
 class Course:
-    """How a run went, in seconds of CPU time."""
+    """The measurements of a run, in seconds of CPU time."""
 
     total: float
     collector: float
@@ -32,9 +32,9 @@ class Course:
 class Heart:
     """Beats in every turn of the loop, and notes the longest time between two beats.
 
-    In CPU time: a gap in which another process ran is no fault of this one's. What the
-    garbage collector held is told apart: it looks at every object there is, and a million
-    pending coroutines are many, whoever keeps them.
+    In CPU time: a gap in which another process ran does not count. The time of the
+    garbage collector is also reported separately: it visits every object there is, and a
+    million pending coroutines are many, whoever keeps them.
     """
 
     def __init__(self) -> None:
@@ -78,13 +78,13 @@ class Heart:
         self._next = self._loop.call_soon(self._beat)
 
 
-# The spawner gives way after so many, as one that reads from somewhere does. Without it
-# the longest stall would be the benchmark's own loop.
+# The spawner yields to the loop after this many jobs, as one that reads from somewhere
+# does. Otherwise the longest stall would be the benchmark's own loop.
 PORTION = 100
 
 
 async def _raw(work: Work, count: int) -> Course:
-    """Tasks of asyncio, which nothing holds back."""
+    """Run asyncio tasks, which nothing keeps waiting."""
     tasks: set[asyncio.Task[None]] = set()
     with Heart() as heart:
         for number in range(count):
@@ -99,7 +99,7 @@ async def _raw(work: Work, count: int) -> Course:
 
 
 async def _ours(limit: int, work: Work, count: int) -> Course:
-    """Jobs that are all pending before the first one starts."""
+    """Run jobs that are all pending before the first one starts."""
     scheduler = aiohttp_jobs.Scheduler(limit=limit, pending_limit=0, wait_timeout=None)
     gate = asyncio.Event()
     for _ in range(limit):
@@ -120,7 +120,7 @@ async def _passes(gate: asyncio.Event) -> None:
 
 
 def many(runner: asyncio.Runner, counts: tuple[int, ...]) -> Table:
-    """Measure with so many jobs each, from the fewest to the most."""
+    """Measure with each of these numbers of jobs, which are in ascending order."""
     table = Table(
         "Many jobs",
         "All jobs are pending before the first one starts, but for asyncio's, which "
@@ -162,7 +162,7 @@ def many(runner: asyncio.Runner, counts: tuple[int, ...]) -> Table:
 def _median_course(
     runner: asyncio.Runner, run: Callable[[int], Awaitable[Course]], count: int
 ) -> Course:
-    """Run it several times if it is short."""
+    """Return the median of several runs; of one run if there are many jobs."""
 
     async def sample() -> Course:
         return await run(count)

@@ -37,7 +37,7 @@ class Samples:
         return statistics.median(self.by_variant[variant])
 
     def ratio(self, variant: str, base: str) -> Spread:
-        """How many times as much `variant` is as `base` in the same round."""
+        """Return the ratio of `variant` to `base`, each in the same round."""
         pairs = zip(self.by_variant[variant], self.by_variant[base], strict=True)
         return Spread.of([mine / other for mine, other in pairs])
 
@@ -50,8 +50,8 @@ def take(
     """Call all variants in each round, every round starting with the next one.
 
     Args:
-        variants: by name, what takes one sample and returns it.
-        rounds: how many samples of each. One more round before warms up and is dropped.
+        variants: functions that take one sample and return it, by name.
+        rounds: how many samples of each. A warm-up round comes first and is dropped.
         before: called before each sample.
     """
     names = list(variants)
@@ -67,7 +67,7 @@ def take(
 
 
 def make_runner(*, uvloop: bool) -> asyncio.Runner:
-    """Make what runs the variants, with plain asyncio or with uvloop."""
+    """Return a runner for the variants, with plain asyncio or with uvloop."""
     if not uvloop:
         return asyncio.Runner()
     from uvloop import new_event_loop

@@ -20,7 +20,8 @@ __all__ = ("bytes_per_job",)
 
 Gate = asyncio.Future[None]
 Spawn = Callable[[], Awaitable[object]]
-# Holds the jobs that it is told to spawn; they end when the gate opens, at its end.
+# A context manager: it yields a function that spawns a job, and at its end opens the
+# gate, which lets the jobs end.
 Holder = Callable[[int | None, Gate], AbstractAsyncContextManager[Spawn]]
 
 
@@ -30,7 +31,7 @@ async def passes(gate: Gate) -> None:
 
 @asynccontextmanager
 async def raw(limit: int | None, gate: Gate) -> AsyncIterator[Spawn]:
-    """Tasks; with a limit they wait for a semaphore, as one writes it by hand."""
+    """Run tasks; with a limit, they wait for a semaphore, as in hand-written code."""
     tasks: set[asyncio.Task[None]] = set()
     slots = asyncio.Semaphore(limit or 1)
 
@@ -65,7 +66,8 @@ async def theirs(limit: int | None, gate: Gate) -> AsyncIterator[Spawn]:
 async def _measure(hold: Holder, limit: int | None, count: int) -> float:
     gate: Gate = asyncio.get_running_loop().create_future()
     async with hold(limit, gate) as spawn:
-        await spawn()  # takes the only slot, if there is a limit; and what is made once
+        # Takes the only slot, if there is a limit; and does any one-time work.
+        await spawn()
         await asyncio.sleep(0)
         gc.collect()
         tracemalloc.start()
@@ -79,7 +81,7 @@ async def _measure(hold: Holder, limit: int | None, count: int) -> float:
 
 
 def bytes_per_job(runner: asyncio.Runner, count: int) -> Table:
-    """Compare what a job takes while it waits inside its coroutine or for its slot."""
+    """Compare the memory of jobs that wait in their coroutine, and for a slot."""
     table = Table(
         "Bytes per job",
         f"{count:,} jobs, their coroutines and tasks included. With asyncio, one that is "

@@ -1,4 +1,4 @@
-"""CPU time per job when somebody looks: the dashboard's history, metrics, traces."""
+"""CPU time per job with observers: the dashboard's history, metrics, traces."""
 
 from __future__ import annotations
 

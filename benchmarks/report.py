@@ -22,13 +22,13 @@ def spread(value: Spread) -> str:
 
 @dataclass
 class Table:
-    """A title, what stands below it, and rows of as many cells as there are columns."""
+    """A title, a text below it, and rows with one cell per column."""
 
     title: str
     text: str
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]] = field(default_factory=list)
-    # What was to be reached, as rows of `summary`.
+    # The targets, as rows of `summary`.
     targets: list[tuple[str, ...]] = field(default_factory=list)
 
     def add(self, *cells: str) -> None:
@@ -58,7 +58,7 @@ class Table:
 
 
 def summary(tables: Iterable[Table]) -> Table:
-    """The table of all targets."""
+    """Return the table of all targets."""
     return Table(
         "Targets",
         "Ratios: medians, in brackets the quartiles. The median decides.",
@@ -68,7 +68,7 @@ def summary(tables: Iterable[Table]) -> Table:
 
 
 def environment(command: str, loop: str) -> str:
-    """Say what was run on what; nothing that names the machine."""
+    """Say what was run, and on which versions, without naming the machine."""
     names = ["aiohttp", "aiojobs"] + (["uvloop"] if loop == "uvloop" else [])
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     return (
@@ -78,7 +78,7 @@ def environment(command: str, loop: str) -> str:
 
 
 def as_text(table: Table) -> str:
-    """The table for a terminal, its columns aligned."""
+    """Return the table for a terminal, with its columns aligned."""
     lines = [table.columns, *table.rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = "  ".join("-" * width for width in widths)
@@ -93,7 +93,7 @@ def as_text(table: Table) -> str:
 
 
 def as_rst(tables: Iterable[Table], about: str) -> str:
-    """All tables as a fragment to be included in a page."""
+    """Return all tables as a fragment for a page to include."""
     command, environment = about.split(": ", 1)
     lines = [f"``{command}``: {environment}."]
     for table in tables:

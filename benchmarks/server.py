@@ -1,8 +1,8 @@
 """The applications that are compared, in one process, each on a port of its own.
 
-``python -m benchmarks.server [--uvloop]`` writes one line, the ports in the order of
-`VARIANTS` and last the one that tells the CPU time. It serves until its input ends, so
-also when the process that started it dies.
+``python -m benchmarks.server [--uvloop]`` writes one line: the ports in the order of
+`VARIANTS`, and last the port that reports the CPU time. It serves until its input ends,
+so it also stops when the process that started it dies.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ async def spawn_by_aiojobs(request: web.Request) -> web.Response:
 
 # -- the applications -------------------------------------------------------------------
 
-# aiohttp takes a quicker way as long as an application has no middleware at all: that is
-# what no package can reach that has one. So all others have one, which may do nothing.
+# aiohttp takes a shortcut if an application has no middleware at all. No package that
+# adds one can match that, so all other variants have one, which may do nothing.
 NO_MIDDLEWARE = "asyncio, no middleware"
 VARIANTS: dict[tuple[str, str], Handler] = {
     ("uses neither", NO_MIDDLEWARE): plain,

@@ -1,7 +1,7 @@
 """One of the workers that benchmarks/workers.py measures, in a process of its own.
 
-Its arguments are the directory that the workers share, and how many jobs end in a second.
-It writes its port; and for each line that it reads the seconds of CPU that it has used.
+Its arguments are the directory that the workers share, and how many jobs end per second.
+It writes its port; then, for each line that it reads, the CPU seconds that it has used.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ async def anybody(request: web.Request) -> Access:
 
 
 async def _fill(scheduler: Scheduler, history: History) -> None:
-    """Five minutes go by at once, in which jobs end and fail; others stay."""
+    """Fill the history of the last five minutes with jobs that ended and failed.
+
+    Leave other jobs running and pending.
+    """
     make = itertools.cycle(JOBS)
     begin = time.time() - POINTS * PERIOD
     for period in range(POINTS):

@@ -1,7 +1,7 @@
-"""CPU time of workers that share a directory: an open page, and a scrape.
+"""CPU time of workers that share a directory: for an open page, and for a scrape.
 
-It is that of all of them together: the one that shows, and those that it asks. What they
-use while nobody looks is taken off.
+It is the sum over all workers: the one that answers, and those that it asks. What they
+use while nobody looks is subtracted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .server import HOST
 
 __all__ = ("shared",)
 
-# What Prometheus sends.
+# The headers that Prometheus sends.
 ACCEPT = {
     "Accept": "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
     "application/openmetrics-text;version=0.0.1;q=0.5,"
@@ -31,14 +31,14 @@ ACCEPT = {
 }
 
 
-# Seconds between two scrapes: an answer is good for one.
+# Seconds between two scrapes; the workers' answers are reused for one second.
 BETWEEN = 1.05
 
 IDLE, PAGE, SCRAPE = "nobody looks", "an open page, each second", "a scrape"
 
 
 class Workers:
-    """Some of them, each a process."""
+    """The workers, each in a process of its own."""
 
     def __init__(self, share: str, count: int, rate: float) -> None:
         command = [sys.executable, "-m", "benchmarks.sharing", share, str(rate)]
@@ -51,7 +51,7 @@ class Workers:
         self.ports = [int(self._read(process)) for process in self._processes]
 
     def used(self) -> list[float]:
-        """The seconds of CPU that each has used up to now."""
+        """Return the CPU seconds that each worker has used so far."""
         for process in self._processes:
             assert process.stdin is not None
             process.stdin.write("\n")
@@ -80,11 +80,11 @@ def _scrape(port: int) -> None:
 
 
 def _used(workers: Workers, what: str, seconds: float) -> tuple[float, float]:
-    """Milliseconds of CPU each second, or scrape: of all, and of who shows."""
+    """Return milliseconds of CPU per second or scrape: of all, and of the one asked."""
     port = workers.ports[0]
     with page(port) if what == PAGE else contextlib.nullcontext():
         if what == PAGE:
-            time.sleep(1.5)  # the first one is made anew
+            time.sleep(1.5)  # skip the first snapshot, which is rendered from scratch
         before, begin, times = workers.used(), time.monotonic(), 0
         while (now := time.monotonic()) < begin + seconds:
             if what == SCRAPE:
@@ -100,9 +100,9 @@ def shared(count: int, seconds: float, rounds: int, rate: float = 0.0) -> Table:
     """Measure workers that share a directory while they are looked at.
 
     Args:
-        count: how many.
+        count: how many workers.
         seconds: how long each sample takes.
-        rate: how many jobs end in a second in each of them.
+        rate: how many jobs end per second in each worker.
     """
     table = Table(
         "CPU time of workers that are looked at together",

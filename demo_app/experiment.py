@@ -27,7 +27,8 @@ __all__ = ("LABORATORY", "Experiment", "Fate", "Laboratory", "Row", "State")
 
 # How many clients are connected at once, each with two connections.
 AT_ONCE: Final = 20
-# How many seconds a client waits for its answer, at least and at most. An order takes 0.3.
+# How long a client waits for its answer, at least and at most. An order takes 0.3
+# seconds.
 PATIENCE: Final = (0.02, 0.46)
 
 

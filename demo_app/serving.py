@@ -84,9 +84,9 @@ async def serving(app: web.Application, listener: socket.socket) -> AsyncIterato
     scheduler = app[SCHEDULER]
     # By default aiohttp lets a handler run on when its client has gone. With this option,
     # it cancels the handler, even in the middle of an order. Some older releases always
-    # did so. A proxy in between helps little: most hang up on the server when their client
-    # hangs up. And without the option the same happens to orders that a shutdown or a
-    # timeout cancels, only less often.
+    # did so. A proxy in between helps little: most hang up on the server when their
+    # client hangs up. And without the option the same happens to orders that a shutdown
+    # or a timeout cancels, only less often.
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=15)
 
     server = Server(*listener.getsockname()[:2])

@@ -1,6 +1,6 @@
 """The shop: its articles, and its orders in SQLite.
 
-An order is taken in two steps, with a wait for the bank before the first and between them.
+An order is taken in two steps, with waits for the bank before the first and between them.
 """
 
 from __future__ import annotations
