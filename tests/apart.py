@@ -1,4 +1,4 @@
-"""Applications of one process that are workers of their own, as if each had one."""
+"""Applications that act as separate workers, though they are in one process."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ __all__ = ("apart",)
 
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
-    """What begins in this block is no part of a worker that is there already."""
+    """Keep applications set up in this block out of any existing worker."""
     with mock.patch.object(member, "_joints", {}):
         yield

@@ -1,7 +1,7 @@
 """The public interface, as text: ``python -m tests.api`` writes it into tests/api.txt.
 
-What is in there does not change by accident: a test compares it. Whoever changes it on
-purpose runs this, and looks at the difference.
+A test compares the two, so that the interface does not change by accident. After changing
+it on purpose, run this and look at the diff.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = ("FILE", "describe")
 
 FILE: Final = Path(__file__).with_suffix(".txt")
 
-# Where the names of the package itself come from; users need not know.
+# Where the package's own names come from; users need not know.
 INSIDE: Final = ("aiohttp_jobs.core", "aiohttp_jobs.share", "aiohttp_jobs.web")
-# What a job has for the core alone.
+# Attributes of a job that only the core uses.
 OF_THE_CORE: Final = {
     *("failure", "grace", "keeper", "name", "owns_context", "timeout", "timer"),
     "waiters",
@@ -38,7 +38,7 @@ def describe() -> str:
 
 
 def modules() -> Iterator[ModuleType]:
-    """The package, and what users import from it."""
+    """Yield the package, and the modules that users import from it."""
     yield aiohttp_jobs
     for found in pkgutil.iter_modules(aiohttp_jobs.__path__, "aiohttp_jobs."):
         is_public = not found.name.rpartition(".")[2].startswith("_")
@@ -93,7 +93,7 @@ def of_class(name: str, kind: type[Any]) -> Iterator[str]:
 
 def of_function(name: str, function: Any) -> str:
     is_coroutine = inspect.iscoroutinefunction(function)
-    # A default that is a function would show where it lies in memory.
+    # A default that is a function would show its address in memory.
     signature = re.sub(" at 0x[0-9a-f]+", "", str(inspect.signature(function)))
     return f"{'async ' if is_coroutine else ''}def {name}{signature}"
 

@@ -1,7 +1,7 @@
 """An application in a process of its own, that test_process.py sends signals to.
 
-It tells on its stdout what happens, line by line. What waits goes on when its name is
-written to its stdin.
+It reports on stdout what happens, line by line. A handler or job that waits goes on when
+its name is written to stdin.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Shop:
         return web.Response()
 
     async def swallow(self, times: int) -> None:
-        """Go on until it has been cancelled more often than this."""
+        """Go on until cancelled more often than this."""
         for time in range(1, times + 2):
             with contextlib.suppress(asyncio.CancelledError):
                 say("stubborn goes on")

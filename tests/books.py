@@ -1,7 +1,7 @@
-"""What the state machine of test_model.py writes down, and how it checks the contract.
+"""What the state machine of test_model.py records, and how it checks the contract.
 
 After each step: counts, slots, the line, and that jobs and coroutines agree. When all has
-settled: that nobody waits without a reason, and deadlines. At the end: what became of
+settled: that nobody waits without a reason, and deadlines. At the end: the outcome of
 each job, failure and call, and that nothing is kept. tests/ledger.py has the slots.
 """
 
@@ -45,7 +45,7 @@ EVENTS = ("job_spawned", "job_started", "job_running", "job_closed")
 
 
 class Watcher:
-    """The observer by which the books learn of everything.
+    """The observer that tells the books of every event.
 
     Args:
         tell: called with the event and the job.
@@ -71,8 +71,8 @@ class Meddler(Watcher):
     """An observer that does something foolish, once.
 
     Args:
-        what: does it.
-        when: how many events come before that.
+        what: called to do it.
+        when: after how many events.
     """
 
     def __init__(self, what: Callable[[], None], when: int) -> None:
@@ -87,14 +87,14 @@ class Meddler(Watcher):
 
 
 class Books:
-    """What is known of one scheduler and of everything around it.
+    """Everything known about one scheduler and its surroundings.
 
     Args:
-        loop: what it is on.
-        handler: what the exception handler does besides keeping what it is told.
+        loop: the loop of the scheduler.
+        handler: what the exception handler does besides recording its context.
         meddler: what an observer does once: "raises", "exits" or "spawns".
-        meddles_at: how many events come before that.
-        options: the scheduler's own.
+        meddles_at: after how many events it does so.
+        options: the options of the scheduler.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Books:
             self.scheduler.add_observer(
                 Meddler(partial(self._do_foolishly, meddler), meddles_at)
             )
-        # Nobody is told of this.
+        # Observers are not told of this.
         can_start_now = self.scheduler._parts.gate.can_start_now
 
         def note_and_go_on(job: Job[Any]) -> None:
@@ -128,22 +128,22 @@ class Books:
         self.works: list[Work] = []
         self.shielded: list[Work] = []
         self.calls: list[Call] = []
-        # What held back jobs are held back for.
+        # The futures that held back jobs wait for.
         self.futures: list[asyncio.Future[None]] = []
-        # How many turns of the loop there were.
+        # How many turns the loop has made.
         self.turns = 0
-        # Works whose jobs wait for a slot or for room, in the order in which they came.
+        # Works whose jobs wait for a slot or for room, in order of arrival.
         self.line: list[Work] = []
-        # What the exception handlers were told of.
+        # The contexts that the exception handlers were called with.
         self.reports: list[dict[str, Any]] = []
         self.loop_errors: list[dict[str, Any]] = []
-        # What came out of the loop; how often the exception handler or an observer raised
-        # SystemExit.
+        # The exceptions that left the loop; how often the exception handler or an
+        # observer raised SystemExit.
         self.left: list[BaseException] = []
         self._exits = 0
         # The log records.
         self._records: list[Any] = []
-        # What was found wrong where it could not be raised.
+        # Violations found where they could not be raised.
         self._violations: list[str] = []
         self._state = SchedulerState.OPEN
 
@@ -151,7 +151,7 @@ class Books:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Keep what is logged."""
+        """Keep the log records."""
         handler = logging.Handler(logging.WARNING)
         handler.emit = self._records.append  # type: ignore[assignment,method-assign]
         logger = logging.getLogger("aiohttp_jobs")
@@ -164,7 +164,7 @@ class Books:
             logger.removeHandler(handler)
 
     def make_task(self, call: Call, context: contextvars.Context) -> asyncio.Task[None]:
-        """Make the call in a task of its own, in this context if the factory can."""
+        """Make the call in a task, in this context or, if need be, in a copy of it."""
         perform = call.perform(self.turns)
         try:
             return self.loop.create_task(perform, context=context)
@@ -172,7 +172,7 @@ class Books:
             return context.copy().run(self.loop.create_task, perform)
 
     def turn(self) -> int:
-        """Which turn of the loop is this?"""
+        """Return the number of the current turn of the loop."""
         return self.turns
 
     def new_work(self, manner: Manner, orders: list[Order]) -> Work:
@@ -199,7 +199,7 @@ class Books:
             self.make_task(call, contextvars.Context())
 
     def _do_foolishly(self, what: str) -> None:
-        """Be an observer that should not."""
+        """Do what an observer should not."""
         if what == "raises":
             raise LookupError("by an observer")
         if what == "exits":
@@ -249,7 +249,7 @@ class Books:
             self._violations.append(f"A1: {work} does not start at once")
 
     def _note_that_it_can_start(self, work: Work) -> None:
-        """A held job joins the queue: before those who still wait for room in it."""
+        """Let a held back job join the queue, ahead of callers waiting for room."""
         if work.is_held_back:
             work.is_held_back = False
             queued = [n for n, w in enumerate(self.line) if self._is_listed(w)]
@@ -288,16 +288,16 @@ class Books:
         return not work.is_refused and work.job in self.scheduler
 
     def waiting(self) -> list[Work]:
-        """Return those that wait for a slot or for room, in their order."""
+        """Return the works that wait for a slot or for room, in order."""
         return [work for work in self.line if not self._has_gone(work)]
 
     def _has_gone(self, work: Work) -> bool:
-        """Does it wait in the line no longer?"""
+        """Whether the work no longer waits in the line."""
         gives_up = work.spawning is not None and work.spawning.is_cancelled
         return work.is_refused or gives_up or (work.job is not None and work.job.closed)
 
     def _queued(self) -> list[Work]:
-        """Return those whose jobs are pending, in the scheduler's order."""
+        """Return the works whose jobs are in the queue, in the scheduler's order."""
         works = map(self._work_of, self.scheduler.pending_jobs())
         return [work for work in works if not work.is_held_back]
 
@@ -323,7 +323,7 @@ class Books:
             assert not errors
 
     def _check_counts(self) -> None:
-        """L1, L5: they are exact at every moment."""
+        """L1, L5: the counts are exact at every moment."""
         scheduler = self.scheduler
         listed = list(scheduler)
         active = listed[: scheduler.active_count]
@@ -340,7 +340,7 @@ class Books:
             assert not listed
 
     def _check_slots(self) -> None:
-        """L1, L2: whoever runs and has not lent its slot has one, and nobody else."""
+        """L1, L2: exactly the running jobs that have not lent their slot have one."""
         assert self.scheduler.slots_taken == self.ledger.taken
         holders = {work.job for work in self.ledger.holders()}
         for work in self.works:
@@ -348,13 +348,13 @@ class Books:
                 assert work.job.takes_slot == (work.job in holders), work
 
     def _check_line(self) -> None:
-        """A2, A3: pending jobs stand in their order, and before those without room."""
+        """A2, A3: pending jobs are in order, and ahead of callers waiting for room."""
         assert [work for work in self.line if self._is_listed(work)] == self._queued()
         have_room = [self._is_listed(work) for work in self.waiting()]
         assert have_room == sorted(have_room, reverse=True)
 
     def _check_scheduler_state(self) -> None:
-        """E4: it is draining only while somebody drains it."""
+        """E4: the scheduler is draining only while somebody drains it."""
         state = self.scheduler.state
         drains = any(
             c.waits and c.what in ("drain", "wait_and_close") for c in self.calls
@@ -371,7 +371,7 @@ class Books:
         if work.is_refused:
             assert state == "CORO_CLOSED"
         elif job is None and self.scheduler.closed:
-            assert state in ("CORO_CREATED", "CORO_CLOSED")  # refused, and not yet told
+            assert state in ("CORO_CREATED", "CORO_CLOSED")  # its refusal is on its way
         elif job is None or job.pending:
             assert state == "CORO_CREATED"
         elif job.active:
@@ -382,12 +382,12 @@ class Books:
     # -- when all has settled ------------------------------------------------------------
 
     def check_settled(self) -> None:
-        """Nobody waits without a reason, or for longer than to the deadline."""
+        """Nobody waits without a reason, or beyond the deadline."""
         scheduler, now = self.scheduler, self.loop.time()
         waiting = [call for call in self.calls if call.waits]
         for call in waiting:
             assert call.deadline is None or now < call.deadline, call
-            # E4: one that drains and closes goes on with that.
+            # E4: a cancelled wait_and_close() goes on.
             assert not call.is_cancelled or call.what == "wait_and_close", call
             if call.what in ("wait", "close job"):
                 assert call.target is not None
@@ -415,11 +415,11 @@ class Books:
             self.ledger.check_settled(queue[0] if queue else None, bool(callers))
 
     def _check_drainers(self, drainers: list[Call]) -> None:
-        """E3, E4: whoever waits for the end does not do so for others that do."""
+        """E3, E4: callers that wait for the end do not wait for each other."""
         listed = [work for work in self.works if self._is_listed(work)]
         shielded = [w for w in self.shielded if w.task in self.scheduler._parts.shields]
         shields = self.scheduler.statistics().shielded - len(shielded)
-        # What is shielded has no child tasks that are known to be part of it.
+        # Child tasks of a shielded awaitable are not known to be part of it.
         wait = {
             call.by
             for call in drainers
@@ -447,7 +447,7 @@ class Books:
             if work.task is not None:
                 assert work.cancelled - work.cancelled_by_test <= 1, work  # E1
             elif not work.is_refused:
-                work.coro.close()  # its call was never made
+                work.coro.close()  # its spawn was never called
         for work in self.works:
             if work.is_accepted:
                 self._check_outcome(work)
@@ -462,7 +462,7 @@ class Books:
         assert not self.scheduler.slots_taken
 
     def _check_wait(self, call: Call) -> None:
-        """R1, R3, R7, R8: a wait gives the outcome of the job, or says why not."""
+        """R1, R3, R7, R8: a wait returns the outcome of the job, or says why not."""
         work, error = call.target, call.error
         assert work is not None
         assert work.job is not None
@@ -512,7 +512,7 @@ class Books:
         assert ("job_running" in work.events) == (work.task is not None)
 
     def _check_failure(self, work: Work) -> None:
-        """R2: it reaches those who wait when it happens; else the exception handler."""
+        """R2: a failure reaches those who wait for it; else the exception handler."""
         job = work.job
         assert job is not None
         told = self._told(work, FAILED_MESSAGE)
@@ -541,7 +541,7 @@ class Books:
         if told:
             assert len(told) == 1
             assert told[0] is failure
-            # Whoever asked for it in the turn in which it happened has it.
+            # A caller that asked in the turn of the failure would have received it.
             assert all(call.asked_in > work.closed_in for call in receivers)
         else:
             assert receivers
@@ -554,7 +554,7 @@ class Books:
         ]
 
     def _check_shielded_failure(self, work: Work) -> None:
-        """R2: likewise."""
+        """R2: the same for the failure of a shielded awaitable."""
         told = [
             context
             for context in self.reports
@@ -573,7 +573,7 @@ class Books:
         assert len(told) + len(received) == 1 if has_failed else not told
 
     def _check_records(self) -> None:
-        """E5: what a close cancelled or never started is told, once. E3: it began."""
+        """E5: jobs that a close cancels or never starts are logged once. E3: others run."""
         records = [r for r in self._records if hasattr(r, "jobs_cancelled")]
         cancelled = Counter(name for r in records for name in r.jobs_cancelled)
         unstarted = Counter(name for r in records for name in r.jobs_never_started)
@@ -593,16 +593,16 @@ class Books:
     def _check_what_left(self) -> None:
         """R6: KeyboardInterrupt and SystemExit leave through the loop, each once."""
         if self.loop.get_task_factory() is not None:
-            return  # an eager task may raise it to whoever makes the task
+            return  # an eager task may raise it in the caller that creates the task
         leaves = [w for w in self.works + self.shielded if isinstance(w.error, LEAVES)]
-        # One that is raised while another one is on its way takes its place.
+        # One that is raised while another one is on its way replaces it.
         left, raised = len(self.left), len(leaves) + self._exits
         assert left <= raised
         if not self._exits:
             assert left == raised
 
     def check_nothing_is_kept(self) -> None:
-        """L4: neither the scheduler nor the loop keeps what is over."""
+        """L4: neither the scheduler nor the loop keeps jobs that are over."""
         works = self.works + self.shielded
         refs: list[weakref.ref[Any]] = [
             *(weakref.ref(work.payload) for work in works),

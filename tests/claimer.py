@@ -1,7 +1,7 @@
 """A process that claims durable jobs, for the tests of what happens when it dies.
 
-``python -m tests.claimer FILE COUNT`` says when it has so many, and stops in good order
-when there is a line on its stdin. ``python -m tests.claimer FILE`` puts one job.
+``python -m tests.claimer FILE COUNT`` says when it has claimed that many, and stops
+cleanly when a line comes on stdin. ``python -m tests.claimer FILE`` puts one job.
 """
 
 from __future__ import annotations

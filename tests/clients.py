@@ -1,6 +1,6 @@
-"""A server and its clients, over real sockets: a client that hangs up, a held handler.
+"""A server and its clients, over real sockets, to hang up while a handler is held.
 
-Everything waits for events, and `serving` bounds it all: what never comes is a failure.
+Everything waits for events, and `serving` bounds all waits: a missing event is a failure.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = (
     "turns",
 )
 
-# Seconds after which a test has failed; none of them waits for it.
+# Seconds after which a test has failed; a passing test never waits this long.
 PATIENCE = 20.0
 
 # The headers of a request that opens a web socket.
@@ -56,7 +56,7 @@ both_cancellations = pytest.mark.parametrize(
 
 
 class Gate:
-    """Where code under test stops until the test lets it go on."""
+    """A place where code under test stops until the test lets it go on."""
 
     def __init__(self) -> None:
         self.reached = asyncio.Event()
@@ -71,7 +71,7 @@ class Gate:
 
 
 class Failures(list[dict[str, Any]]):
-    """An exception handler that keeps what it is called with."""
+    """An exception handler that keeps the contexts it is called with."""
 
     def __call__(self, scheduler: Scheduler, context: dict[str, Any]) -> None:
         self.append(context)
@@ -82,7 +82,7 @@ class Failures(list[dict[str, Any]]):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a client got."""
+    """The response that a client got."""
 
     status: int
     headers: Mapping[str, str]  # the names in lower case
@@ -112,7 +112,7 @@ async def _read_body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -
 
 
 class Client:
-    """One raw connection: it can be broken off at any moment."""
+    """One raw connection, which can be aborted at any moment."""
 
     def __init__(
         self,
@@ -136,8 +136,8 @@ class Client:
         """Send a request, without waiting for its answer.
 
         Args:
-            length: that of the body, if the rest of it is sent later or never.
-            headers: more of them, each with its line's end.
+            length: the length of the body, if the rest of it is sent later or never.
+            headers: more headers, each with its line end.
         """
         length = len(body) if length is None else length
         self._writer.write(
@@ -159,11 +159,11 @@ class Client:
         return (await self._reader.read(2**16)).decode()
 
     async def hang_up(self) -> None:
-        """Break the connection off, and return when the server knows it."""
+        """Abort the connection, and return when the server has noticed."""
         lost = self._server.losses()
         self._writer.transport.abort()
         await lost
-        # What the server cancels for it is told in its next turns.
+        # The server cancels its handler in the next turns of the loop.
         await turns()
 
     def close(self) -> None:
@@ -193,8 +193,8 @@ class Server(TestServer):
             "shutdown_timeout": shutdown_timeout,
             "access_log": None,
         }
-        # What the loop's exception handler was called with. A test that expects it takes
-        # it out.
+        # What the loop's exception handler was called with. A test that expects an error
+        # removes it.
         self.loop_errors: list[dict[str, Any]] = []
         self._waiting_for_loss: list[asyncio.Future[None]] = []
         self._clients: list[Client] = []
@@ -217,7 +217,7 @@ class Server(TestServer):
         server.connection_lost = lost  # type: ignore[assignment,method-assign]
 
     def losses(self) -> asyncio.Future[None]:
-        """A future that is done when the server has lost a connection."""
+        """Return a future that is done when the server has lost a connection."""
         future = asyncio.get_running_loop().create_future()
         self._waiting_for_loss.append(future)
         return future
@@ -229,7 +229,7 @@ class Server(TestServer):
         return client
 
     async def send(self, method: str, path: str, body: str = "") -> Client:
-        """Send a request by a client of its own."""
+        """Send a request from a new client."""
         client = await self.connect()
         await client.send(method, path, body)
         return client
@@ -253,7 +253,7 @@ async def serving(
     handler_cancellation: bool = False,
     shutdown_timeout: float = PATIENCE,
 ) -> AsyncIterator[Server]:
-    """Serve the application; at the end, fail for tasks and errors that are left."""
+    """Serve the application; at the end, fail if tasks or errors are left."""
     loop = asyncio.get_running_loop()
     before = asyncio.all_tasks()
     server = Server(
@@ -268,7 +268,7 @@ async def serving(
             try:
                 yield server
             except BaseException:
-                # The test has failed: nobody opens its gates any more.
+                # The test has failed, so nobody will open its gates.
                 for task in asyncio.all_tasks() - before:
                     task.cancel()
                 raise
@@ -285,13 +285,13 @@ async def serving(
 
 
 async def turns(count: int = 20) -> None:
-    """Let what is ready run, and what that makes ready."""
+    """Let everything run that is ready, and what becomes ready by that."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 async def draining(scheduler: Scheduler) -> None:
-    """Return when the scheduler drains, or does so no longer."""
+    """Wait until the scheduler is draining, or past that."""
     async with asyncio.timeout(PATIENCE):
         while scheduler.state is SchedulerState.OPEN:  # noqa: ASYNC110
             await asyncio.sleep(0)
@@ -300,7 +300,7 @@ async def draining(scheduler: Scheduler) -> None:
 def one_route(
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]] | type[web.View],
 ) -> web.Application:
-    """Make an application that has this handler, for all methods of "/"."""
+    """Make an application with this handler, for all methods of "/"."""
     app = web.Application()
     app.router.add_route("*", "/", handler)
     return app

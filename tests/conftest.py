@@ -1,4 +1,4 @@
-"""How the tests run: those of the core on every kind of loop, with guards around them."""
+"""How the tests run: the core's tests on every kind of loop, with guards around them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.loops import ALWAYS, IN_TURN, KINDS, is_missing, make_loop, run
 pytest_plugins = ("pytester",)
 
 
-# Their coroutine functions run on the loops of tests/loops.py, not on pytest-asyncio's.
+# Test modules of the core: they run on the loops of tests/loops.py, not pytest-asyncio's.
 CORE = {
     "test_cancellation",
     "test_closing",
@@ -40,8 +40,8 @@ CORE = {
 }
 
 
-# The suite tries the same examples each time, on however slow a machine: `make fuzz`
-# looks for new ones. The blob that reproduces a failure is printed with it.
+# The suite tries the same examples each time, however slow the machine is; `make fuzz`
+# looks for new ones. A failure is printed with the blob that reproduces it.
 settings.register_profile(
     "suite",
     deadline=None,
@@ -59,8 +59,8 @@ settings.register_profile(
 )
 settings.load_profile("suite")
 
-# On how many shuffled loops each test of the core runs in a run of the whole suite, and
-# on how many of the kinds that take turns.
+# On how many shuffled loops a run of the whole suite runs each test of the core, and on
+# how many of the kinds that take turns.
 SHUFFLED, TURNS = 1, 1
 
 
@@ -97,9 +97,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _loops_of(test: pytest.Item, config: pytest.Config) -> list[Any]:
-    """What a test of the core runs on."""
+    """Return the loops that a test of the core runs on."""
     rounds, first = config.getoption("shuffled"), config.getoption("seed")
-    # By its name, for all kinds to have their turn in one run.
+    # Depends on the test's name, so that one run has a test for each kind.
     chance = random.Random(f"{first} {test.nodeid}")
     chosen = config.getoption("loops")
     kinds: tuple[str, ...] = ()
@@ -128,9 +128,9 @@ def _loops_of(test: pytest.Item, config: pytest.Config) -> list[Any]:
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Leave out what cannot run here, which skipped would bury the skips that matter.
+    """Leave out tests that cannot run here: skips would bury the skips that matter.
 
-    With loops chosen, run what runs on them, only.
+    If loops were chosen, run only the tests that run on them.
     """
     if is_missing("eager"):
         items[:] = [item for item in items if not item.get_closest_marker("eager")]
@@ -138,7 +138,7 @@ def pytest_collection_modifyitems(
         return
     kept, left_out = list[pytest.Item](), list[pytest.Item]()
     for item in items:
-        # Not a tuple where there is no loop to choose from, as for what needs its order.
+        # Not a tuple if no loop is left to choose from, as for tests that need its order.
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         is_kept = isinstance(parameters.get("core_loop"), tuple)
         (kept if is_kept else left_out).append(item)
@@ -153,14 +153,14 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
     try:
         module = collector.obj
     except collector.CollectError:
-        return  # pytest comes upon it again, and says so
+        return  # pytest will meet the same error and report it
     for name, test in list(vars(module).items()):
         if name.startswith("test_") and inspect.iscoroutinefunction(test):
             setattr(module, name, _on_core_loop(test))
 
 
 def _on_core_loop(test: Callable[..., Any]) -> Callable[..., None]:
-    """Make a plain function of a coroutine function, which runs it on `core_loop`."""
+    """Wrap a coroutine function in a plain one that runs it on `core_loop`."""
 
     @functools.wraps(test)
     def call(
@@ -186,7 +186,7 @@ def _on_core_loop(test: Callable[..., Any]) -> Callable[..., None]:
 
 @pytest.fixture
 def core_loop(request: pytest.FixtureRequest) -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop whose clock jumps; every kind in turn."""
+    """An event loop whose clock jumps; each kind in turn."""
     kind, seed = request.param
     loop = make_loop(kind, seed)
     yield loop
@@ -196,26 +196,26 @@ def core_loop(request: pytest.FixtureRequest) -> Iterator[asyncio.AbstractEventL
 
 @pytest.fixture
 def loop_errors() -> list[dict[str, Any]]:
-    """What the loop's exception handler was called with. Who asks for it answers for it:
-    other tests fail when it is called."""
+    """What the loop's exception handler was called with. Tests that use this fixture
+    check it; other tests fail if the handler is called."""
     return []
 
 
 @pytest.fixture(scope="module", autouse=True)
 def what_is_there_stays() -> None:
-    """The collector, which every test of the core calls for, need not look at it each
-    time: that would take longer than all these tests."""
+    """Freeze the objects that exist already. Every test of the core runs the garbage
+    collector; visiting them each time would take longer than all these tests."""
     gc.collect()
     gc.freeze()
 
 
-# The modules that use aiohttp_jobs.testing, which keeps the failures of all schedulers.
+# The modules that use aiohttp_jobs.testing, which records the failures of all schedulers.
 RECORDED = {"test_docs", "test_durable_memory", "test_pytest_plugin", "test_testing"}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def nobody_records(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whichever modules are collected beside it, a test has its schedulers for itself."""
+    """Keep recorders off a test's schedulers, whichever other modules are collected."""
     kept = WHEN_MADE[:]
     if request.path.stem not in RECORDED:
         WHEN_MADE.clear()

@@ -1,7 +1,7 @@
-"""A process that runs durable jobs from RabbitMQ, for the tests of its death.
+"""A process that runs durable jobs from RabbitMQ, for tests that kill it.
 
-``python -m tests.courier URL QUEUE LEDGER SECONDS`` writes into the ledger what begins
-and what ends there, and drains for so many seconds when it is sent SIGTERM.
+``python -m tests.courier URL QUEUE LEDGER SECONDS`` writes into the ledger which jobs
+begin and end, and on SIGTERM drains for that many seconds.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ __all__ = ("LIMIT", "TASKS", "broker", "poison", "quick", "slow")
 # How many jobs run at once in a process, and how many messages the server gives it.
 LIMIT = 5
 
-# How often RabbitMQ delivers a message that is not acknowledged again.
+# How often RabbitMQ redelivers a message that is not acknowledged.
 DELIVERIES = 3
 
 LEDGER = web.AppKey("LEDGER", Path)
 
-# Messages that move from one queue to another are in one of them at every moment.
+# A message that moves from one queue to another is in one of them at every moment.
 SAFELY = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 
 
 def broker(url: str, name: str) -> AioPikaBroker:
-    """As docs/brokers.rst says."""
+    """Return a broker configured as docs/brokers.rst says."""
     return AioPikaBroker(
         url,
         qos=LIMIT,
@@ -47,7 +47,7 @@ def broker(url: str, name: str) -> AioPikaBroker:
 
 
 def note(app: web.Application, what: str, number: int) -> None:
-    """In one piece, and there as soon as it is written, whoever is killed."""
+    """Append a line in one write, which survives a kill of this process."""
     job = current_durable()
     attempt = 0 if job is None else job.attempt
     descriptor = os.open(app[LEDGER], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -58,7 +58,7 @@ def note(app: web.Application, what: str, number: int) -> None:
 @durable("quick")
 async def quick(app: web.Application, number: int) -> None:
     note(app, "begin", number)
-    # A process is killed while some of these run.
+    # Takes a moment, so that a process is killed while some of these run.
     end = monotonic() + 0.01
     await until(lambda: monotonic() > end)
     note(app, "end", number)
@@ -66,7 +66,7 @@ async def quick(app: web.Application, number: int) -> None:
 
 @durable("slow")
 async def slow(app: web.Application, number: int) -> None:
-    """Waits for a file beside the ledger."""
+    """Wait for a file beside the ledger."""
     note(app, "begin", number)
     await until(app[LEDGER].with_suffix(".go").exists)
     note(app, "end", number)

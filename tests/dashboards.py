@@ -1,4 +1,4 @@
-"""Applications with a dashboard, and what a client sees of them."""
+"""Applications with a dashboard, and helpers to read what a client sees of them."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def make_app(
 
 
 class PagesTime:
-    """The time that jobs and their pages read: it goes on by a millisecond at each look,
-    however long the machine takes. Loops, deadlines and stores go by the real one."""
+    """The clock of jobs and their pages: it advances by a millisecond at each look,
+    however long the machine takes. Loops, deadlines and stores use the real clock."""
 
     def __init__(self) -> None:
         self._looks = 0
-        # Pages round to milliseconds: these are whole ones.
+        # Whole numbers, as pages round to milliseconds.
         self._began, self._began_at = int(time.monotonic()), int(time.time())
 
     def monotonic(self) -> float:
@@ -72,7 +72,7 @@ class PagesTime:
 
 @contextlib.contextmanager
 def pages_time() -> Generator[None]:
-    """Let the pages of this process tell PagesTime, and no period end by itself."""
+    """Let the pages of this process show PagesTime, and no period end by itself."""
     told = PagesTime()
     as_module = SimpleNamespace(monotonic=told.monotonic, time=told.time)
     with pytest.MonkeyPatch.context() as patch:
@@ -90,15 +90,15 @@ def _an_hour(now: float) -> float:
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Serve an application, whose pages tell PagesTime. What its jobs wait for is not
-    waited for in the end."""
+    """Serve an application, whose pages show PagesTime. Its jobs are cancelled at the
+    end."""
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(pages_time())
 
         async def start(app: web.Application) -> Client:
             server = TestServer(app, host="127.0.0.1")
-            # aiohttp 3.9 and a recent yarl do not route a Host with a port to what is
-            # below an application.
+            # aiohttp 3.9 with a recent yarl does not route a Host with a port to
+            # sub-applications.
             client = TestClient(server, headers={"Host": "test"})
             await stack.enter_async_context(client)
             if SCHEDULER in app:
@@ -122,13 +122,13 @@ async def post(client: Client, path: str, **headers: str) -> ClientResponse:
 
 
 def path_of(job: Job[Any] | int, before: str = "/jobs/job/") -> str:
-    """The path of a job's own page, or of one with this number."""
+    """Return the path of the page of a job, or of the job with this number."""
     number = job if isinstance(job, int) else job.id
     return f"{before}{process_name()}-{number}"
 
 
 def rows(page: str, table: str) -> list[str]:
-    """The text of each row of a table."""
+    """Return the text of each row of a table."""
     (body,) = re.findall(rf'<table class="{table}">.*?<tbody>(.*?)</tbody>', page, re.S)
     return [
         " ".join(re.sub("<[^>]*>", " ", row).split())
@@ -137,7 +137,7 @@ def rows(page: str, table: str) -> list[str]:
 
 
 def words_of(page: str) -> str:
-    """All text of a page, in one line."""
+    """Return all text of a page, in one line."""
     return " ".join(re.sub("<[^>]*>", " ", page).split())
 
 
@@ -147,13 +147,13 @@ def scheduler_of(client: Client) -> Scheduler:
 
 
 class Events:
-    """The events of a stream, one after the other."""
+    """Reads the events of a stream, one after the other."""
 
     def __init__(self, response: ClientResponse) -> None:
         self._response = response
 
     async def next(self) -> dict[str, str]:
-        """The fields of the next event; of a comment, ``{"": text}``."""
+        """Return the fields of the next event; for a comment, ``{"": text}``."""
         fields: dict[str, str] = {}
         while line := (await self._response.content.readline()).decode().rstrip("\n"):
             name, _, value = line.partition(": ")
@@ -161,7 +161,7 @@ class Events:
         return {name: value.replace("<wbr>", "") for name, value in fields.items()}
 
     async def until(self, text: str) -> dict[str, str]:
-        """The first snapshot from now on that shows this."""
+        """Return the first snapshot from now on that shows this."""
         while text not in (event := await self.next()).get("data", ""):
             assert not self._response.content.at_eof()
         return event

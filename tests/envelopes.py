@@ -17,7 +17,7 @@ __all__ = ("MemoryStore", "envelope", "look", "opened", "started")
 
 
 def envelope(task: str = "mail", **fields: Any) -> Envelope:
-    """One of this task that is due at once, unless the fields say something else."""
+    """Make an envelope of this task, due at once unless the fields say otherwise."""
     plain = Envelope(id=new_id(), task=task, arguments="[[], {}]", accepted_at=time())
     return plain._replace(**fields)
 
@@ -26,7 +26,7 @@ def envelope(task: str = "mail", **fields: Any) -> Envelope:
 async def started(
     path: Path, *tasks: str, worker: bool = True, **options: Any
 ) -> AsyncIterator[SQLiteStore]:
-    """A store of this file, for these tasks or for ``mail``; stopped at the end."""
+    """Start a store of this file, for these tasks or for ``mail``; stop it at the end."""
     store = SQLiteStore(path, **options)
     await store.start(tasks or ("mail",), worker=worker)
     try:
@@ -37,7 +37,7 @@ async def started(
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection of somebody else's to the file."""
+    """Open a connection to the file, as another program would."""
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         yield connection
@@ -46,13 +46,13 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def look(path: Path, query: str) -> list[Any]:
-    """What a query finds in the file."""
+    """Return what a query finds in the file."""
     with opened(path) as connection:
         return connection.execute(query).fetchall()
 
 
 class MemoryStore:
-    """A store that keeps nothing: what one has to promise, and faults at will."""
+    """A store in memory: only what the protocol demands, and faults on demand."""
 
     supports: Collection[str] = ("delay", "at")
     remembers_ticks = False
@@ -61,7 +61,7 @@ class MemoryStore:
         self.calls = list[str]()
         self.waiting = list[Envelope]()
         self.dead = list[tuple[Envelope, str]]()
-        #: Why nothing can be done just now.
+        #: The exception to raise for now instead of doing anything.
         self.fault: Exception | None = None
         self._changed = asyncio.Event()
 

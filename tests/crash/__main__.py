@@ -1,4 +1,4 @@
-"""``python -m tests.crash``: the whole proof, some minutes long."""
+"""``python -m tests.crash``: all scenarios, which take some minutes."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tests.processes import ROOT
 
 __all__ = ("Crowd", "kill_at_random")
 
-# Seconds after which a process that does not end is a failure.
+# Seconds after which a process that has not ended is a failure.
 PATIENCE = 300.0
 
 
@@ -23,7 +23,7 @@ class Crowd:
     """The processes on one file, and the ledger that they share.
 
     Args:
-        folder: where both are.
+        folder: where the file and the ledger are.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,7 +32,7 @@ class Crowd:
         self.stopped = set[int]()
 
     def start(self, *options: str) -> subprocess.Popen[bytes]:
-        """Start one, and return when it is ready, or has ended before."""
+        """Start a process, and return when it is ready or has ended."""
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "tests.crash.process"),
@@ -51,7 +51,7 @@ class Crowd:
         self.note_killed(process)
 
     def note_killed(self, process: subprocess.Popen[bytes]) -> None:
-        """Wait for its end, by kill -9, whoever has done it."""
+        """Wait for the end of a process that is killed with kill -9, by whomever."""
         assert process.stdout is not None
         with process.stdout:
             status = process.wait(PATIENCE)
@@ -59,7 +59,7 @@ class Crowd:
         self.stopped.add(process.pid)
 
     def end(self, process: subprocess.Popen[bytes]) -> None:
-        """Let it end in good order."""
+        """Let a process end cleanly."""
         process.terminate()
         self.wait(process)
 
@@ -70,7 +70,7 @@ class Crowd:
         assert status == 0, f"it has ended with {status}"
 
     def finish(self, *options: str) -> Verdict:
-        """Let one process run all that is left; return the verdict."""
+        """Let one process run all jobs that are left; return the verdict."""
         self.wait(self.start("--until-empty", *options))
         return self.verdict()
 
@@ -87,7 +87,7 @@ def kill_at_random(
     seed: int,
     say: Callable[[str], None] = lambda line: None,
 ) -> Verdict:
-    """Kill one process after the other, each at some moment after it is ready."""
+    """Kill one process after the other, each at a random moment after it is ready."""
     chance, crowd = random.Random(seed), Crowd(folder)
     share = str(max(1, jobs // kills))
     running = [crowd.start("--put", share) for _ in range(processes)]

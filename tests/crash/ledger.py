@@ -1,4 +1,4 @@
-"""The ledger of the processes that were killed, and the verdict on it."""
+"""The ledger of the killed processes, and the verdict on it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Verdict:
     accepted: int
     #: Accepted, and neither ended nor buried nor still in the file.
     lost: list[str]
-    #: Buried though they never gave up.
+    #: Buried though their task does not give up.
     innocent: list[str]
-    #: The same attempt begun again though the process that ran it was not stopped.
+    #: The same attempt began again, though the process that ran it was not stopped.
     repeated: list[str]
     #: Ended more than once.
     ended_twice: int
@@ -31,7 +31,7 @@ class Verdict:
 
     @property
     def faults(self) -> list[str]:
-        """What must not be."""
+        """Everything that must not happen."""
         return self.lost + self.innocent + self.repeated
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ def read(file: Path, ledger: Path, stopped: set[int]) -> Verdict:
     """Compare the ledger with the file.
 
     Args:
-        stopped: the processes that were stopped while they ran jobs.
+        stopped: the ids of processes that were stopped while they ran jobs.
     """
     accepted, begun = set[str](), defaultdict[tuple[str, str], list[int]](list)
     ended = Counter[str]()

@@ -1,6 +1,6 @@
-"""The places where a process can be made to die: by kill -9, right there.
+"""The places where a process can be made to die, by kill -9.
 
-The code under test knows nothing of this. It is patched in the process that is to die.
+The code under test knows nothing of this: it is patched in the process that is to die.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _patch(
     original = getattr(owner, name)
 
     def call(*args: Any, **options: Any) -> Any:
-        # Once only: iterators in the arguments must not be used up.
+        # Call `matters` only once, as it may use up iterators in the arguments.
         is_it = matters(*args, **options)
         if is_it and first is not None:
             first()
@@ -67,7 +67,7 @@ def _always(*args: Any, **options: Any) -> bool:
     return True
 
 
-# By what happens, and when in it. Each is met by the jobs of process.py.
+# By name: what happens, and when in it. The jobs of process.py reach all of them.
 POINTS: dict[str, Callable[[], None]] = {
     "put, before the commit": after(rows, "insert", _has_rows),
     "put, between commit and return": before(writer.Writer, "_answer", _is_answer_to_put),
@@ -90,5 +90,5 @@ POINTS: dict[str, Callable[[], None]] = {
 
 
 def die_at(point: str) -> None:
-    """Let this process die there, the first time that it comes there."""
+    """Let this process die the first time that it reaches this point."""
     POINTS[point]()

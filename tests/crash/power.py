@@ -1,4 +1,4 @@
-"""Power cuts: what is left if only what was waited for has reached the disk."""
+"""Power cuts: what is left if only synced writes have reached the disk."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def copy(file: Path, image: Path) -> None:
 
 
 async def cut_power(folder: Path, cuts: int, seed: int) -> tuple[int, list[str]]:
-    """Work on a file; after each transaction that was waited for, take what is left.
+    """Work on a file; after each synced transaction, check what a power cut would leave.
 
-    SQLite writes into its log only, but for a checkpoint, which waits for the disk by
-    itself. So at a power cut there is the log up to what was waited for last, and beyond
-    that anything: here nothing, a part, or garbage.
+    SQLite writes only to its log, except in a checkpoint, which syncs by itself. So after
+    a power cut there is the log up to the last sync, and beyond that anything: here
+    nothing, a part, or garbage.
 
     Returns:
-        How many jobs were accepted at all, and the ids of those that were lost at a cut.
+        How many jobs were accepted in all, and the ids of those lost in a cut.
     """
     chance, file = random.Random(seed), folder / "jobs.sqlite"
     log, image = Path(f"{file}-wal"), folder / "image.sqlite"
@@ -50,8 +50,8 @@ async def cut_power(folder: Path, cuts: int, seed: int) -> tuple[int, list[str]]
                     case _:
                         store.bury(delivery, "boom")
             await store.statistics()
-            # By another process: to close a descriptor of the file in this one would
-            # take SQLite's locks away, and with them the log.
+            # Copied by another process: closing a descriptor of the file in this one
+            # would drop SQLite's locks, and with them the log.
             await asyncio.to_thread(copy, file, image)
             left = log.read_bytes()
             beyond = chance.choice([b"", left[reached:][:2000], b"\xff" * 5000])

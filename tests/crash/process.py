@@ -1,7 +1,7 @@
 """An application that puts and runs durable jobs, to be killed at any moment.
 
-It writes down, line by line, what was accepted, what begins and what ends. Such a line is
-with the operating system when the call returns: it survives the process.
+It writes down, line by line, which jobs are accepted, begin and end. The operating system
+has such a line when the call returns, so it survives the process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.crash.points import die_at
 LEDGER = web.AppKey("LEDGER", int)
 SECONDS = web.AppKey("SECONDS", float)
 
-# Those who put at the same time.
+# How many callers put jobs at the same time.
 CALLERS = 20
 
 
@@ -73,7 +73,7 @@ async def give_up(app: web.Application) -> None:
 
 
 TASKS: tuple[Task[[], None], ...] = (work, fail_once, give_up)
-# Of a hundred jobs so many are of each.
+# How many of a hundred jobs are of each task.
 SHARES = (90, 8, 2)
 
 

@@ -1,4 +1,4 @@
-"""One death each: at a place, at a system call, or at the end of a drain too short."""
+"""Scenarios with one death: at a point, in a system call, or after too short a drain."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tests.processes import ROOT
 
 __all__ = ("SYSCALLS", "can_trace", "die_in_syscalls", "die_once", "stop_too_soon")
 
-# What writes to the file, its log and the index of that, and what waits for the disk.
+# The system calls that write to the file, its log and the log's index, or sync them.
 SYSCALLS = ("pwrite64", "fdatasync", "ftruncate", "unlink")
 
-# Jobs of each scenario: enough that every task has its turn.
+# How many jobs each scenario has: enough for every task to have its turn.
 JOBS = "120"
 
 
 def die_once(folder: Path, point: str) -> Verdict:
-    """Let a process die at a place; another one does the rest."""
+    """Let a process die at a point, and another one do the rest."""
     crowd = Crowd(folder)
     if point.startswith("take-over"):
-        # Somebody has to be there whose jobs are taken over.
+        # There has to be a process whose jobs are taken over.
         first = crowd.start("--put", JOBS, "--seconds", "60")
         while not look(crowd.file, "SELECT 1 FROM aiohttp_jobs WHERE state = 2"):
             pass
@@ -35,7 +35,7 @@ def die_once(folder: Path, point: str) -> Verdict:
 
 
 def stop_too_soon(folder: Path, processes: int) -> Verdict:
-    """SIGTERM, and a drain that is too short for what runs: given back, uncounted."""
+    """Send SIGTERM, with a drain too short for the jobs: given back, uncounted."""
     crowd = Crowd(folder)
     options = ("--put", JOBS, "--seconds", "30", "--wait-timeout", "0.05")
     running = [crowd.start(*options) for _ in range(processes)]
@@ -53,7 +53,7 @@ def stop_too_soon(folder: Path, processes: int) -> Verdict:
 
 
 def can_trace() -> bool:
-    """Is there a tool here that kills a process at its n-th system call?"""
+    """Whether there is a tool here that kills a process at its n-th system call."""
     strace = shutil.which("strace")
     if strace is None:
         return False
@@ -64,11 +64,11 @@ def can_trace() -> bool:
 def die_in_syscalls(folder: Path, name: str, step: int = 1) -> tuple[int, list[str]]:
     """Kill a process at its first, second, ... call of this kind, until it makes no more.
 
-    So it dies in the middle of every transaction, of the first creation, of a
-    checkpoint, and of the end.
+    So it dies in the middle of every transaction, of the creation of the file, of a
+    checkpoint, and of the shutdown.
 
     Returns:
-        How often, and what was lost or wrong.
+        How often it was killed, and what was lost or wrong.
     """
     number, faults, is_killed = 1, list[str](), True
     while is_killed:
@@ -87,7 +87,7 @@ def die_in_syscalls(folder: Path, name: str, step: int = 1) -> tuple[int, list[s
             stderr=subprocess.DEVNULL,
         )
         is_killed = process.wait(PATIENCE) != 0
-        # Its number is known from the ledger: it is the only one so far.
+        # Its process id is known from the ledger, which has no other one so far.
         lines = crowd.ledger.read_text().splitlines() if crowd.ledger.exists() else []
         crowd.stopped.update(int(line.split()[2]) for line in lines)
         faults += crowd.finish("--put", "1").faults

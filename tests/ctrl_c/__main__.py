@@ -16,7 +16,7 @@ def main() -> int:
     """Interrupt scenarios at every place; return 1 if the books are wrong after any."""
     args = parse_arguments()
     logging.getLogger("aiohttp_jobs").addHandler(logging.NullHandler())
-    gc.freeze()  # what is here is collected never, which makes collecting quick
+    gc.freeze()  # existing objects are never collected, which makes collections quick
     start = time.monotonic()
     pressed = wrong = hanging = out_of_reach = 0
     for scenario in SCENARIOS:

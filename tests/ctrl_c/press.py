@@ -1,13 +1,12 @@
-"""Presses Ctrl-C at each line of the core in turn, and looks at the books afterwards.
+"""Presses Ctrl-C at each line of the core in turn, and checks the books afterwards.
 
 A scenario is a coroutine function that is given a :class:`Stage`. It is run once to
-learn which lines of the core it runs, then once for each: KeyboardInterrupt is raised
-there, and leaves in whatever way it does. Then all work is let go on, and everybody who
-waits has to come back, no job may be left, no slot be lost, and the scheduler has to
-close.
+learn which lines of the core it runs, then once for each of them: KeyboardInterrupt is
+raised there, and leaves in whatever way it does. Then all work may go on, and every call
+has to return, no job may be left, no slot lost, and the scheduler has to close.
 
-Nothing here waits for real: what hangs is found by the clock that jumps, what spins by
-the number of turns, and what never comes back to the loop by the time that it computes.
+Nothing here waits in real time: a hang is found by the clock that jumps, a busy loop by
+the number of turns, and code that never returns to the loop by its CPU time.
 """
 
 from __future__ import annotations
@@ -49,13 +48,13 @@ ON = tuple(kind for kind in KINDS if not kind.startswith("uvloop"))
 
 CORE = str(Path(aiohttp_jobs.core.__file__).parent)
 
-# Virtual seconds: longer than anything in a scenario takes, and than any of its bounds.
+# Virtual seconds: longer than anything in a scenario takes, and than any timeout in it.
 LONG = 100.0
-# More turns of the loop than anything takes, and more seconds of the processor.
+# More turns of the loop than anything takes, and more seconds of CPU time.
 TURNS, SECONDS = 20_000, 10.0
-# How often a KeyboardInterrupt may leave again: those who wait for its job raise it too.
+# How often a KeyboardInterrupt may leave: everyone who waits for its job raises it too.
 TIMES = 20
-# What calls may end in.
+# The exceptions that calls may end with.
 ENDS = (JobsError, OSError, asyncio.CancelledError, ZeroDivisionError)
 
 
@@ -74,10 +73,10 @@ class Place:
 
     @property
     def is_out_of_reach(self) -> bool:
-        """Does what is raised here leave the function, whatever that has written?
+        """Whether an exception here leaves the function, whatever its code does.
 
         On the line of a ``try`` its block has not begun. Where the event loop itself
-        calls the function, nobody of ours is above it.
+        calls the function, no code of ours is above it.
         """
         return linecache.getline(self.file, self.line).strip() == "try:"
 
@@ -94,33 +93,33 @@ class Finding:
 
     @property
     def hangs(self) -> bool:
-        """Is there a call that never ends?"""
+        """Whether a call never ends."""
         return any("never ends" in what for what in self.wrong)
 
 
 class Undisturbed(AssertionError):
-    """What is wrong in a scenario that nothing has interrupted."""
+    """Something is wrong in a scenario that nothing has interrupted."""
 
 
 class Stuck(BaseException):
-    """It would go on for ever: raised out of what does."""
+    """Raised out of code that would go on for ever."""
 
 
 class Stage:
-    """What a scenario plays on; it remembers all that has to come to an end.
+    """What a scenario is given; it remembers everything that has to end.
 
     Args:
-        loop: what the scenario runs on.
+        loop: the loop that the scenario runs on.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        # What all work waits for that does not end by itself.
+        # All work that does not end by itself waits for this.
         self.go = asyncio.Event()
         self.schedulers: list[Scheduler] = []
         self.jobs: dict[Job[Any], None] = {}
         self.works: list[Coroutine[Any, Any, Any]] = []
-        # Those of jobs that somebody got, by their identity.
+        # The ids of the coroutines whose jobs were returned to a caller.
         self.accepted: set[int] = set()
         self.tasks: list[asyncio.Task[Any]] = []
         self.told: list[dict[str, Any]] = []
@@ -136,7 +135,7 @@ class Stage:
         self.told.append(context)
 
     def work(self, coro: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-        """Remember a coroutine: what was accepted has to end, or to be closed."""
+        """Remember a coroutine: if it is accepted, it has to end or to be closed."""
         self.works.append(coro)
         return coro
 
@@ -153,7 +152,7 @@ class Stage:
         return job
 
     def start(self, coro: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Let somebody else do it meanwhile."""
+        """Run this in another task meanwhile."""
         task = self.loop.create_task(coro)
         self.tasks.append(task)
         return task
@@ -177,14 +176,14 @@ Scenario: TypeAlias = Callable[[Stage], Coroutine[Any, Any, None]]
 
 
 def places_of(scenario: Scenario, kind: str, times: int = 1) -> list[Place]:
-    """Run a scenario undisturbed; return the places in it in the order they are reached.
+    """Run a scenario undisturbed; return the places in the order they are reached.
 
     Args:
         kind: the kind of loop.
-        times: of a line that runs more often, how many times count.
+        times: how many runs of the same line to include at most.
 
     Raises:
-        Undisturbed: it does not end as it should.
+        Undisturbed: the scenario does not end as it should.
     """
     wrong, tracer = _run(scenario, kind, None)
     if wrong:
@@ -197,7 +196,7 @@ def places_of(scenario: Scenario, kind: str, times: int = 1) -> list[Place]:
 
 
 def press(scenario: Scenario, kind: str, place: Place) -> Finding | None:
-    """Run a scenario with a KeyboardInterrupt at one place; is anything wrong then?"""
+    """Run a scenario with a KeyboardInterrupt at one place; return what went wrong."""
     wrong, _ = _run(scenario, kind, place)
     return Finding(place, wrong) if wrong else None
 
@@ -253,9 +252,9 @@ def _run(scenario: Scenario, kind: str, place: Place | None) -> tuple[list[str],
 
 @contextlib.contextmanager
 def _throwing_away() -> Iterator[None]:
-    """Collect what is left here and not later, and have nobody hear its complaints.
+    """Collect garbage here and not later, and silence its warnings.
 
-    A coroutine of the core that was made and has not begun warns of that.
+    A coroutine of the core that was created and never awaited warns of that.
     """
     before, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
     gc.disable()
@@ -277,7 +276,7 @@ def _complain(context: dict[str, Any], wrong: list[str]) -> None:
 
 @contextlib.contextmanager
 def _bounded(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Raise `Stuck` out of what spins."""
+    """Raise `Stuck` out of a loop that spins."""
     turns = 0
     run_once = loop._run_once  # type: ignore[attr-defined]
 
@@ -306,7 +305,7 @@ def _bounded(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 def _run_on(
     loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, None], wrong: list[str]
 ) -> None:
-    """Run it to its end, however often a KeyboardInterrupt leaves meanwhile."""
+    """Run a coroutine to its end, however often a KeyboardInterrupt leaves meanwhile."""
     task = loop.create_task(coro)
     for _ in range(TIMES):
         try:
@@ -315,7 +314,7 @@ def _run_on(
             continue
         except Exception as error:
             if not task.done():
-                continue  # what was run before had ended, and that stops the loop
+                continue  # the end of an earlier coroutine has stopped the loop
             wrong.append(f"what is checked ends in {error!r}")
         except (Deadlock, Stuck) as error:
             wrong.append(f"what is checked never ends: {error!r}")
@@ -324,7 +323,7 @@ def _run_on(
 
 
 async def _check(stage: Stage, wrong: list[str]) -> None:
-    """Let everything end, and see that it does."""
+    """Let everything end, and check that it does."""
     for scheduler in stage.schedulers:
         stage.jobs.update(dict.fromkeys(scheduler))
     stage.go.set()
@@ -357,7 +356,8 @@ async def _check(stage: Stage, wrong: list[str]) -> None:
             await _ends(job.wait(), f"wait() for {job.label}", wrong, failing=True)
     for work in stage.works:
         state = inspect.getcoroutinestate(work)
-        # One that has not begun may never have been accepted: whose it is nobody knows.
+        # A coroutine that has not begun may never have been accepted; then nobody owns
+        # it.
         if state == inspect.CORO_SUSPENDED or (
             state == inspect.CORO_CREATED and id(work) in stage.accepted
         ):
@@ -365,7 +365,7 @@ async def _check(stage: Stage, wrong: list[str]) -> None:
 
 
 async def _check_open(scheduler: Scheduler, stage: Stage, wrong: list[str]) -> None:
-    """All jobs end by themselves now, and leave their slots, as many as there were."""
+    """Check that all jobs now end by themselves, and that all slots are free again."""
     if not await _ends(scheduler.drain(LONG), "drain()", wrong):
         wrong.append(f"it cannot be drained: {[_told(job) for job in scheduler]} left")
         return
@@ -396,11 +396,11 @@ def _told(job: Job[Any]) -> str:
 async def _ends(
     coro: Coroutine[Any, Any, Any], name: str, wrong: list[str], failing: bool = False
 ) -> Any:
-    """Return its result; write down if it does not end, or not well."""
+    """Return its result, or False; note in `wrong` if it hangs or fails."""
     try:
         task = asyncio.create_task(coro)
     except KeyboardInterrupt:
-        return False  # an eager task that has ended so in its first step
+        return False  # an eager task raised it in its first step
     await asyncio.wait([task], timeout=2 * LONG)
     if not task.done():
         wrong.append(f"{name} never ends")
@@ -422,7 +422,7 @@ def _name_of(coro: Any) -> str:
 
 
 def _clear_up(loop: asyncio.AbstractEventLoop, stage: Stage) -> None:
-    """Leave nothing behind that the next run comes upon."""
+    """Leave nothing behind for the next run."""
     loop.set_exception_handler(lambda *told: None)
     for _ in range(TIMES):
         for task in asyncio.all_tasks(loop):

@@ -1,6 +1,6 @@
-"""What is interrupted: each runs another part of the core.
+"""The scenarios that are interrupted: each runs a different part of the core.
 
-Nothing is checked here, for an interrupt may have come before: see press.py.
+Nothing is checked here, as an interrupt may have come before; see press.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ("SCENARIOS",)
 
 
 class Observer:
-    """Listens to everything."""
+    """Implements every event, and does nothing."""
 
     def job_spawned(self, job: Job[Any]) -> None:
         pass
