@@ -573,7 +573,7 @@ class Books:
         assert len(told) + len(received) == 1 if has_failed else not told
 
     def _check_records(self) -> None:
-        """E5: jobs that a close cancels or never starts are logged once. E3: others run."""
+        """E5: a close logs, once, the jobs it cancels or never starts. E3: others run."""
         records = [r for r in self._records if hasattr(r, "jobs_cancelled")]
         cancelled = Counter(name for r in records for name in r.jobs_cancelled)
         unstarted = Counter(name for r in records for name in r.jobs_never_started)

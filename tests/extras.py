@@ -1,9 +1,9 @@
 """Each extra by itself, as a user installs it: ``make extras``.
 
-``python -m tests.extras PYTHON...``: for each of these, or for the one that runs this, it
-makes an environment for the wheel alone, and one for each extra. In the first, modules
-that need an extra have to say which; in each of the others a small program uses what the
-extra is for. The wheel is the one in ``dist/``, where ``make dist`` puts it.
+``python -m tests.extras PYTHON...`` makes, for each of these interpreters or for the one
+that runs it, an environment with the wheel alone, and one for each extra. In the first,
+modules that need an extra have to say which; in each of the others a small program uses
+what the extra is for. The wheel is the one in ``dist/``, where ``make dist`` puts it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT: Final = Path(__file__).parent.parent
 # Seconds that an installation may take.
 PATIENCE: Final = 300.0
 
-# What is run with the extra; with none of them, for "".
+# The program to run with each extra; with no extra, for "".
 EXTRAS: Final = {
     "": """
         import asyncio
@@ -108,7 +108,7 @@ EXTRAS: Final = {
             assert "InMemoryBroker keeps none" in str(error)
         """,
 }
-# What fails without each of them.
+# A program that fails without each extra.
 MISSING: Final = {
     "cron": "import aiohttp_jobs; aiohttp_jobs.cron('* * * * *')",
     "dashboard": "import aiohttp_jobs.dashboard",
@@ -120,10 +120,10 @@ MISSING: Final = {
 
 
 def check(python: str, extra: str, wheel: Path) -> Iterator[str]:
-    """Install the wheel with an extra, and use it; what is wrong, line by line."""
+    """Install the wheel with an extra, and use it; yield each fault as a line."""
     with TemporaryDirectory() as folder:
         made = Path(folder, "environment")
-        # The pip that is here installs there: to install one each time would take longer.
+        # The pip of this environment installs there, as installing one each time is slow.
         run(python, "-m", "venv", "--without-pip", str(made))
         there = str(made / "bin" / "python")
         pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
@@ -139,7 +139,7 @@ def check(python: str, extra: str, wheel: Path) -> Iterator[str]:
 
 
 def run(*command: str, folder: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run it to its end; outside the tree, if the folder says so."""
+    """Run a command to its end; in `folder`, if given, and so outside the tree."""
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
@@ -149,7 +149,7 @@ def run(*command: str, folder: str | None = None) -> subprocess.CompletedProcess
 
 
 def main() -> None:
-    """Check all; exit with 1 if anything is wrong."""
+    """Check all extras; exit with 1 if anything is wrong."""
     wheels = list(ROOT.glob("dist/*.whl"))
     if len(wheels) != 1:
         sys.exit("dist/ has no wheel, or several: run make dist first")

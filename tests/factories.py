@@ -1,8 +1,8 @@
-"""Task factories such as other people's tools install on the loop of an application.
+"""Task factories like those that other people's tools install on an application's loop.
 
 The honest ones run the coroutine in their own way: :func:`wrapping` as error trackers and
-monitors do, :func:`contextless` as tracers that know nothing of ``context``. The others
-end the task in another way than by running the coroutine: :class:`Dropping`.
+monitors do, :func:`contextless` as tracers that do not know ``context``.
+:class:`Dropping` is not: its tasks end without running the coroutine.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _Task = asyncio.Task[Any]
 
 
 def wrapping(loop: asyncio.AbstractEventLoop, coro: _Coro, **options: Any) -> _Task:
-    """Await the coroutine inside of another one."""
+    """Await the coroutine inside another one."""
     return asyncio.Task(_traced(coro), loop=loop, **options)
 
 
 def eager_wrapping(loop: asyncio.AbstractEventLoop, coro: _Coro, **options: Any) -> _Task:
-    """Do so in a task that takes its first step before it is returned."""
+    """Do so in an eager task, which takes its first step before it is returned."""
     options["eager_start"] = True
     return asyncio.Task(_traced(coro), loop=loop, **options)
 
@@ -40,24 +40,24 @@ def eager_wrapping(loop: asyncio.AbstractEventLoop, coro: _Coro, **options: Any)
 def strangely_named(
     loop: asyncio.AbstractEventLoop, coro: _Coro, **options: Any
 ) -> _Task:
-    """Await the coroutine inside of another one, and name the task after both."""
+    """Await the coroutine inside another one, and name the task after both."""
     task = asyncio.Task(_traced(coro), loop=loop, **options)
     task.set_name(f"{getattr(coro, '__qualname__', 'coroutine')} (traced)")
     return task
 
 
 def generating(loop: asyncio.AbstractEventLoop, coro: _Coro, **options: Any) -> _Task:
-    """Run the coroutine in a generator, as Python up to 3.11 allows."""
+    """Run the coroutine in a generator, which Python up to 3.11 allows."""
     return asyncio.Task(_generator(coro), loop=loop, **options)  # type: ignore[arg-type,unused-ignore]
 
 
 def delegating(loop: asyncio.AbstractEventLoop, coro: _Coro, **options: Any) -> _Task:
-    """Run the coroutine in an object with a coroutine's methods, as compiled code has."""
+    """Run the coroutine in an object with a coroutine's methods, like compiled code."""
     return asyncio.Task(_Delegate(coro), loop=loop, **options)
 
 
 def contextless(loop: asyncio.AbstractEventLoop, coro: _Coro) -> _Task:
-    """Take neither a name nor a context: it was written before there were any."""
+    """Take neither a name nor a context, like factories written before they existed."""
     return asyncio.Task(coro, loop=loop)
 
 
@@ -91,7 +91,7 @@ class Dropping:
     """Makes tasks that end without the coroutine ever having run.
 
     Args:
-        end: what is awaited in its place; what comes out of it is the task's end.
+        end: awaited instead; its outcome is that of the task.
         cancels: cancel the task as soon as it is made.
     """
 

@@ -16,7 +16,7 @@ VARIABLE = ContextVar[str]("VARIABLE", default="nobody's")
 
 
 class Glass(MemoryStore):
-    """It keeps nothing, and tells what the test has put there."""
+    """A store that reports what the test has put there."""
 
     def __init__(self) -> None:
         super().__init__()

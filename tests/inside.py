@@ -1,4 +1,4 @@
-"""What a scheduler keeps inside, found by looking and not by name."""
+"""What a scheduler keeps inside, found by inspection and not by name."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from aiohttp_jobs import Scheduler
 
 __all__ = ("kept_by",)
 
-# The parts of a scheduler, and of what they keep that which does not grow.
+# The parts of a scheduler, and their containers that do not grow.
 PARTS = ("gate", "keys", "slots", "pending", "shields", "reports", "ending")
 CONSTANT = {"ended"}
 
 
 def kept_by(scheduler: Scheduler) -> dict[str, int]:
-    """Return how much there is in each container of the scheduler that is not empty."""
+    """Return the size of each container of the scheduler that is not empty."""
     return {
         f"{part}.{name}": len(value)
         for part in PARTS

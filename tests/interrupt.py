@@ -1,10 +1,10 @@
 """Cancels a task at its 1st, 2nd, … nth suspension in turn, until it ends uncancelled.
 
 A scenario is a coroutine function that starts one task by :meth:`Interrupt.start` and
-checks what has come of it. It is run over and over, each time with a cancellation at
+checks what has become of it. It is run over and over, each time with a cancellation at
 another place: at each suspension of the task, and some turns of the loop later, so that
-it also falls into the turn in which what the task waits for happens, before and after it;
-then at each two places.
+it also falls into the turn in which the task's wait ends, both before and after that;
+then at each pair of places.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ T = TypeVar("T")
 
 # Turns of the loop between a suspension and its cancellation.
 DELAYS = range(5)
-# For the second of two cancellations.
+# The same for the second of two cancellations.
 SECOND_DELAYS = range(2)
 
 
 @dataclass(frozen=True)
 class Strike:
-    """A cancellation: at which suspension, counted from the last one, and how late."""
+    """A cancellation: at which suspension, counted from the last strike, and how late."""
 
     suspension: int
     delay: int
@@ -37,7 +37,7 @@ class Strike:
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
-    """How the task has ended."""
+    """How the task ended."""
 
     cancelled: bool
     error: BaseException | None = None
@@ -45,24 +45,24 @@ class Outcome(Generic[T]):
 
 
 class Interrupt:
-    """Carries out what one run of a scenario is interrupted by."""
+    """Carries out the cancellations of one run of a scenario."""
 
     def __init__(self, strikes: list[Strike]) -> None:
         self._strikes = strikes
         self._suspensions = 0
         self._task: asyncio.Task[Any] | None = None
-        # How many of the places were reached, and how often the task was cancelled there.
+        # How many strikes were reached, and how many of them cancelled the task.
         self.reached = 0
         self.struck = 0
 
     def start(self, coro: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start the task that is interrupted."""
+        """Start the task to interrupt."""
         assert self._task is None, "a scenario starts one task"
         self._task = asyncio.create_task(self._run(coro))
         return self._task
 
     async def end(self, task: asyncio.Task[T]) -> Outcome[T]:
-        """Wait for the end of the task, however it comes."""
+        """Wait for the end of the task, and return how it ended."""
         await asyncio.wait([task])
         if task.cancelled():
             return Outcome(cancelled=True)
@@ -92,7 +92,7 @@ class Interrupt:
 
 
 class _Watched(Awaitable[T]):
-    """Calls a function whenever what it awaits is about to be suspended."""
+    """Calls a function whenever the coroutine is about to be suspended."""
 
     def __init__(self, coro: Coroutine[Any, Any, T], told: Callable[[], None]) -> None:
         self._coro = coro
@@ -121,9 +121,9 @@ Scenario: TypeAlias = Callable[[Interrupt], Coroutine[Any, Any, None]]
 
 
 async def interrupted(scenario: Scenario) -> None:
-    """Run the scenario with a cancellation at every place, then at every two places.
+    """Run the scenario with a cancellation at every place, then at every pair of places.
 
-    After each run no task may be left, and nothing that would warn when it is collected.
+    After each run no task may be left, nor anything that warns when it is collected.
     """
     struck = 0
     for delay in DELAYS:

@@ -1,8 +1,9 @@
-"""Whose slot, by the letter of L2: what the books of test_model.py hold the gate to.
+"""Who has which slot, by the letter of L2: test_model.py checks the gate against this.
 
-Of each job that runs in a slot that was lent, who lent it. All else follows: a job has a
-slot unless it has lent it, and as many are taken as jobs run in one that nobody lent.
-Which of several legal loans is made is for the gate to choose; here is said which are.
+For each job that runs in a lent slot, it records the lender. All else follows: a job has
+a slot unless it has lent it, and the slots taken are as many as the jobs that run in a
+slot nobody lent. The gate may choose among several legal loans; this says which are
+legal.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ __all__ = ("Ledger",)
 
 
 class Ledger:
-    """What is known of the slots of one scheduler.
+    """Records who has the slots of one scheduler.
 
     Args:
-        scheduler: whose limit it is.
+        scheduler: the scheduler, for its limit.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        # The works that are active and within the limit, in the order of their start.
+        # The active works that count towards the limit, in the order of their start.
         self._active: dict[Work, None] = {}
-        # To whom the slot goes back when such a work ends; most have one of their own.
+        # Who gets the slot back when a work ends. Works with a slot of their own, as most
+        # have, are not in it.
         self._lender: dict[Work, Work] = {}
 
     def __contains__(self, work: Work) -> bool:
@@ -38,12 +40,12 @@ class Ledger:
 
     @property
     def free(self) -> float:
-        """How many more may be taken; below 0 after the limit was lowered."""
+        """How many more slots may be taken; below 0 after the limit was lowered."""
         limit = self._scheduler.limit
         return math.inf if limit is None else limit - self.taken
 
     def holders(self) -> list[Work]:
-        """Return those that have a slot: they have not lent it."""
+        """Return the works that have a slot, that is, have not lent it."""
         lent = set(self._lender.values())
         return [work for work in self._active if work not in lent]
 
@@ -53,9 +55,9 @@ class Ledger:
         """Note that a work has got a slot; return why that was wrong, or "".
 
         Args:
-            work: it starts.
-            lender: who has lent it the slot; None if that was free.
-            head: whose turn it is.
+            work: the work that starts.
+            lender: the work that has lent it the slot; None if the slot was free.
+            head: the work whose turn it is.
         """
         wrong = (
             self._is_wrong_loan(work, lender, head)
@@ -88,7 +90,7 @@ class Ledger:
             return "" if wanted[0] is started else f"{loan}, and waits for {wanted}"
         if lender.waits_for_queue and head is started:
             return ""
-        # It waits for jobs that are active, and lends only if nobody goes on.
+        # The lender waits for active jobs, and lends only if no holder can go on.
         if self.free > 0 or not self._all_wait():
             return f"{loan}, for which it does not wait"
         wanted, for_queue = _reach([lender], started)
@@ -112,11 +114,11 @@ class Ledger:
     # -- when all has settled ------------------------------------------------------------
 
     def check_settled(self, head: Work | None, has_callers: bool) -> None:
-        """A3, L2: no slot is left unused that a job waits for.
+        """A3, L2: no slot is left unused while a job waits for it.
 
         Args:
-            head: the first that is pending and can start.
-            has_callers: does somebody wait for room?
+            head: the first pending work that can start.
+            has_callers: whether callers wait for room.
         """
         if head is not None or has_callers:
             assert self.free <= 0
@@ -138,11 +140,11 @@ class Ledger:
 
 
 def _can_start(work: Work, started: Work | None = None) -> bool:
-    """Is it pending, and nothing but the want of a slot keeps it so?
+    """Whether a work is pending only for lack of a slot.
 
     Args:
-        work: of which that is asked.
-        started: one that was so until now.
+        work: the work to look at.
+        started: a work that was until now.
     """
     if work is started:
         return True
@@ -151,10 +153,10 @@ def _can_start(work: Work, started: Work | None = None) -> bool:
 
 
 def _reach(waiters: list[Work], started: Work | None = None) -> tuple[list[Work], bool]:
-    """Follow the waits through jobs that are active.
+    """Follow the waits through active jobs.
 
     Returns:
-        Pending jobs that are waited for so, and whether the queue is.
+        The pending jobs they lead to, and whether they lead to the queue.
     """
     seen, line = set(waiters), list(waiters)
     wanted = list[Work]()

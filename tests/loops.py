@@ -1,8 +1,9 @@
 """Event loops for the tests of the core, on which no real time passes.
 
-The clock stands while anything is ready to run, and jumps to the next timer when nothing
-is. So ``await later(3600)`` takes no time, and ``await settle()`` returns when everything
-that can run has run. A test that waits for what will never come fails instead of hanging.
+The clock stands still while anything is ready to run, and otherwise jumps to the next
+timer. So ``await later(3600)`` takes no time, and ``await settle()`` returns when
+everything that can run has run. A test that waits for an event that will never come fails
+instead of hanging.
 """
 
 from __future__ import annotations
@@ -46,16 +47,16 @@ __all__ = (
 
 TESTS = str(Path(__file__).parent)
 
-# Real seconds that a loop with nothing to do waits for another thread, and seconds of
-# CPU that a test may take in all. If the machine stops for a minute, that is not the
-# test's fault: so nothing here waits for more than a small part of these at once.
+# Real seconds that an idle loop waits for another thread, and seconds of CPU that a test
+# may take in all. If the machine stops for a minute, that is not the test's fault: so
+# nothing here waits for more than a small part of these at once.
 PATIENCE, LONGEST = 5.0, 60.0
 PARTS = 10
 
 
 class Deadlock(BaseException):
-    """What the test waits for will never come: nothing is ready and no timer is set, or
-    something goes round and round."""
+    """The test waits for something that will never come: nothing is ready and no timer
+    is set, or something spins."""
 
     def __init__(self, why: str = "nothing will ever happen") -> None:
         super().__init__(f"deadlock: {why}")
@@ -69,7 +70,7 @@ async def later(seconds: float) -> None:
 async def settle() -> None:
     """Let everything run that can run now.
 
-    The clock moves only when nothing is ready, so the shortest sleep is long enough.
+    The clock moves only when nothing is ready, so even the shortest sleep is long enough.
     """
     await asyncio.sleep(1e-6)
 
@@ -78,8 +79,8 @@ class _JumpingSelector(selectors.DefaultSelector):
     now = 0.0
     # When to give up, by the CPU time of the process.
     end = math.inf
-    # Real seconds that the kernel and other threads have before the clock jumps, and how
-    # many of them are at work.
+    # Real seconds to give the kernel and other threads before the clock jumps, and how
+    # many threads are at work.
     grace = 0.0
     threads = 0
 
@@ -126,11 +127,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.now
 
-    # -- for a test that turns the loop by hand, and is not run by it --------------------
+    # -- for a test that turns the loop by hand instead of running in it -----------------
 
     @contextlib.contextmanager
     def standing(self) -> Iterator[None]:
-        """Between two callbacks: what is done here finds the loop running."""
+        """Run the block as if between two callbacks: it finds the loop running."""
         asyncio._set_running_loop(self)
         try:
             yield
@@ -138,12 +139,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             asyncio._set_running_loop(None)
 
     def turn(self) -> None:
-        """Run what is ready, once. The clock stands."""
+        """Run what is ready, once. The clock does not move."""
         self.call_soon(self.stop)
         self.run_forever()
 
     def is_settled(self) -> bool:
-        """Is nothing ready, and no timer due?"""
+        """Whether nothing is ready and no timer is due."""
         return not self._ready and not self._is_due()
 
     def move_clock(self, seconds: float) -> None:
@@ -158,8 +159,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class ServingLoop(VirtualLoop):
-    """For servers and clients with real sockets: what is on its way between them arrives
-    before the clock jumps, and what a thread is at work on is waited for."""
+    """A loop for servers and clients with real sockets: data on its way between them
+    arrives before the clock jumps, and so does the work of threads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,9 +179,9 @@ class ServingLoop(VirtualLoop):
 
 
 class ShuffledLoop(VirtualLoop):
-    """Runs what is ready in one turn in any order, as no program may rely on it.
+    """Runs what is ready in one turn in any order, as no program may rely on the order.
 
-    Of timers only those that are set for exactly the same time have no order.
+    Only timers that are set for exactly the same time have no order.
     """
 
     def __init__(self, seed: int) -> None:
@@ -200,11 +201,11 @@ class ShuffledLoop(VirtualLoop):
         next_timer = iter(timers)
         self._ready.clear()
         self._ready.extend(handle or next(next_timer) for handle in ready)
-        del timers, ready, next_timer  # they know what has to be free when it has run
+        del timers, ready, next_timer  # they refer to objects that have to be freed soon
         super()._run_once()  # type: ignore[misc]
 
     def _is_idle(self) -> bool:
-        """Would the loop wait for a timer, for the first one that is scheduled?"""
+        """Whether the loop would now wait for its first timer."""
         while self._scheduled and self._scheduled[0].cancelled():
             heapq.heappop(self._scheduled)._scheduled = False  # type: ignore[attr-defined]
         nothing_ready = not self._ready and not self._jumping.has_events()
@@ -214,7 +215,7 @@ class ShuffledLoop(VirtualLoop):
 if uvloop is not None:
 
     class VirtualUvloop(uvloop.Loop):  # type: ignore[misc,unused-ignore]
-        """uvloop tells nobody when it is idle: so count what each turn schedules."""
+        """Counts what each turn schedules, as uvloop does not say when it is idle."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -285,10 +286,10 @@ _FACTORIES: dict[str, Any] = {
 
 
 def _tidy(factory: Any) -> Any:
-    """Close the coroutines of tests that the tasks of a factory have not begun.
+    """Close coroutines of tests that the tasks of a factory have never started.
 
-    Who awaits one in another one that is cancelled before its first step leaves it
-    behind, and Python warns of that. To close that of a job is the core's business.
+    If a factory wraps a coroutine in another one that is cancelled before its first step,
+    the inner one is left behind, and Python warns of that. The core closes those of jobs.
     """
 
     def make(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
@@ -325,7 +326,7 @@ def make_loop(kind: str, seed: int = 0) -> asyncio.AbstractEventLoop:
 
 
 def is_missing(kind: str) -> str:
-    """Why this kind of loop cannot be had here; "" if it can."""
+    """Return why this kind of loop is not available here; "" if it is."""
     if kind.startswith("eager") and sys.version_info < (3, 12):
         return "eager task factories came with Python 3.12"
     if kind == "generating" and sys.version_info >= (3, 12):
@@ -340,8 +341,8 @@ def _at_hand(*kinds: str) -> tuple[str, ...]:
     return tuple(kind for kind in kinds if not is_missing(kind))
 
 
-# Each test of the core runs on all of the first, and on one of the second, another one in
-# each run of the suite.
+# Each test of the core runs on all of the first, and on one of the second, which changes
+# from run to run of the suite.
 ALWAYS = _at_hand("asyncio", "uvloop", "eager")
 IN_TURN = _at_hand(
     "debug",
@@ -362,14 +363,14 @@ def run(
     errors: list[dict[str, Any]],
     expects_errors: bool = False,
 ) -> None:
-    """Run a test to its end; fail it for what it leaves behind.
+    """Run a test to its end; fail it if it leaves anything behind.
 
     Args:
         errors: filled with what the loop's exception handler is called with.
-        expects_errors: the test looks into `errors` itself.
+        expects_errors: the test checks `errors` itself.
     """
     loop.set_exception_handler(lambda loop, context: errors.append(context))
-    # A real clock: uvloop cannot tell that it is idle, and none can tell that it spins.
+    # In real time, as uvloop cannot tell that it is idle, and no loop that it spins.
     alarm = None
     if isinstance(loop, VirtualLoop):
         loop._jumping.end = time.process_time() + LONGEST
@@ -396,7 +397,7 @@ def run(
 
 
 class _Alarm:
-    """Raises in the loop after so many seconds that the machine was there."""
+    """Raises in the loop after `LONGEST` seconds, not counting pauses of the machine."""
 
     def __init__(self, call_later: Callable[..., asyncio.TimerHandle]) -> None:
         self._call_later = call_later

@@ -1,8 +1,8 @@
 """What the state machine of test_model.py drives.
 
-`Work` is what a job does: it obeys orders, and has a manner of its own to take a
-cancellation. `Call` is one call of the scheduler or of a job, by a task of the test or by
-a work.
+`Work` is what a job does: it obeys orders, and has its own manner of reacting to a
+cancellation. `Call` is one call of the scheduler or of a job, made by a task of the test
+or by a work.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ __all__ = (
     "trail",
 )
 
-# What leaves through the loop.
+# The exceptions that leave through the loop.
 LEAVES: Final = (KeyboardInterrupt, SystemExit)
 
-# The calls that wait for the end of everything.
+# The calls that wait for the end of all jobs.
 ENDS: Final = ("drain", "wait_and_close", "close")
 
-# Seconds that a work of the manner "cleans up" takes for it.
+# Seconds that a work of the manner "cleans up" takes for the clean-up.
 CLEAN_UP: Final = 2
 
 Manner = Literal["obeys", "fails", "returns", "swallows", "cleans up", "uncancels"]
@@ -56,11 +56,12 @@ MANNERS: Final[tuple[Manner, ...]] = (
     "uncancels",
 )
 
-# What has been spawned here and further up, each once before and once after that.
+# What has been spawned in this context and its parents: an entry before and one after
+# each.
 trail: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar(
     "trail", default=()
 )
-# The name of a context that is given to jobs.
+# The name of the context that a job was given.
 home: contextvars.ContextVar[str] = contextvars.ContextVar("home", default="")
 
 
@@ -86,7 +87,7 @@ class Give:
 
 @dataclass(frozen=True)
 class Raise:
-    """The order to end with such an exception."""
+    """The order to end with an exception of this kind."""
 
     kind: type[BaseException]
 
@@ -100,16 +101,16 @@ Order = Give | Raise | HangUp | Callable[[], Awaitable[Any]]
 
 
 class Payload:
-    """What a work is given and gives back; it has to be free in the end."""
+    """What a work is given and returns; it has to be freed in the end."""
 
 
 class Work:
-    """One coroutine, what it is told, and what becomes of it.
+    """One coroutine, its orders, and what becomes of it.
 
     Args:
-        name: its own; its job is called so too.
-        manner: how it takes a cancellation.
-        orders: what it has to do from its start.
+        name: its name; the job has the same.
+        manner: how it reacts to a cancellation.
+        orders: the orders that it has from the start.
     """
 
     def __init__(self, name: str, manner: Manner, orders: Iterable[Order] = ()) -> None:
@@ -130,26 +131,26 @@ class Work:
         # ... and how often the machine itself has cancelled its task.
         self.cancelled_by_test = 0
 
-        # If it is shielded: the work that made that call, in whose job it runs.
+        # If it is shielded: the work that called shield(), in whose job it runs.
         self.shielded_by: Work | None = None
 
         # What comes of that: the job, once it is known, ...
         self.job: Job[Payload] | None = None
         self.is_accepted = False
         self.is_refused = False
-        # ... whether it came into the queue when that was full, ...
+        # ... whether it joined the queue when that was full, ...
         self.made_way = False
-        # ... what the observers were told of it, when it got its slot, ...
+        # ... the events that observers were told of, when it started, ...
         self.events = list[str]()
         self.started: float | None = None
         # ... in which turn of the loop it was closed, and whether it was let go.
         self.closed_in = -1
         self.is_let_go = False
 
-        # What it does itself: the task that runs it, whether that was in its context, ...
+        # What it does itself: the task that runs it, whether it was in its context, ...
         self.task: asyncio.Task[Any] | None = None
         self.was_at_home = True
-        # ... the calls that it is in, also through child tasks, in their order, ...
+        # ... the calls that it is in, also through child tasks, in order, ...
         self.calls = dict[Call, None]()
         # ... how often it was cancelled, and how it ended.
         self.cancelled = 0
@@ -169,17 +170,17 @@ class Work:
 
     @property
     def is_idle(self) -> bool:
-        """Does it wait for orders?"""
+        """Whether it waits for orders."""
         return self._told is not None and not self._told.done()
 
     @property
     def is_known(self) -> bool:
-        """Can others get hold of its job?"""
+        """Whether others can get hold of its job."""
         return self.job is not None and not self.is_refused
 
     @property
     def targets(self) -> list[Work]:
-        """The works for whose jobs it waits, in the order in which it came to."""
+        """The works whose jobs it waits for, in the order of these calls."""
         targets = dict[Work, None]()
         for call in self.calls:
             target = call.target
@@ -195,22 +196,22 @@ class Work:
 
     @property
     def waits_for_room(self) -> bool:
-        """Does it wait in spawn() for room?"""
+        """Whether it waits in spawn() for room."""
         return any(call.waits_for_room for call in self.calls)
 
     @property
     def waits_for_queue(self) -> bool:
-        """Does it wait for the queue to move, for room or to see it empty?"""
+        """Whether it waits for room in the queue, or for the queue to empty."""
         return self.waits_for_room or any(call.what in ENDS for call in self.calls)
 
     @property
     def waits(self) -> bool:
-        """Does it wait in what makes its slot go elsewhere?"""
+        """Whether it waits in a call for which it may lend its slot."""
         return self.waits_for_queue or bool(self.targets)
 
     @property
     def has_failed(self) -> bool:
-        """Did it end with what somebody has to be told of?"""
+        """Whether it ended with an exception that somebody has to be told of."""
         if isinstance(self.error, JobCancelled):
             return not self.cancelled
         return self.error is not None and not isinstance(
@@ -218,14 +219,14 @@ class Work:
         )
 
     def is_here(self) -> bool:
-        """Is the running code in its context, or in a copy of that?"""
+        """Whether the current code runs in its context, or in a copy of it."""
         if self.home is not None:
             return home.get() == self.home
         steps = trail.get()
         return f"before {self}" in steps and f"after {self}" not in steps
 
     def tell(self, order: Order) -> None:
-        """Give it an order, to be obeyed after those before."""
+        """Give it an order, to obey after the earlier ones."""
         self._orders.append(order)
         if self._told is not None and not self._told.done():
             self._told.set_result(None)
@@ -251,7 +252,7 @@ class Work:
                     await order()
                     continue
             except JobCancelled:
-                raise  # of another job; it has let that through
+                raise  # of another job that it waited for
             except asyncio.CancelledError:
                 self._count_cancellations()
                 if await self._has_to_end():
@@ -278,7 +279,7 @@ class Work:
         self._cancelling = self.task.cancelling()
 
     async def _has_to_end(self) -> bool:
-        """Take a cancellation in its manner."""
+        """React to a cancellation in its manner; return whether it has to end."""
         if self.manner == "cleans up":
             await later(CLEAN_UP)
         if self.manner in ("obeys", "cleans up"):
@@ -292,15 +293,15 @@ class Work:
 
 
 class Call:
-    """One call, and what comes of it.
+    """One call, and its outcome.
 
     Args:
-        what: how it is called.
-        make: makes what is awaited.
+        what: the name of the call.
+        make: returns the awaitable.
         by: the work that calls; None for a task of the test.
         target: the work that is spawned, or whose job is called.
         timeout: the argument of that name.
-        bound: seconds after which it has to be done; None for no bound.
+        bound: seconds after which the call has to be done; None for no bound.
     """
 
     def __init__(
@@ -321,7 +322,7 @@ class Call:
         self.waits = False
         self.is_done = False
         self.deadline: float | None = None
-        # Does an exception come out of it?
+        # Whether an exception propagates from it.
         self.lets_through = False
         # In which turn of the loop it was asked for.
         self.asked_in = -1
@@ -337,7 +338,7 @@ class Call:
 
     @property
     def is_cancelled(self) -> bool:
-        """Was its caller cancelled while it waited?"""
+        """Whether its caller was cancelled while it waited."""
         if not self.waits:
             return self.was_cancelled
         assert self.task is not None
@@ -345,7 +346,7 @@ class Call:
 
     @property
     def waits_for_room(self) -> bool:
-        """Does it wait in spawn() for room, which it has not got but by a slot?"""
+        """Whether it waits in spawn() for room, and its job got in, if so, by a slot."""
         if self.what != "spawn" or not self.waits or self.target is None:
             return False
         return self.target.job is None or self.target.made_way
@@ -385,7 +386,7 @@ class Call:
                 del waiting.calls[self]
 
     def has_received(self, error: BaseException) -> bool:
-        """Did its caller get this exception?"""
+        """Whether its caller got this exception."""
         mine = self.error
         return mine is not None and (mine is error or mine.__cause__ is error)
 
@@ -396,7 +397,7 @@ async def together(how: str, calls: Iterable[Call], turn: Callable[[], int]) -> 
     Args:
         how: one of "in turn", "gather", "group".
         calls: the calls.
-        turn: tells which turn of the loop it is.
+        turn: returns the number of the current turn of the loop.
     """
     if how == "gather":
         await asyncio.gather(*(call.perform(turn()) for call in calls))

@@ -1,7 +1,7 @@
-"""Exceptions that are odd: legal, and hostile to whoever looks at them.
+"""Odd exceptions: legal, but hostile to code that looks at them.
 
-Nearly all were met in somebody's application: dataclasses, exceptions of extension
-modules and proxies, and such as carry a lazy translation, a lock, or a whole response.
+Nearly all were found in real applications: dataclasses, exceptions of extension modules
+and proxies, and exceptions that carry a lazy translation, a lock, or a whole response.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ("ODD", "Sabotage")
 
 
 class Sabotage(Exception):
-    """What an odd exception raises where it is touched."""
+    """Raised by an odd exception when it is touched."""
 
 
 def _raise(*arguments: Any, **options: Any) -> NoReturn:
@@ -36,7 +36,7 @@ class Frozen(Exception):
 
 @dataclass
 class Unhashable(Exception):
-    """Equal to all of the same code, and in no set or dict."""
+    """Equal to all with the same code, and unhashable."""
 
     code: int = 3
 
@@ -51,7 +51,7 @@ class Slotted(Exception):
 
 
 class AlwaysEqual(Exception):
-    """Equal to anything, None and every mark included."""
+    """Equal to anything, including None and any sentinel."""
 
     def __eq__(self, other: object) -> bool:
         return True
@@ -63,14 +63,14 @@ class AlwaysEqual(Exception):
 
 
 class Closed(Exception):
-    """Nothing of it can be read but what it is."""
+    """Nothing of it can be read except its type."""
 
     def __getattribute__(self, name: str) -> Any:
         raise Sabotage(name)
 
 
 class Pretender(Exception):
-    """It says that it is of another class than it is."""
+    """It claims to be of another class than it is."""
 
     pretended: type[BaseException]
 
@@ -88,7 +88,7 @@ class Pretender(Exception):
 
 
 class _Nameless(type):
-    """The metaclass of a class that does not tell its name."""
+    """The metaclass of a class that does not reveal its name."""
 
     def __getattribute__(cls, name: str) -> Any:
         if name in ("__name__", "__qualname__", "__module__", "__mro__", "__doc__"):
@@ -108,7 +108,7 @@ class Unpicklable(Exception):
 
 
 class Stop(BaseException):
-    """Not an Exception, and no sign to stop either."""
+    """Not an Exception, though not a signal to stop either."""
 
 
 def cyclic() -> Exception:
@@ -148,11 +148,11 @@ def nested_group() -> Exception:
 
 
 def _reading(name: str) -> Callable[[], Exception]:
-    """One whose attribute of this name raises when it is read or set."""
+    """Return a factory of exceptions whose attribute of this name cannot be accessed."""
     return _made(f"Property{name}", **{name: property(_raise, _raise, _raise)})
 
 
-# Each makes a new one; what is raised in a coroutine comes out as itself.
+# Each makes a new exception, which comes out of a coroutine unchanged.
 ODD: Final[dict[str, Callable[[], BaseException]]] = {
     "frozen": Frozen,
     "unhashable": Unhashable,

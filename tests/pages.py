@@ -1,7 +1,7 @@
-"""What a page shows: its Python blocks, and the terminal sessions that follow them.
+"""The examples of a page: its Python blocks, and the terminal sessions that follow them.
 
-A block runs as a file of its own does, in a namespace of its own, on a loop whose clock
-jumps: a job that takes five seconds takes no time. `curl` is played by aiohttp's client.
+A block runs like a file of its own, in a namespace of its own, on a loop whose clock
+jumps: a job that takes five seconds takes no time. aiohttp's client stands in for `curl`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 ROOT = Path(__file__).parent.parent
 
-# A directive with its options and what is indented below it.
+# A directive with its options and its indented content.
 BLOCK = re.compile(
     r"^\.\. code-block:: (?P<language>\w+)\n(?P<options>(?:   :.*\n)*)\n"
     r"(?P<text>(?:(?:   .*)?\n)+)",
@@ -33,19 +33,19 @@ PORT = "http://127.0.0.1:8080"
 
 @dataclass
 class Block:
-    """A block of Python, and what its page says of it."""
+    """A block of Python, and what its page says about it."""
 
     name: str
-    # With line numbers as in the page.
+    # Padded so that its line numbers are those of the page.
     code: str
-    # What is typed in another terminal, and what that answers.
+    # The commands typed in another terminal, with their output.
     session: list[tuple[str, str]] = field(default_factory=list)
     # What the program prints meanwhile; None if the page does not say.
     prints: str | None = None
 
 
 def blocks(page: str) -> Iterator[Block]:
-    """The blocks of Python, each with the sessions up to the next one."""
+    """Yield the blocks of Python, each with the sessions up to the next block."""
     text = (ROOT / page).read_text()
     block: Block | None = None
     for match in BLOCK.finditer(text):
@@ -68,14 +68,14 @@ def blocks(page: str) -> Iterator[Block]:
 
 
 def commands(session: str) -> Iterator[tuple[str, str]]:
-    """The commands of a session with the output of each."""
+    """Yield the commands of a session, each with its output."""
     for part in re.split(r"(?m)^\$ ", session)[1:]:
         command, _, output = part.partition("\n")
         yield command, output
 
 
 class Server(TestServer):
-    """One that cancels handlers only if the page lets `run_app` do so."""
+    """A test server that cancels handlers only if the page lets `run_app` do so."""
 
     __test__ = False
 
@@ -89,20 +89,20 @@ class Server(TestServer):
 
 
 class Page:
-    """A page on its way through one of its blocks."""
+    """Runs one block of a page."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self.capsys = capsys
-        # Run as the main program is.
+        # The block runs as the main program.
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.clients: list[TestClient[Any, Any]] = []
-        # What run_app() was given, and asyncio.run().
+        # The arguments of run_app() and asyncio.run().
         self.served: web.Application | None = None
         self.options: dict[str, Any] = {}
         self.main: Coroutine[Any, Any, Any] | None = None
 
     def run(self, code: str, page: str) -> None:
-        """Run a block up to where it would go on for ever."""
+        """Run a block up to the call that would go on for ever."""
 
         def run_app(app: web.Application, **options: Any) -> None:
             self.served, self.options = app, options
@@ -110,7 +110,7 @@ class Page:
         def run(main: Coroutine[Any, Any, Any]) -> None:
             self.main = main
 
-        # Not with the future statements of this module.
+        # Without the future statements of this module.
         compiled = compile(code, str(ROOT / page), "exec", dont_inherit=True)
         with (
             mock.patch.object(web, "run_app", run_app),
@@ -130,7 +130,7 @@ class Page:
         return client
 
     async def run_main(self) -> None:
-        """Do what `asyncio.run` was called with."""
+        """Run the coroutine that `asyncio.run` was called with."""
         assert self.main is not None
         main, self.main = self.main, None
         await main
@@ -150,7 +150,7 @@ class Page:
 
 
 async def type_in(client: Any, command: str) -> str:
-    """What a terminal shows for a command, of which few are known."""
+    """Return what a terminal shows for a command; only a few are supported."""
     if loop := re.fullmatch(r"for \w+ in ([\d ]+); do (.*); done", command):
         answers = [await type_in(client, loop[2]) for _ in loop[1].split()]
         return "".join(answers)
@@ -191,7 +191,8 @@ async def curl(client: Any, words: list[str]) -> str:
     if data is not None:
         headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
     method = method or ("GET" if data is None else "POST")
-    # aiohttp 3.9 and a recent yarl do not route a Host with a port to sub-applications.
+    # aiohttp 3.9 with a recent yarl does not route a Host with a port to
+    # sub-applications.
     headers["Host"] = "test"
     try:
         response = await client.request(

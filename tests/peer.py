@@ -1,9 +1,9 @@
-"""The tests and the examples of aiojobs, put to this package.
+"""The tests and the examples of aiojobs, run against this package.
 
 ``python -m tests.peer``, or ``make peer``, fetches the source distribution of aiojobs
-into a temporary folder and replaces there the word ``aiojobs`` by ``aiohttp_jobs``. Then
-it runs the test suite, plain and in asyncio's debug mode, and the examples of the pages.
-Nothing of the peer is kept.
+into a temporary folder and replaces the word ``aiojobs`` by ``aiohttp_jobs`` there. Then
+it runs the test suite, with and without asyncio's debug mode, and the examples of the
+pages. Nothing of the peer is kept.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LEFT_OUT: Final = {
         "wants the warning that a refused coroutine was never awaited"
     ),
 }
-# What the others are to ask in the place of a private attribute; or nothing.
+# What the other tests use instead of a private attribute; or nothing.
 INSTEAD: Final = {
     r"\bjob\._closed\b": "job.closed",
     r"\blen\(scheduler\._jobs\)": "len(scheduler)",
@@ -51,7 +51,7 @@ INSTEAD: Final = {
     r"\bjob\._task\.get_name\(\)": "job.get_name()",
     r"(?m)^ *assert job\._task(\.done\(\)| is not None).*\n": "",
 }
-# The peer keeps its own settings out of the distribution.
+# The peer's distribution does not contain its own settings.
 SETTINGS: Final = """\
 [pytest]
 asyncio_mode = auto
@@ -85,7 +85,7 @@ def main() -> int:
 
 
 def fetch(folder: Path) -> Path:
-    """Unpack the peer's tests and pages, and nothing of its code; replace the word."""
+    """Unpack the peer's tests and pages, but not its code; replace its name."""
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     only_source = ["--no-binary", PEER.partition("==")[0]]
     subprocess.run([*download, *only_source, "--dest", folder, PEER], check=True)
@@ -101,7 +101,7 @@ def fetch(folder: Path) -> Path:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Without settings that were meant for our own suite, and with this package."""
+    """Return the environment with this package, and without our own suite's settings."""
     kept = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
     return {**kept, "PYTHONPATH": str(ROOT), **variables}
 
@@ -144,7 +144,7 @@ def run_tests(source: Path, debug: bool) -> bool:
 
 
 def read_examples(source: Path) -> tuple[list[str], list[str]]:
-    """The examples of all pages, those that are whole programs and the other ones."""
+    """Return the examples of all pages: whole programs, and parts of programs."""
     pages = sorted([source / "README.rst", *source.glob("docs/*.rst")])
     texts = dict.fromkeys(code for page in pages for code in blocks_of(page.read_text()))
     programs = [code for code in texts if "asyncio.run(" in code]
@@ -160,7 +160,7 @@ def blocks_of(page: str) -> Iterator[str]:
 
 
 def run_program(code: str) -> bool:
-    """Run an example as a program, which prints what it says it prints, or nothing."""
+    """Run an example as a program, and check that it prints what it says, or nothing."""
     ended = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         env=environment(),

@@ -1,4 +1,4 @@
-"""A Python module in a process of its own, and clients of the server that it is."""
+"""Running a Python module in a process of its own, and clients for its server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ __all__ = (
 
 ROOT = Path(__file__).parent.parent
 
-# Seconds after which a process is killed, and its test fails; none waits for it.
+# Seconds after which a process is killed and its test fails; a passing test never waits
+# this long.
 PATIENCE = 60.0
 
 needs_signals = pytest.mark.skipif(
@@ -36,20 +37,20 @@ needs_signals = pytest.mark.skipif(
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Return when it is true, which nobody tells: look again and again."""
+    """Poll until the condition is true, as nothing notifies of it."""
     while not condition():
         await before_the_next_look()
 
 
 async def before_the_next_look() -> None:
-    """Let others do something, of which nobody tells when it is done."""
+    """Let others work for a moment between two polls."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0.02):
             await asyncio.Event().wait()
 
 
 class Command:
-    """A process that tells by lines on its stdout how far it has come."""
+    """A process that reports its progress by lines on its stdout."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -110,7 +111,7 @@ def running(
 
 @contextlib.contextmanager
 def send(path: str, port: int) -> Iterator[socket.socket]:
-    """Send a GET request; the block is given the connection, for the answer."""
+    """Send a GET request, and yield the connection to read the answer from."""
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
         yield connection

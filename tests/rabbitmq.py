@@ -1,4 +1,4 @@
-"""A RabbitMQ server for a test: an ordinary user's, on loopback, in a directory."""
+"""A RabbitMQ server for a test: run by an ordinary user, on loopback, in a directory."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ import pytest
 
 __all__ = ("RabbitMQ", "rabbitmq")
 
-# What Debian's package rabbitmq-server has on the path takes its users only; this not.
+# The rabbitmq-server that Debian puts on the PATH refuses other users; this one does not.
 PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
-# Seconds after which it has failed to start, or to stop; nothing waits for it.
+# Seconds after which the server has failed to start or stop; a passing test never waits
+# this long.
 PATIENCE = 120.0
 
-# As root it runs as this user: the server has no need to be root, and nor has epmd.
+# If the tests run as root, the server and epmd run as this user: they need no root
+# rights.
 USER = "rabbitmq"
 
 
 def find_programs() -> None:
-    """Skip the test without them. With CI=true a missing one is no reason to."""
+    """Skip the test if a program is missing; with CI=true, fail instead."""
     if PROGRAM.exists() and shutil.which("epmd") and shutil.which("erl"):
         return
     why = "needs RabbitMQ, from Debian's package rabbitmq-server"
@@ -85,7 +87,7 @@ class RabbitMQ:
             "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
             "RABBITMQ_LOG_BASE": str(folder / "log"),
             "RABBITMQ_LOGS": "-",
-            # The test waits for it, and there are not many processors.
+            # Few threads, and no busy waiting: the test waits for it, and CPUs are few.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
                 "+S 2:2 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}"
             ),
@@ -103,8 +105,8 @@ class RabbitMQ:
             )
 
     def start(self) -> None:
-        """Start it, and return when it takes connections."""
-        if self._epmd is None:  # else the server would leave one of its own behind
+        """Start the server, and return when it accepts connections."""
+        if self._epmd is None:  # otherwise the server would leave its own behind
             port = str(self._epmd_port)
             self._epmd = self._run("epmd", "-port", port, "-address", "127.0.0.1")
         self._server = self._run(str(PROGRAM))
@@ -123,13 +125,13 @@ class RabbitMQ:
                 ("127.0.0.1", self.port), timeout=PATIENCE
             ) as connection,
         ):
-            # It listens a little before it can be used, and says nothing until then.
+            # It listens a little before it is ready, and sends nothing until then.
             connection.sendall(b"AMQP\0\0\x09\1")
             return bool(connection.recv(1))
         return False
 
     def stop(self) -> None:
-        """Stop it in good order, as a restart does. What it keeps stays."""
+        """Stop the server cleanly, as a restart does. It keeps its data."""
         server, self._server = self._server, None
         if server is None:
             return
@@ -142,7 +144,7 @@ class RabbitMQ:
             server.wait()
 
     def close(self) -> None:
-        """Leave nothing behind that runs."""
+        """Stop everything that runs."""
         self.stop()
         if self._epmd is not None:
             self._epmd.terminate()
@@ -151,11 +153,11 @@ class RabbitMQ:
 
 @contextlib.contextmanager
 def rabbitmq() -> Iterator[RabbitMQ]:
-    """A server that runs, for the block."""
+    """Run a server for the block."""
     if sys.platform == "win32":
         pytest.skip("starts RabbitMQ as on Debian")
     find_programs()
-    # Not below what pytest has made for one user, where another one may not look.
+    # Not below pytest's own directory, which the server's user may not enter.
     folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
     try:
         server = RabbitMQ(folder)

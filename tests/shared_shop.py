@@ -1,7 +1,7 @@
-"""An application whose workers show themselves together, for gunicorn or by itself.
+"""An application whose workers share a dashboard, under gunicorn or by itself.
 
-``AIOHTTP_JOBS_SHARE`` says where. By itself it serves on a port of its own, which it
-prints, and ends by SIGTERM.
+``AIOHTTP_JOBS_SHARE`` is the shared directory. By itself it serves on a port of its own,
+which it prints, and ends on SIGTERM.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.work import Reports, fail, nothing
 
 
 async def make_report(name: str) -> None:
-    """Run until it is cancelled, and write down by which name."""
+    """Run until cancelled, and note the name then."""
     try:
         await asyncio.Event().wait()
     except asyncio.CancelledError:
@@ -52,7 +52,7 @@ async def work(request: web.Request) -> web.Response:
 
 
 async def spawn_jobs(request: web.Request) -> web.Response:
-    """Spawn jobs, unless `most` are here already; answer with their addresses."""
+    """Spawn jobs, unless there are `most` already; answer with their addresses."""
     query = request.query
     scheduler = request.app[SCHEDULER]
     if len(scheduler) >= int(query.get("most", "1000")):
@@ -68,7 +68,7 @@ async def spawn_jobs(request: web.Request) -> web.Response:
 
 
 async def show_states(request: web.Request) -> web.Response:
-    """The jobs that run or wait here, by address, and who does this."""
+    """Answer with the jobs that run or wait here, by address, and the process."""
     scheduler = request.app[SCHEDULER]
     jobs = {address_of(job.id): job.state.name.lower() for job in scheduler}
     return web.json_response(
@@ -82,7 +82,7 @@ async def show_states(request: web.Request) -> web.Response:
 
 
 async def authorize(request: web.Request) -> tuple[Access, str]:
-    """MANAGE for everybody, by the name that they say."""
+    """Let every visitor but bob manage, under the name that they give."""
     name = request.headers.get("Visitor", "ann")
     return (Access.READ if name == "bob" else Access.MANAGE), name
 
@@ -104,7 +104,7 @@ def make() -> web.Application:
 app = make()
 
 if __name__ == "__main__":
-    # What is logged is told: an owner says who has asked for what.
+    # Print the log, in which the owner of a job says who has asked for what.
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("log: %(message)s"))
     logging.getLogger("aiohttp_jobs").addHandler(handler)

@@ -1,6 +1,6 @@
-"""A worker in a process of its own, that test_share_others.py stops and kills.
+"""A worker in a process of its own, which test_share_others.py stops and kills.
 
-Its argument is the directory. It ends at a line on its stdin.
+Its argument is the shared directory. It ends when a line comes on its stdin.
 """
 
 from __future__ import annotations

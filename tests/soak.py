@@ -1,12 +1,12 @@
-"""A soak: minutes of the storm's load in one process, which has to stay as it was.
+"""A soak: minutes of the storm's load in one process, in which nothing may grow.
 
 ``python -m tests.soak`` runs it and prints what it measured; ``--help`` lists the
 options.
 
-The load comes in rounds. After each one the clients go and everything ends. Then is
-measured what must not grow: what Python has allocated, and the CPU time of a handler that
-makes no use of the scheduler. The first third of the rounds after the warm-up is compared
-with the last third, by medians.
+The load comes in rounds. After each one the clients go and everything ends. Then it
+measures what must not grow: the memory that Python has allocated, and the CPU time of a
+handler that does not use the scheduler. It compares the first third of the rounds after
+the warm-up with the last third, by medians.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from tests.storm.verdict import expected_statuses
 __all__ = ("Soak",)
 
 CONNECTIONS: Final = 100
-# How many requests to the bare handler make one sample; the quickest of some counts.
+# How many requests to the bare handler make one sample; the quickest of several counts.
 BARE_REQUESTS, BARE_SAMPLES = 100, 5
-# The part of the rounds after which everything that fills once is full.
+# The share of the rounds after which everything that fills only once is full.
 WARM_UP: Final = 0.25
-# Rounds that there are at least, however slow the machine is.
+# The least number of rounds, however slow the machine is.
 LEAST_ROUNDS: Final = 9
-# Bytes that may be added: once, and with each request. What a request could leave behind
-# takes more.
+# Bytes that may be added in all, and per request. Anything that a request could leave
+# behind takes more.
 ONCE, PER_REQUEST = 50_000, 1.0
-# How many times as slow the bare handler may get: by less than that on a busy machine,
-# and by more if it depends on what has been.
+# By which factor the bare handler may get slower. On a busy machine the factor is lower;
+# if its time depended on the requests before, the factor would be higher.
 SLOWER: Final = 1.5
-# Seconds in which everything that a round has begun has to end.
+# Seconds within which everything that a round has begun has to end.
 PATIENCE: Final = 20.0
 
 
@@ -78,20 +78,20 @@ class Tally(Ledger):
 class Sample:
     """What was measured after one round."""
 
-    requests: int  # until now
+    requests: int  # so far
     allocated: int  # bytes
     bare: float  # seconds of CPU time for one request to the bare handler
     reference: float  # seconds of CPU time for something that is always the same
 
     @property
     def relative(self) -> float:
-        """What the bare handler takes, in units that grow when the machine is slow."""
+        """The time of the bare handler, in units that grow when the machine is slow."""
         return self.bare / self.reference
 
 
 @dataclass(frozen=True)
 class Growth:
-    """What has changed between two times."""
+    """What has changed between two points in time."""
 
     requests: int  # between them
     added: float  # bytes
@@ -109,7 +109,7 @@ class Soak:
     """One soak.
 
     Args:
-        seed: decides what each request is.
+        seed: determines each request.
         seconds: how long the load goes on.
         in_round: how many requests make a round.
         progress: called with each sample.
@@ -127,7 +127,8 @@ class Soak:
         self._in_round = in_round
         self._progress = progress
         self._tally = Tally()
-        # In one process with other tests: aiohttp keeps their applications for a while.
+        # Jobs of other tests in this process: aiohttp keeps their applications for a
+        # while.
         self._jobs_before = weakref.WeakSet(_jobs())
         self.reported: Counter[str] = Counter()
         self.samples: list[Sample] = []
@@ -136,7 +137,7 @@ class Soak:
 
     @property
     def command(self) -> str:
-        """What repeats it."""
+        """The command that repeats this soak."""
         return (
             f"make soak ARGS='--seed {self.seed} --seconds {self._seconds} "
             f"--in-round {self._in_round}'"
@@ -148,7 +149,7 @@ class Soak:
         return self._tally.events
 
     async def run(self) -> None:
-        """Soak; `samples` and `faults` tell what came of it."""
+        """Run the soak; `samples` and `faults` are its results."""
         asyncio.get_running_loop().set_exception_handler(
             lambda loop, context: self.faults.append(f"The loop was told: {context}")
         )
@@ -183,8 +184,8 @@ class Soak:
             atomic_methods={"PUT"},
         )
         add_routes(app)
-        # Failures of plain handlers are of no interest here, and pytest keeps what is
-        # logged, with its tracebacks and all that they know.
+        # Failures of plain handlers are of no interest here, and pytest keeps log
+        # records, with their tracebacks and everything those refer to.
         log = logging.getLogger("tests.soak")
         log.addHandler(logging.NullHandler())
         log.propagate = False
@@ -212,7 +213,7 @@ class Soak:
         )
         await crowd.run()
         async with asyncio.timeout(PATIENCE):
-            # The server's tasks too, of which nobody is told.
+            # Poll, as nothing notifies of the end of the server's own tasks.
             while self._tally.under_way or len(asyncio.all_tasks()) > 1:  # noqa: ASYNC110
                 await asyncio.sleep(0)
         await turns()  # and what is called at their ends
@@ -231,7 +232,7 @@ class Soak:
         self._progress(sample)
 
     def _judge(self, outcomes: Sequence[Outcome]) -> None:
-        """No client got what its handler did not mean."""
+        """Check that each client got what its handler meant to send."""
         for outcome in outcomes:
             answered = outcome.fate is Fate.ANSWERED
             if answered and outcome.status in expected_statuses(outcome.plan):
@@ -240,7 +241,7 @@ class Soak:
                 self.faults.append(f"{outcome}")
 
     def _count(self, scheduler: Scheduler) -> None:
-        """Everything has ended, so nothing is left."""
+        """Check that no jobs are left, now that everything has ended."""
         counts = scheduler.active_count, scheduler.pending_count, len(scheduler)
         if any(counts):
             self.faults.append(f"Active, pending, all jobs after a round: {counts}")
@@ -277,7 +278,7 @@ def _median(samples: Sequence[Sample], field: str) -> float:
 
 
 def _jobs() -> Iterator[Job[Any]]:
-    """All that there are in the process."""
+    """Return all jobs in the process."""
     return (found for found in gc.get_objects() if isinstance(found, Job))
 
 

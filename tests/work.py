@@ -1,4 +1,4 @@
-"""What the jobs of the tests do, and who is told when they fail."""
+"""Coroutines for the jobs of the tests, and an exception handler for their failures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def give(value: Any) -> Any:
 async def wait_for(
     event: asyncio.Event, log: list[Any] | None = None, mark: Any = "done"
 ) -> Any:
-    """Write `mark` into the log, and return it when the event has come."""
+    """Write `mark` into the log, and return it when the event is set."""
     if log is not None:
         log.append(mark)
     await event.wait()
@@ -49,7 +49,7 @@ async def fail(event: asyncio.Event | None = None) -> None:
 
 
 async def hang_up() -> None:
-    """Come upon a client that has gone, as an atomic handler does."""
+    """Find that the client has gone, as an atomic handler does."""
     raise HungUp(ConnectionResetError("the client has gone"))
 
 
@@ -65,7 +65,7 @@ async def stubborn(go: asyncio.Event, cancelled: list[float] | None = None) -> s
 
 
 class Reports:
-    """An exception handler that keeps what it was called with."""
+    """An exception handler that keeps the contexts it is called with."""
 
     def __init__(self) -> None:
         self.contexts: list[dict[str, Any]] = []

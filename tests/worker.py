@@ -1,7 +1,8 @@
-"""A worker without a server in a process of its own, for test_durable.py.
+"""A worker without a server, in a process of its own, for test_durable.py.
 
-It puts a job, says what happens, and lets the job end for a line on its stdin. With the
-name of a signal its start-up never ends, and says when that signal has come.
+It puts a job, reports what happens, and lets the job end when a line comes on stdin. With
+the name of a signal as argument, its start-up never ends, and reports when that signal
+has come.
 """
 
 from __future__ import annotations

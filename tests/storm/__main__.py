@@ -14,7 +14,7 @@ from .run import Server, Storm
 
 
 def main() -> int:
-    """Run a storm over each server; return 1 if one of them has found a fault."""
+    """Run a storm over each server; return 1 if one of them found a fault."""
     args = parse_arguments()
     failed = False
     for server in args.server or list(Server):

@@ -21,16 +21,16 @@ __all__ = ("Crowd", "Fate", "Outcome")
 
 # Seconds after which a client should have had its answer, whatever it is.
 TOO_LONG: Final = 30.0
-# SO_LINGER with no time: to close the connection resets it, instead of ending it.
+# SO_LINGER with a timeout of 0: closing the connection resets it.
 RESET: Final = struct.pack("ii", 1, 0)
-# The most characters in a body: it arrives in more than one piece.
+# The most characters in a body, so that it arrives in several pieces.
 LARGEST_BODY: Final = 100_000
 # The most seconds between two pieces that a client sends.
 PAUSE: Final = 0.02
 
 
 class Fate(enum.StrEnum):
-    """What came of a request, as its client saw it."""
+    """The outcome of a request, as its client saw it."""
 
     ANSWERED = "answered"
     HUNG_UP = "hung up"
@@ -41,7 +41,7 @@ class Fate(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one request; `stopping` if the server was about to be stopped."""
+    """The outcome of one request; `stopping` if the server was about to be stopped."""
 
     plan: Plan
     fate: Fate
@@ -53,10 +53,10 @@ class Crowd:
     """Clients that send requests until there are no more, or the server takes no more.
 
     Args:
-        port: the server's, on this machine.
-        seed: of the plans.
+        port: the port of the server, on this machine.
+        seed: the seed of the plans.
         connections: how many clients there are.
-        numbers: of the requests.
+        numbers: the numbers of the requests.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class Crowd:
         self._seed = seed
         self._connections = connections
         self._numbers = iter(numbers)
-        # Set by whoever is about to stop the server.
+        # Set by the caller that is about to stop the server.
         self.stopping = False
         self.outcomes: list[Outcome] = []
 
     async def visit(self, path: str) -> None:
-        """Return when the server has answered a request of no plan."""
+        """Send a request without a plan, and wait for the answer."""
         connection = await _Connection.open(self._port)
         connection.send(f"GET {path} HTTP/1.1\r\nHost: storm\r\n\r\n".encode())
         await connection.receive()
@@ -95,7 +95,7 @@ class Crowd:
                 return
             answer: Answer | None = None
             try:
-                # One whose handler never ends waits until the server stops.
+                # If its handler never ends, the client waits until the server stops.
                 async with asyncio.timeout(TOO_LONG if plan.ends else None):
                     answer = await _perform(plan, connection)
                 fate = Fate.HUNG_UP if answer is None else Fate.ANSWERED
@@ -133,7 +133,7 @@ class _Connection:
         self._writer.write(data)
 
     async def send_slowly(self, data: bytes, chance: random.Random) -> None:
-        """Send it in pieces, so that the server sees each on its own."""
+        """Send the data in pieces, so that the server sees each of them separately."""
         places = sorted(chance.randrange(len(data)) for _ in range(3))
         for start, end in itertools.pairwise((0, *places, len(data))):
             self.send(data[start:end])
@@ -143,7 +143,7 @@ class _Connection:
         return await read_answer(self._reader)
 
     async def receive_first(self) -> None:
-        """Wait for the begin of an answer."""
+        """Wait for the beginning of an answer."""
         if not await self._reader.read(1):
             raise EOFError
 
@@ -175,7 +175,7 @@ async def _perform(plan: Plan, connection: _Connection) -> Answer | None:
 async def _hang_up(
     plan: Plan, connection: _Connection, request: bytes, chance: random.Random
 ) -> None:
-    """Return at a moment of the plan's choice: the caller hangs up then."""
+    """Return at the moment that the plan chooses, when the caller is to hang up."""
     if plan.moment < 0.2:  # in the middle of the request
         connection.send(request[: chance.randrange(len(request))])
         await asyncio.sleep(chance.uniform(0, PAUSE))
@@ -190,10 +190,10 @@ async def _hang_up(
 async def _break(
     plan: Plan, connection: _Connection, chance: random.Random
 ) -> Answer | None:
-    """Send a request that is no good."""
+    """Send a malformed request."""
     start = f"{plan.route.method} /{plan.route}/{plan.number} HTTP/1.1\r\nHost: storm\r\n"
     match int(plan.moment * 5):
-        case 0:  # what it promises it does not send
+        case 0:  # does not send the body it announces
             connection.send(f"{start}Content-Length: 1000\r\n\r\n[1, 2,".encode())
             await asyncio.sleep(chance.uniform(0, 5 * PAUSE))
             return None
@@ -201,7 +201,7 @@ async def _break(
             body = b'{"half": '
             head = f"{start}Content-Length: {len(body)}\r\n\r\n"
             await connection.send_slowly(head.encode() + body, chance)
-        case 2:  # the handler runs already
+        case 2:  # once the handler is running
             connection.send(f"{start}Transfer-Encoding: chunked\r\n\r\n".encode())
             await asyncio.sleep(chance.uniform(0, PAUSE))
             connection.send(b"2\r\n[1\r\nno number\r\n]\r\n")

@@ -1,4 +1,4 @@
-"""The evidence: what ledger, log and clients tell of a storm."""
+"""The evidence: what ledger, log and clients say about a storm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .plan import JobKind, Plan
 
 __all__ = ("Evidence",)
 
-# What the exception handler is told.
+# Messages that the exception handler is called with.
 FAILED: Final = ("Job processing failed", "Shielded awaitable failed")
 LET_GO: Final = "Job closing timed out"
 AT_THE_END: Final = "At the end: "
@@ -27,14 +27,14 @@ class Evidence:
     """What one storm has left behind.
 
     Args:
-        ledger: what handlers and jobs have written.
-        stderr: what the server has written there.
+        ledger: the entries of handlers and jobs.
+        stderr: the server's stderr.
         outcomes: what the clients saw.
         status: the exit status of the server.
         took: seconds from SIGTERM to the server's end.
         deadline: seconds that this may take.
-        leaves_tasks: the server closes its loop after the clean-up without a look at what
-            is left: aiohttp's own tasks, and jobs that were let go.
+        leaves_tasks: whether the server closes its loop after the clean-up regardless of
+            the tasks that are left: aiohttp's own, and those of jobs that were let go.
     """
 
     ledger: Sequence[Entry]
@@ -47,7 +47,7 @@ class Evidence:
 
     @cached_property
     def events(self) -> Mapping[str, list[Entry]]:
-        """What happened to each request and each job, in its order."""
+        """What happened to each request and each job, in order."""
         events = defaultdict(list)
         for entry in self.ledger:
             events[entry.subject].append(entry)
@@ -68,18 +68,18 @@ class Evidence:
         return {o.plan.request_name for o in self.outcomes if o.status}
 
     def has_timeout(self, name: str) -> bool:
-        """Is it a job that may run for some time only?"""
+        """Whether this is the name of a job with a timeout."""
         plan = self.plans.get(name)
         if plan is None or name != plan.job_name:
             return False
         return plan.job in (JobKind.HANGS, JobKind.STUBBORN)
 
     def happened(self, subject: str, *what: Event) -> list[Entry]:
-        """Return those events of a request or job."""
+        """Return these events of a request or job."""
         return [entry for entry in self.events[subject] if entry.event in what]
 
     def entries(self, event: Event, *details: str) -> Iterator[Entry]:
-        """Go over the events of this kind with these details, or with any."""
+        """Yield the entries of this kind with one of these details, or with any."""
         for entry in self.ledger:
             if entry.event is event and (not details or entry.detail in details):
                 yield entry
@@ -95,7 +95,7 @@ class Evidence:
         return [line for line in self.stderr.splitlines() if not _is_record(line)]
 
     def logged(self, logger: str, *messages: str) -> list[dict[str, Any]]:
-        """Return the records of this logger whose message begins so."""
+        """Return the records of this logger whose message begins with one of these."""
         return [
             record
             for record in self.log
@@ -104,9 +104,9 @@ class Evidence:
 
     @cached_property
     def failures(self) -> Counter[str | None]:
-        """How often the failures of jobs and handlers were told to anybody."""
+        """How often the failures of jobs and handlers were reported or received."""
         told = self.logged("storm.server", *FAILED)
-        # One that swallows the cancellation by its timeout fails when it is let go.
+        # A job that swallows the cancellation by its timeout fails when it is let go.
         told += [
             record
             for record in self.logged("storm.server", LET_GO)
@@ -130,21 +130,21 @@ class Evidence:
 
     @cached_property
     def never_started(self) -> Counter[str]:
-        """How often it names them as never started."""
+        """How often the shutdown's record names the jobs as never started."""
         return self._named("jobs_never_started")
 
     def stopped(self, name: str) -> bool:
-        """Did the shutdown keep the job from its end?"""
+        """Whether the shutdown cancelled the job or never started it."""
         return bool(self.cancelled[name] or self.never_started[name])
 
     @cached_property
     def at_the_end(self) -> list[str]:
-        """What the server said of its counts."""
+        """What the server said about its counts."""
         return [r["message"] for r in self.logged("storm.server", AT_THE_END)]
 
     @cached_property
     def not_expected(self) -> list[dict[str, Any]]:
-        """The records that no storm gives a reason for."""
+        """The records that a storm does not explain."""
         return [record for record in self.log if not self._is_expected(record)]
 
     def _is_expected(self, record: Mapping[str, Any]) -> bool:
@@ -163,7 +163,7 @@ class Evidence:
         return False
 
     def _is_left(self, record: Mapping[str, Any]) -> bool:
-        """Is it told of a connection that is gone, or of a job that was let go?"""
+        """Whether a record is about a lost connection, or a job that was let go."""
         left = re.match(
             r"Task was destroyed but it is pending!\n"
             r"task: <Task pending name='(?P<name>[^']*)' coro=<(?P<coro>[\w.]+)\(\)",
@@ -174,9 +174,9 @@ class Evidence:
         )
 
     def _may_be_late(self, subject: str, event: str) -> bool:
-        """Is it a job that was let go, or a plain handler whose client has gone?"""
+        """Whether this is a job that was let go, or a plain handler without a client."""
         if event in (Event.REFUSED, Event.WITHDRAWN):
-            subject = subject.replace("job", "request")  # what tried to spawn it
+            subject = subject.replace("job", "request")  # which tried to spawn the job
         plan = self.plans.get(subject)
         if plan is not None and subject == plan.request_name:
             return not plan.route.atomic
@@ -192,10 +192,10 @@ def _is_record(line: str) -> bool:
 
 
 def _concerns_no_handler(record: Mapping[str, Any]) -> bool:
-    """Is it what aiohttp's server logs of something that is no HTTP?
+    """Whether aiohttp's server logged this about a malformed request, or about itself.
 
-    Or of its own: with 3.9, that a client had gone before its handler was called; with
-    others, that a handler ended just when the server lost patience with it.
+    With 3.9, that a client had gone before its handler was called; with other releases,
+    that a handler ended just when the server lost patience with it.
     """
     return (
         ": 400, message=" in record["error"]

@@ -30,16 +30,16 @@ __all__ = ("LEDGER", "SEED", "add_routes")
 LEDGER: Final = web.AppKey("LEDGER", Ledger)
 SEED: Final = web.AppKey("SEED", int)
 
-# Seconds until a handler gives a body up: aiohttp does not tell it of everything that can
+# Seconds until a handler gives up on a body: aiohttp does not report everything that can
 # be wrong with one.
 BODY_TIMEOUT: Final = 0.5
-# Seconds that jobs of some kinds may run.
+# The timeout of some kinds of jobs, in seconds.
 JOB_TIMEOUT: Final = 0.2
 
 
 @contextlib.contextmanager
 def handling(request: web.Request) -> Iterator[Plan]:
-    """Write when the handler begins, and how it ends."""
+    """Record when the handler begins, and how it ends."""
     plan = Plan.of(request.app[SEED], int(request.match_info["number"]))
     CURRENT.set(plan.number)
     with request.app[LEDGER].span(plan.request_name, plan.route):
@@ -55,7 +55,7 @@ def answer(plan: Plan) -> web.Response:
     return web.Response(text=plan.request_name)
 
 
-# -- plain handlers, all of them atomic by one way or another as well -------------------
+# -- plain handlers, each of which also exists as an atomic one -------------------------
 
 
 async def handle(request: web.Request) -> web.Response:
@@ -75,8 +75,8 @@ async def handle_body(request: web.Request) -> web.Response:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # Nobody has cancelled it: this is aiohttp's word, at shutdown, that no more
-            # of the body comes.
+            # Nobody has cancelled the handler: at shutdown, this is how aiohttp says that
+            # the rest of the body will not come.
             raise web.HTTPBadRequest from None
         except TimeoutError as error:
             raise web.HTTPRequestTimeout from error
@@ -94,7 +94,7 @@ class AtomicView(web.View):
 
 @atomic
 async def handle_stream(request: web.Request) -> web.StreamResponse:
-    """Answer in pieces, and go on without a client."""
+    """Answer in pieces, and go on even without a client."""
     response = web.StreamResponse()
     with handling(request) as plan:
         for _ in range(3):
@@ -110,7 +110,7 @@ async def handle_stream(request: web.Request) -> web.StreamResponse:
 
 
 async def handle_spawn(request: web.Request) -> web.Response:
-    """Spawn a job, if need be wait for room."""
+    """Spawn a job, waiting for room if need be."""
     with handling(request) as plan:
         await work(plan.seconds / 2)
         await spawn_job(request, plan)
@@ -119,7 +119,7 @@ async def handle_spawn(request: web.Request) -> web.Response:
 
 
 async def handle_spawn_nowait(request: web.Request) -> web.Response:
-    """Spawn a job or be refused."""
+    """Spawn a job, or be refused."""
     with handling(request) as plan:
         await work(plan.seconds / 2)
         with accepting(request.app[LEDGER], plan.job_name):
@@ -131,7 +131,7 @@ async def handle_spawn_nowait(request: web.Request) -> web.Response:
 
 
 async def handle_after_response(request: web.Request) -> web.Response:
-    """Spawn a job for after the response."""
+    """Spawn a job that starts after the response."""
     with handling(request) as plan:
         await work(plan.seconds / 2)
         with accepting(request.app[LEDGER], plan.job_name):
@@ -232,7 +232,7 @@ HANDLERS: Final[Mapping[Route, Handler | type[web.View]]] = {
 
 
 def add_routes(app: web.Application) -> None:
-    """Give the application its routes."""
+    """Add the routes to the application."""
     app.router.add_get("/", ready)
     app.router.add_get("/flood", flood)
     for route, handler in HANDLERS.items():

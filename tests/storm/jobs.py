@@ -27,12 +27,12 @@ __all__ = (
 
 # The number of the request that the code runs for.
 CURRENT: Final = contextvars.ContextVar[int]("CURRENT")
-# Seconds that a stubborn job swallows cancellations for, at the most.
+# How many seconds a stubborn job swallows cancellations for, at most.
 STUBBORN_FOR: Final = 0.8
 
 
 class Planned(Exception):
-    """What a plan told to raise."""
+    """The exception that a plan says to raise."""
 
     def __init__(self, subject: str) -> None:
         super().__init__(f"{subject} was planned to fail")
@@ -40,7 +40,7 @@ class Planned(Exception):
 
 
 class Abort(BaseException):
-    """The same, as no Exception."""
+    """The same, but not an Exception."""
 
     def __init__(self, subject: str) -> None:
         super().__init__(f"{subject} was planned to abort")
@@ -48,14 +48,14 @@ class Abort(BaseException):
 
 
 async def work(seconds: float) -> None:
-    """Be busy elsewhere, in several steps."""
+    """Wait for something else, in several steps."""
     for _ in range(3):
         await asyncio.sleep(seconds / 3)
 
 
 @contextlib.contextmanager
 def accepting(ledger: Ledger, name: str) -> Iterator[None]:
-    """Write whether the spawn in the block was accepted."""
+    """Record whether the spawn in the block was accepted."""
     try:
         yield
     except JobsError as error:
@@ -68,7 +68,7 @@ def accepting(ledger: Ledger, name: str) -> Iterator[None]:
 
 
 async def background(ledger: Ledger, scheduler: Scheduler, plan: Plan) -> str:
-    """Do what the plan says that the request's job does."""
+    """Do what the plan says for the request's job."""
     name = plan.job_name
     with ledger.span(name, plan.job):
         current = CURRENT.get()
@@ -114,7 +114,7 @@ async def _wait_for_children(ledger: Ledger, scheduler: Scheduler, plan: Plan) -
             with accepting(ledger, name):
                 job = await scheduler.spawn(_child(ledger, plan, name, child), name)
         except JobsError:
-            return  # just closed: this job is about to be cancelled
+            return  # the scheduler was just closed: this job is about to be cancelled
         try:
             await job
         except Planned:

@@ -1,7 +1,7 @@
-"""The ledger: what handlers and jobs did, one row after the other, never changed.
+"""The ledger: what handlers and jobs did, row by row, never changed.
 
-It also stands for the database of an application: whoever still writes to it when it has
-been closed is told about in the log, and has to be somebody who was let go.
+It also stands for the database of an application: a write after it was
+closed is logged, and is a fault unless the writer was let go.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ("ENDS", "Entry", "Event", "Ledger", "read_ledger")
 
 logger: Final = logging.getLogger("storm.ledger")
 
-# What has been written outlives the process; that it should outlive the machine is not
-# asked, so there is no need to wait for the disk.
+# Writes have to survive the process but not the machine, so there is no need to wait for
+# the disk.
 SCHEMA: Final = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = OFF;
@@ -43,14 +43,14 @@ class Event(enum.StrEnum):
     BEGAN = "began"
     RETURNED = "returned"
     ANSWERED = "answered"  # by an HTTPException, or what becomes one
-    RAISED = "raised"  # what it was planned to raise
+    RAISED = "raised"  # the planned exception
     CANCELLED = "cancelled"
-    BROKE = "broke"  # raised something else
+    BROKE = "broke"  # raised another exception
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
     WITHDRAWN = "withdrawn"  # its spawn() was cancelled
-    SWALLOWED = "swallowed"  # a cancellation; with the seconds that it still works
+    SWALLOWED = "swallowed"  # a cancellation; with the seconds that it works on
     RECEIVED = "received"  # its failure, by somebody who waited for it
 
 
@@ -70,7 +70,7 @@ class Entry(NamedTuple):
 
 
 class Ledger:
-    """Writes to the database at `path` at once: no await in which it could be lost."""
+    """Writes to the database at `path` at once, with no await in which to lose a row."""
 
     def __init__(self, path: Path) -> None:
         self._database: sqlite3.Connection | None
@@ -84,7 +84,7 @@ class Ledger:
         self._database = None
 
     def note(self, subject: str, event: Event, detail: str = "") -> None:
-        """Write that this happened."""
+        """Record that this happened."""
         if self._database is None:
             extra = {"subject": subject, "event": event}
             logger.error("Too late for the ledger", extra=extra)
@@ -96,7 +96,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def span(self, subject: str, detail: str = "") -> Iterator[None]:
-        """Write when the block begins, and how it ends."""
+        """Record when the block begins, and how it ends."""
         self.note(subject, Event.BEGAN, detail)
         try:
             yield
@@ -115,7 +115,7 @@ class Ledger:
 
 
 def read_ledger(path: Path) -> list[Entry]:
-    """Read what was written, in its order."""
+    """Read all rows, in order."""
     with contextlib.closing(sqlite3.connect(path)) as database:
         rows = database.execute("SELECT * FROM events ORDER BY id")
         return [

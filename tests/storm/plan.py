@@ -1,4 +1,4 @@
-"""What each request of a storm is to be: the seed and its number decide."""
+"""The plan for each request of a storm, determined by the seed and its number."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ("Failure", "JobKind", "Manner", "Plan", "Route")
 
 
 class Route(enum.StrEnum):
-    """What the handler is."""
+    """The kind of handler."""
 
     PLAIN = "plain"
     PLAIN_BODY = "plain-body"
@@ -30,17 +30,17 @@ class Route(enum.StrEnum):
 
     @property
     def atomic(self) -> bool:
-        """Does the handler run to its end whatever happens?"""
+        """Whether the handler runs to its end whatever happens."""
         return self.startswith("atomic")
 
     @property
     def reads_body(self) -> bool:
-        """Does the handler read a body?"""
+        """Whether the handler reads a body."""
         return self.endswith("-body")
 
     @property
     def method(self) -> str:
-        """The HTTP method; that of `ATOMIC_METHOD` is atomic by an option of setup()."""
+        """The HTTP method; an option of setup() makes that of `ATOMIC_METHOD` atomic."""
         if self is Route.ATOMIC_METHOD:
             return "PUT"
         return "POST" if self.reads_body else "GET"
@@ -92,19 +92,19 @@ JOB_KINDS: Final = {
     JobKind.STUBBORN: 4,
     JobKind.MOTHER: 8,
 }
-# One handler in so many never ends by itself.
+# One handler in this many never ends by itself.
 FOREVER_EVERY: Final = 1500
 FOREVER: Final = 3600.0
-# Seconds: the mean of a handler's time, the most, and how many take longer than that.
+# The mean of a handler's time, the longest, in seconds; and the share of slow handlers.
 QUICK, SLOWEST, SLOW_SHARE = 0.03, 0.6, 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One request, and what the handler and the client are to do about it.
+    """One request, and what its handler and client are to do.
 
-    `seconds` is how long the handler works, `job_seconds` its job; `moment`, from 0 to 1,
-    decides when a client hangs up, and how.
+    `seconds` is how long the handler works, `job_seconds` how long its job does;
+    `moment`, from 0 to 1, decides when and how a client hangs up.
     """
 
     number: int
@@ -143,17 +143,17 @@ class Plan:
 
     @property
     def ends(self) -> bool:
-        """Does the handler end before the server stops?"""
+        """Whether the handler ends before the server stops."""
         return self.seconds < FOREVER
 
     @property
     def request_name(self) -> str:
-        """How ledger and log call the request."""
+        """The name of the request in the ledger and the log."""
         return f"request {self.number}"
 
     @property
     def job_name(self) -> str:
-        """How they call its job."""
+        """The name of its job there."""
         return f"job {self.number}"
 
 

@@ -24,9 +24,9 @@ from .verdict import Verdict, judge
 __all__ = ("Server", "Storm")
 
 ROOT: Final = Path(__file__).parent.parent.parent
-# Seconds that a busy machine adds: the process has to be told, and to be noticed.
+# Seconds that a busy machine adds: the signal has to arrive, and the end to be noticed.
 SLACK: Final = 5.0
-# gunicorn looks at its signals, and its workers, once a second.
+# gunicorn checks its signals and its workers once a second.
 GUNICORN_TICKS: Final = 2.0
 # Seconds after which a storm has failed, whatever it waits for.
 PATIENCE: Final = 600.0
@@ -52,11 +52,11 @@ class Server(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Storm:
-    """One storm. The same one can be had again by the same arguments.
+    """One storm; the same arguments repeat it.
 
     Args:
         server: what runs the application.
-        seed: decides what each request is.
+        seed: determines each request.
         requests: how many begin before SIGTERM.
         connections: how many clients there are at once.
     """
@@ -68,7 +68,7 @@ class Storm:
 
     @property
     def command(self) -> str:
-        """What repeats it."""
+        """The command that repeats this storm."""
         return (
             f"make storm ARGS='--server {self.server} --seed {self.seed} "
             f"--requests {self.requests} --connections {self.connections}'"
@@ -80,7 +80,7 @@ class Storm:
         return DEADLINE + SLACK + GUNICORN_TICKS * self.server.gunicorn
 
     async def run(self, folder: Path) -> Verdict:
-        """Run it, with its files in this folder, and judge it."""
+        """Run the storm, with its files in this folder, and judge it."""
         try:
             async with asyncio.timeout(PATIENCE):
                 return judge(await self._run(folder / "ledger", folder / "stderr"))
@@ -92,8 +92,8 @@ class Storm:
         with socket.create_server(("127.0.0.1", 0), backlog=1024) as sock:
             port = sock.getsockname()[1]
             process = await self._start(sock.fileno(), database, stderr)
-            # From here on the socket is the server's alone: when it closes it, no client
-            # can connect any more.
+            # From here on only the server has the socket: once it closes it, clients can
+            # no longer connect.
         enough = asyncio.Event()
         crowd = Crowd(port, self.seed, self.connections, self._numbers(enough))
         try:
@@ -133,7 +133,7 @@ class Storm:
             )
 
     def _numbers(self, enough: asyncio.Event) -> Iterator[int]:
-        """Count without end, and tell when it is enough."""
+        """Count without end, and set the event when it is enough."""
         for number in itertools.count(1):
             if number == self.requests:
                 enough.set()
@@ -142,13 +142,13 @@ class Storm:
     async def _drive(
         self, process: asyncio.subprocess.Process, crowd: Crowd, enough: asyncio.Event
     ) -> float:
-        """Let the clients in, stop the server in the middle; return how long it took."""
+        """Let the clients in, stop the server meanwhile; return how long it took."""
         await crowd.visit("/")
         async with asyncio.TaskGroup() as group:
             group.create_task(crowd.run())
             await enough.wait()
             crowd.stopping = True
-            # SIGTERM finds all slots taken for good, and others waiting.
+            # SIGTERM comes when all slots are taken for good, and jobs are waiting.
             await crowd.visit("/flood")
             process.send_signal(signal.SIGTERM)
             start = time.monotonic()
@@ -156,7 +156,7 @@ class Storm:
                 async with asyncio.timeout(self.deadline + 1):
                     await process.wait()
             except TimeoutError:
-                process.kill()  # that it was too late is for the verdict
+                process.kill()  # the verdict reports that it was too late
             return time.monotonic() - start
 
     def _arguments(self, sock: int) -> list[str]:

@@ -1,7 +1,7 @@
 """The storm's server, a process of its own: ``python -m tests.storm.server``.
 
-What it is to do it is told by `Settings`, in an environment variable, so that gunicorn
-can start it too, by `make_runner`.
+It gets its `Settings` from an environment variable, so that gunicorn can start it too, by
+`make_runner`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ PENDING_LIMIT: Final = 20
 SHUTDOWN_TIMEOUT: Final = 1.0
 WAIT_TIMEOUT: Final = 2.0
 CLOSE_TIMEOUT: Final = 0.2
-# How they add up, see docs/cancellation.rst. What swallows its cancellation keeps the
-# process a little longer, but not the clean-up.
+# How they add up, see docs/cancellation.rst. A job that swallows its cancellation delays
+# the end of the process a little, but not the clean-up.
 DEADLINE: Final = 2 * SHUTDOWN_TIMEOUT + WAIT_TIMEOUT + CLOSE_TIMEOUT + STUBBORN_FOR
 
 logger: Final = logging.getLogger("storm.server")
@@ -45,12 +45,12 @@ logger: Final = logging.getLogger("storm.server")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the process is told.
+    """The settings of the process.
 
     Args:
         database: the path of the ledger.
-        seed: of the plans.
-        socket: the number of an open file, a socket that listens.
+        seed: the seed of the plans.
+        socket: the file descriptor of a listening socket.
         handler_cancellation: as for `web.run_app`.
         uvloop: run on uvloop (without gunicorn).
     """
@@ -63,16 +63,16 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """Read them from the environment."""
+        """Read the settings from the environment."""
         return cls(**json.loads(os.environ[VARIABLE]))
 
     def to_environment(self) -> dict[str, str]:
-        """Return the environment for a process that is to have them."""
+        """Return the environment for a process with these settings."""
         return {**os.environ, VARIABLE: json.dumps(dataclasses.asdict(self))}
 
 
 def make_app(settings: Settings) -> web.Application:
-    """Make the application. setup() comes before the ledger, which the jobs need."""
+    """Make the application; setup() comes before the ledger, which the jobs need."""
     app = web.Application()
     app[SEED] = settings.seed
     setup(
@@ -97,12 +97,12 @@ def make_app(settings: Settings) -> web.Application:
 
 
 def report(scheduler: Scheduler, context: dict[str, Any]) -> None:
-    """Log what the exception handler is told, for the verdict."""
+    """Log a failure that the exception handler is called with, for the verdict."""
     error: BaseException = context["exception"]
     job: Job[Any] | None = context.get("job")
     subject = getattr(error, "subject", None)
     if subject is None and job is not None:
-        # An atomic handler has no name of its own: all is told in its context.
+        # An atomic handler's job has no name of its own, but reports come in its context.
         subject = job.name or f"request {CURRENT.get()}"
     logger.error(context["message"], extra={"subject": subject}, exc_info=error)
 
@@ -116,7 +116,7 @@ async def say_what_is_left(app: web.Application) -> None:
 
 
 class AsJson(logging.Formatter):
-    """One line for each record; whatever else is on stderr was not logged."""
+    """Formats each record as one line of JSON, unlike anything else on stderr."""
 
     EXTRA = ("subject", "event", "jobs_cancelled", "jobs_never_started")
 
@@ -146,7 +146,7 @@ def start_logging() -> None:
 
 
 async def make_runner() -> web.AppRunner:
-    """What gunicorn calls."""
+    """Return the runner; gunicorn calls this."""
     start_logging()
     settings = Settings.from_environment()
     return web.AppRunner(

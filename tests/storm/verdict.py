@@ -1,6 +1,6 @@
-"""The verdict: what must not be found in the evidence, and the figures.
+"""The verdict: the faults that the evidence shows, and the figures.
 
-Each check finds faults: sentences about what must not happen.
+Each check yields faults: sentences about what must not happen.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ __all__ = ("Verdict", "expected_statuses", "judge")
 
 ATOMIC: Final = tuple(route for route in Route if route.atomic)
 PLAIN: Final = tuple(route for route in Route if not route.atomic)
-# How the shutdown's record calls the atomic handlers that wait for a job: they are named
-# after their functions.
+# The name, in the shutdown's record, of atomic handlers that wait for a job: that of
+# their function.
 WAITING_HANDLER: Final = "handle_wait"
-# More entries than one turn of the loop writes. Within a turn the ledger has not the
-# queue's order: a caller that is woken for its place writes later than one that comes by.
+# More entries than one turn of the loop writes. Within a turn the ledger does not have
+# the queue's order: a caller that is woken for its place writes later than one that just
+# arrives.
 ONE_TURN: Final = 2000
 
 
 @dataclass
 class Verdict:
-    """What was wrong, and the figures."""
+    """The faults, and the figures."""
 
     faults: list[str]
     figures: dict[str, int | float]
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """Find what must not have happened, and count the rest."""
+    """Run all checks, and count the rest."""
     checks = (
         everything_happens_once,
         every_atomic_handler_ends,
@@ -75,10 +76,10 @@ def everything_happens_once(evidence: Evidence) -> Iterator[str]:
 
 
 def every_atomic_handler_ends(evidence: Evidence) -> Iterator[str]:
-    """An atomic handler that began has ended by itself, as has all that is shielded.
+    """An atomic handler that began has ended by itself, as has each shielded awaitable.
 
-    But for one that waits for a job which the shutdown keeps from its end, or for room
-    for it: that one is cancelled in its turn, and named too.
+    The exception is a handler that waits for a job that the shutdown cancels or never
+    starts, or for room for one: it is cancelled in its turn, and named too.
     """
     in_vain = 0
     for entry in evidence.entries(Event.BEGAN, *ATOMIC, "shielded"):
@@ -99,13 +100,13 @@ def _waits_in_vain(evidence: Evidence, handler: Entry) -> bool:
     return handler.detail == Route.ATOMIC_WAIT and bool(
         evidence.stopped(job)
         or evidence.happened(job, Event.WITHDRAWN)
-        # A mother that is kept from spawning may end in the very turn of the close.
+        # A mother that can no longer spawn may end in the very turn of the close.
         or any(evidence.happened(child, Event.REFUSED) for child in children)
     )
 
 
 def every_accepted_job_ends_or_is_named(evidence: Evidence) -> Iterator[str]:
-    """Each accepted job has one end, and somebody can know of it."""
+    """Each accepted job has one end, which is recorded or logged."""
     accepted = {entry.subject for entry in evidence.entries(Event.ACCEPTED)}
     named = evidence.cancelled + evidence.never_started
     for name in accepted:
@@ -130,7 +131,7 @@ def every_accepted_job_ends_or_is_named(evidence: Evidence) -> Iterator[str]:
 
 
 def _ran_out(evidence: Evidence, name: str) -> bool:
-    """Was its time over before its first step? So it may be when the machine is busy."""
+    """Whether its timeout was over before its first step, as on a busy machine."""
     return (
         not evidence.happened(name, Event.BEGAN)
         and evidence.has_timeout(name)
@@ -140,7 +141,7 @@ def _ran_out(evidence: Evidence, name: str) -> bool:
 
 
 def every_stubborn_job_is_let_go(evidence: Evidence) -> Iterator[str]:
-    """A job is cancelled once; it is let go when it has not ended after its grace."""
+    """A job is cancelled once; it is let go if it has not ended after its grace."""
     stubborn = {entry.subject for entry in evidence.entries(Event.SWALLOWED)}
     for name in stubborn | evidence.let_go.keys():
         cancelled = evidence.happened(name, Event.SWALLOWED)
@@ -148,9 +149,9 @@ def every_stubborn_job_is_let_go(evidence: Evidence) -> Iterator[str]:
             yield f"{name} was cancelled {len(cancelled)} times"
             continue
         left = float(cancelled[0].detail)
-        # However late they are, the loop's timers are in their order: the end of the
-        # grace comes before what the job itself waits for. Whoever waits for it is told
-        # in place of the exception handler.
+        # However late they are, the loop's timers fire in order: the end of the grace
+        # comes before the job's own timer. If somebody waits for the job, they are told
+        # instead of the exception handler.
         told = evidence.let_go[name] or len(evidence.happened(name, Event.RECEIVED))
         if left > CLOSE_TIMEOUT + 0.01 and told != 1:
             yield f"{name} swallowed it {left} s before its end, and was not let go once"
@@ -158,7 +159,7 @@ def every_stubborn_job_is_let_go(evidence: Evidence) -> Iterator[str]:
 
 def jobs_begin_in_their_order(evidence: Evidence) -> Iterator[str]:
     """First in, first out: no job is overtaken by one that was ready turns later."""
-    # When each was ready to begin and when it did, by the numbers of the entries.
+    # When each job was ready to begin and when it did, by the numbers of the entries.
     jobs: list[tuple[int, float, str]] = []
     for entry in evidence.entries(Event.ACCEPTED):
         name, ready = entry.subject, entry.id
@@ -171,7 +172,7 @@ def jobs_begin_in_their_order(evidence: Evidence) -> Iterator[str]:
             continue
         jobs.append((ready, began[0].id if began else math.inf, name))
     jobs.sort()
-    first = math.inf  # when the first of those began that were ready turns later
+    first = math.inf  # when the first of the jobs that were ready turns later began
     later = len(jobs)
     for ready, when, name in reversed(jobs):
         while later and jobs[later - 1][0] > ready + ONE_TURN:
@@ -182,7 +183,7 @@ def jobs_begin_in_their_order(evidence: Evidence) -> Iterator[str]:
 
 
 def jobs_wait_for_their_response(evidence: Evidence) -> Iterator[str]:
-    """A job for after the response begins when its handler has ended."""
+    """A job held back until the response begins after its handler has ended."""
     for entry in evidence.entries(Event.BEGAN, Route.AFTER_RESPONSE):
         job = evidence.happened(entry.subject.replace("request", "job"), Event.BEGAN)
         ended = evidence.happened(entry.subject, *ENDS)
@@ -191,7 +192,7 @@ def jobs_wait_for_their_response(evidence: Evidence) -> Iterator[str]:
 
 
 def every_failure_is_told_once(evidence: Evidence) -> Iterator[str]:
-    """Each failure is told exactly once, and nothing else is told as a failure."""
+    """Each failure is reported exactly once, and nothing else is reported as one."""
     for name in evidence.events.keys() | evidence.failures.keys():
         expected = int(
             name is not None and (_has_failed(evidence, name) or _ran_out(evidence, name))
@@ -202,7 +203,7 @@ def every_failure_is_told_once(evidence: Evidence) -> Iterator[str]:
 
 
 def _is_overload(evidence: Evidence, name: str | None) -> bool:
-    """Was it kept from spawning? That is a failure if no client is there for its 503."""
+    """Whether it could not spawn: a failure if no client is there for its 503."""
     if name is None:
         return False
     plan = evidence.plans.get(name)
@@ -216,7 +217,7 @@ def _is_overload(evidence: Evidence, name: str | None) -> bool:
 
 
 def _has_failed(evidence: Evidence, name: str) -> bool:
-    """Did it raise, or was it cancelled by its own timeout?"""
+    """Whether it raised, or was cancelled by its own timeout."""
     if evidence.happened(name, Event.RAISED, Event.BROKE):
         return True
     stopped = evidence.happened(name, Event.CANCELLED, Event.SWALLOWED)
@@ -224,7 +225,7 @@ def _has_failed(evidence: Evidence, name: str) -> bool:
 
 
 def no_answer_is_a_surprise(evidence: Evidence) -> Iterator[str]:
-    """Clients get what the handlers mean them to get, as long as the server runs."""
+    """Clients get the answers that handlers mean to send, while the server runs."""
     for outcome in evidence.outcomes:
         plan, status = outcome.plan, outcome.status
         what = f"{plan.request_name} ({plan.route}, {plan.manner})"
@@ -240,7 +241,7 @@ def no_answer_is_a_surprise(evidence: Evidence) -> Iterator[str]:
 
 
 def expected_statuses(plan: Plan) -> set[int]:
-    """Which answers may the client get, as long as the server runs?"""
+    """Return the statuses that the client may get while the server runs."""
     if plan.manner is Manner.BREAKS:
         return {400, 408}
     match plan.route:
@@ -249,15 +250,15 @@ def expected_statuses(plan: Plan) -> set[int]:
         case Route.SHIELD:
             return {409 if plan.failure is Failure.ERROR else 200}
         case Route.WAIT | Route.ATOMIC_WAIT:
-            if plan.job is JobKind.STUBBORN:  # its timeout, or its end
+            if plan.job is JobKind.STUBBORN:  # it times out, or ends
                 return {200, 409}
             fails = plan.job in (JobKind.FAILS, JobKind.ABORTS, JobKind.HANGS)
             return {409 if fails else 200}
     status = {Failure.NONE: 200, Failure.ERROR: 500, Failure.HTTP: 409}[plan.failure]
     if plan.route in (Route.SPAWN_NOWAIT, Route.AFTER_RESPONSE):
-        return {status, 503}  # whether there is room is up to all the others
+        return {status, 503}  # whether there is room depends on all other requests
     if plan.route.reads_body:
-        return {status, 408}  # all of them may be late on a busy machine
+        return {status, 408}  # any body may be late on a busy machine
     return {status}
 
 
@@ -272,7 +273,7 @@ def server_ends_in_time(evidence: Evidence) -> Iterator[str]:
 
 
 def nothing_else_is_told(evidence: Evidence) -> Iterator[str]:
-    """Nothing was never awaited, never retrieved, too late for the ledger, …"""
+    """The log has no coroutine never awaited, no late entry of the ledger, …"""
     for line in evidence.not_logged:
         yield f"On stderr: {line}"
     for record in evidence.not_expected:

@@ -1,4 +1,4 @@
-"""JobSentry beside Sentry's own integrations, and a transport that keeps what is sent."""
+"""JobSentry beside Sentry's own integrations, and a transport that keeps the events."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Collector(Transport):
 
 
 def sent() -> list[dict[str, Any]]:
-    """Return what was sent since the last time."""
+    """Return the events sent since the last call."""
     found = [
         {
             "type": "failure" if "exception" in event else event.get("type", "event"),
@@ -84,7 +84,7 @@ async def fails(scheduler: Scheduler, who: str, go: asyncio.Event) -> None:
 
 
 async def failures() -> dict[str, Any]:
-    """Nobody waits; with the event loop's handler, which logs, and with one's own."""
+    """Nobody waits: with the event loop's handler, which logs, and with another one."""
     found = {}
     for name, handler in ("logged", None), ("handled", ignore):
         scheduler = Scheduler(limit=1, exception_handler=handler, observers=[JobSentry()])
@@ -98,7 +98,7 @@ async def failures() -> dict[str, Any]:
 
 
 async def one_scope() -> list[Any]:
-    """The spawner goes on in its scope, and changes it; so do the jobs in theirs."""
+    """The spawner goes on in its scope and changes it, as do the jobs in theirs."""
 
     async def work(number: int) -> None:
         sentry_sdk.set_tag(f"of_job_{number}", "yes")
@@ -116,7 +116,7 @@ async def one_scope() -> list[Any]:
 
 
 async def received() -> list[Any]:
-    """By who waits: that one's business."""
+    """A failure that a waiter receives, which is then the waiter's business."""
     async with Scheduler(observers=[JobSentry()]) as scheduler:
         job = await scheduler.spawn(fail())
         with contextlib.suppress(Boom):
@@ -152,7 +152,7 @@ async def outcomes() -> dict[str, Any]:
 
 
 async def one_context() -> list[Any]:
-    """That is the spawner's own: what a job sets is gone with it."""
+    """A job in a context that its spawner still uses: what the job sets goes with it."""
     async with Scheduler(observers=[JobSentry()]) as scheduler:
         with sentry_sdk.isolation_scope() as scope:
             scope.set_user({"id": "ann"})
@@ -164,7 +164,7 @@ async def one_context() -> list[Any]:
 
 
 async def spans() -> list[Any]:
-    """What a job does is in its own transaction, in the trace of its spawner."""
+    """The spans of a job are in its own transaction, in the trace of its spawner."""
 
     async def work() -> None:
         with sentry_sdk.start_span(op="smtp", name="send"):
@@ -229,7 +229,7 @@ async def durable_jobs() -> list[Any]:
 
 
 async def one_job(scheduler: Scheduler, again: Repeat) -> None:
-    """Let the first job come and go."""
+    """Wait until the first job has come and gone."""
     while again.job is None:  # noqa: ASYNC110 (it tells nobody)
         await asyncio.sleep(0)
     await scheduler.drain()
@@ -263,7 +263,7 @@ async def monitors() -> dict[str, Any]:
 
 
 async def main() -> None:
-    # The failures are logged by asyncio, which is not to be read here.
+    # asyncio logs the failures, which is of no interest here.
     logging.getLogger("asyncio").addHandler(logging.NullHandler())
     logging.getLogger("asyncio").propagate = False
     scheduler = Scheduler(observers=[JobSentry()])

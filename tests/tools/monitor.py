@@ -1,4 +1,4 @@
-"""aiomonitor, with its task factory: what it lists, and a job that is cancelled by it."""
+"""aiomonitor, with its task factory: what it lists, and a job that it cancels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def free_port() -> int:
 
 
 def listed(monitor: aiomonitor.Monitor) -> list[list[str]]:
-    """What it shows of the tasks that run jobs: their names, and their coroutines."""
+    """Return the names and coroutines that it shows for the tasks of jobs."""
     tasks = monitor.format_running_task_list("wait_for", persistent=False)
     return [[task.name, task.coro] for task in tasks]
 

@@ -30,7 +30,7 @@ class Collector(Transport):
 
 
 def captured() -> list[Any]:
-    """The type of each failure, who its scope says that it was, and of which request."""
+    """Return the type of each failure, with the user and the request of its scope."""
     found = [
         [
             event["exception"]["values"][-1]["type"],
@@ -63,7 +63,7 @@ async def jobs_that_succeed() -> dict[str, Any]:
 
 
 async def jobs_that_fail() -> list[Any]:
-    """One that starts at once, and one out of the queue; nobody waits for either."""
+    """One starts at once, and one from the queue; nobody waits for either."""
 
     async def request(who: str) -> None:
         with sentry_sdk.isolation_scope() as scope:

@@ -22,7 +22,7 @@ user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobo
 
 
 async def who() -> list[str | None]:
-    """Whose job it is, and in which of X-Ray's segments it runs."""
+    """Return whose job this is, and in which of X-Ray's segments it runs."""
     await asyncio.sleep(0)
     segment = xray_recorder.current_segment()
     return [user.get(), segment.name if segment is not None else None]

@@ -1,7 +1,7 @@
 """What type checkers are promised. mypy and pyright read these files; nothing runs them.
 
 ``assert_type`` states what is inferred. A line that is wrong on purpose carries an ignore
-comment for each checker, with the error that it has to report there. Both are told to
-complain about an ignore comment that nothing needs, so an error that is no longer
-reported fails ``make lint`` like any other.
+comment for each checker, with the error that it has to report there. Both complain about
+an unused ignore comment, so an error that is no longer reported fails ``make lint`` like
+any other.
 """

@@ -1,4 +1,4 @@
-"""The types of what is beside the core: in_thread, repeat, drain_jobs."""
+"""The types of the parts beside the core: in_thread, repeat, drain_jobs."""
 
 from __future__ import annotations
 

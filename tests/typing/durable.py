@@ -1,4 +1,4 @@
-"""The types of durable tasks: what one takes after the application is what is spawned."""
+"""The types of durable tasks: one is spawned with the arguments after the application."""
 
 from __future__ import annotations
 

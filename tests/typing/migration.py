@@ -1,4 +1,4 @@
-"""The types of an application that comes from aiojobs."""
+"""The types of an application that migrates from aiojobs."""
 
 from __future__ import annotations
 

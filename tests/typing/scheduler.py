@@ -76,7 +76,7 @@ async def jobs(job: Job[int]) -> None:
     await job.close(timeout=5)
 
     awaitable: Awaitable[int] = job
-    wider: Job[float] = job  # who reads floats can read ints
+    wider: Job[float] = job  # a reader of floats can read ints
     assert awaitable
     assert wider
     narrower: Job[bool] = job  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]

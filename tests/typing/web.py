@@ -1,4 +1,4 @@
-"""The types of what takes an application or a request, and of what sits on top."""
+"""The types of functions that take an application or a request, and of add-ons."""
 
 from __future__ import annotations
 
