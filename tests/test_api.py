@@ -6,7 +6,7 @@ from tests.api import FILE, describe
 
 
 def test_public_names_and_signatures_are_those_that_were_agreed_on() -> None:
-    """What is new, gone or different is to be seen in the difference of tests/api.txt."""
+    """The diff of tests/api.txt shows what is new, gone or different."""
     assert describe() == FILE.read_text(encoding="utf-8"), (
         "The public interface has changed. If that was meant, run "
         "'python -m tests.api', look at the difference, and write it into CHANGES.rst"

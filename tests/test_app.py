@@ -34,7 +34,7 @@ from tests.work import nothing, stubborn
 
 
 class Work:
-    """Jobs and handlers that the test holds at a gate, and in which order they ended."""
+    """Jobs and handlers that the test holds at a gate, and a log of how they ended."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -63,7 +63,7 @@ class Work:
 
 @pytest.fixture
 def records(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
-    """What the logger of the package was told."""
+    """The messages that the package has logged."""
 
     def messages() -> list[str]:
         return [
@@ -128,8 +128,8 @@ def test_setup_returns_the_scheduler_and_stores_it() -> None:
 def test_option_cannot_be_right_nothing_is_installed(
     options: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:
-    """W1: a misspelt option and others that cannot be right are refused at the call, each
-    with its own sentence, and leave the application as it was; A7."""
+    """W1: misspelt and invalid options are refused at the call, each with its own
+    sentence, and leave the application as it was; A7."""
     app = web.Application()
     with pytest.raises(error, match=sentence):
         setup(app, **options)
@@ -150,8 +150,8 @@ def test_something_else_than_an_application_is_refused(something: Any) -> None:
 def test_tool_puts_a_subclass_in_the_place_of_the_class_both_are_set_up(
     when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """W1: an application is one whether it was made before or after a tool replaced
-    aiohttp.web.Application by what it has made of it."""
+    """W1: an application counts as one whether it was made before or after a tool
+    replaced aiohttp.web.Application by a subclass."""
     original = web.Application
     instrumented = type("_Instrumented", (original,), {})
     app = original() if when == "before" else instrumented()
@@ -163,7 +163,7 @@ def test_tool_puts_a_subclass_in_the_place_of_the_class_both_are_set_up(
 async def test_tool_puts_subclasses_in_the_place_of_classes_requests_are_answered(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """W6: so too with the other classes that a handler has to do with."""
+    """W6: the same goes for the other classes that handlers use."""
 
     class Redirecting(web.View):
         @atomic
@@ -181,12 +181,13 @@ async def test_tool_puts_subclasses_in_the_place_of_classes_requests_are_answere
 
 
 def test_extension_methods_may_be_atomic() -> None:
-    """W1: methods that HTTP itself does not define can be routed to, and be atomic."""
+    """W1: methods that HTTP itself does not define can have routes, and be atomic."""
     setup(web.Application(), atomic_methods={"PROPFIND", "m-search"})
 
 
 def test_second_setup_is_refused_and_the_first_stays() -> None:
-    """W1: a second setup of one application is refused, and names what there is."""
+    """W1: a second setup of an application is refused, and names the existing
+    scheduler."""
     app = web.Application()
     scheduler = setup(app)
     with pytest.raises(RuntimeError, match=r"already been called .* app\[SCHEDULER\]"):
@@ -196,8 +197,8 @@ def test_second_setup_is_refused_and_the_first_stays() -> None:
 
 
 async def test_application_runs_already_setup_is_refused() -> None:
-    """W1: a frozen application is refused at the call, and nothing is installed; also by
-    its own start-up handlers, for which it is half-way frozen."""
+    """W1: a frozen application is refused at the call, and nothing is installed; also in
+    its own start-up handlers, when it is half frozen."""
     app = web.Application()
 
     async def too_late(app: web.Application) -> None:
@@ -275,7 +276,7 @@ async def test_application_shuts_down_jobs_end_before_every_other_clean_up(
 
 async def test_handlers_end_before_the_scheduler_drains() -> None:
     """W2: the scheduler drains after the handlers have ended: until then they spawn as
-    ever, and what they have spawned is drained."""
+    usual, and their jobs are drained."""
     work, slow = Work(), Work()
 
     async def handler(request: web.Request) -> web.Response:
@@ -321,7 +322,8 @@ async def test_shutdown_handlers_spawn_their_jobs_are_drained() -> None:
 
 
 async def test_jobs_spawn_jobs_while_the_scheduler_drains_all_end_first() -> None:
-    """W2: what jobs spawn during the drain is drained too (A4), also out of the queue."""
+    """W2: jobs that jobs spawn during the drain are drained too (A4), also queued
+    ones."""
     work = Work()
     app = web.Application()
     scheduler = setup(app, limit=1)
@@ -441,7 +443,7 @@ async def test_job_cleans_the_runner_up_and_is_not_waited_for() -> None:
 
 
 async def test_two_applications_in_one_loop_each_ends_its_own_jobs() -> None:
-    """W2: the end of one application is nothing to the jobs of another."""
+    """W2: the end of one application does not affect the jobs of another."""
     work, app, other = Work(), web.Application(), web.Application()
     scheduler, other_scheduler = setup(app), setup(other)
     runner, other_runner = web.AppRunner(app), web.AppRunner(other)
@@ -464,8 +466,8 @@ async def test_two_applications_in_one_loop_each_ends_its_own_jobs() -> None:
 async def test_jobs_swallow_every_cancellation_shutdown_ends_on_time(
     records: Callable[[], list[str]],
 ) -> None:
-    """E0: every timeout is a hard deadline for application shutdown too, against jobs,
-    shielded awaitables and atomic handlers that swallow every cancellation; E1: they are
+    """E0: every timeout is a hard deadline for application shutdown too, even if jobs,
+    shielded awaitables and atomic handlers swallow every cancellation; E1: they are
     cancelled once; W2: the other clean-up does take place."""
     log: list[str] = []
     may_end = asyncio.Event()
@@ -509,8 +511,8 @@ async def test_jobs_swallow_every_cancellation_shutdown_ends_on_time(
 async def test_deadline_passes_one_record_names_what_is_left(
     records: Callable[[], list[str]],
 ) -> None:
-    """E5: what shutdown cancelled or never started is told in one log record, with counts
-    and names; W2: and it has ended before the other clean-up."""
+    """E5: one log record tells what shutdown cancelled or never started, with counts and
+    names; W2: and all of it has ended before the other clean-up."""
     work = Work()
     app = web.Application()
     scheduler = setup(app, limit=1, wait_timeout=0.01)
@@ -560,9 +562,9 @@ async def await_shield(request: web.Request, coro: Coroutine[Any, Any, None]) ->
 async def test_server_cancels_its_handler_what_that_waits_for_is_drained(
     wait_for: Callable[..., Awaitable[None]], in_time: bool
 ) -> None:
-    """W2: a handler that awaits a job, or what it shields, is cancelled at shutdown when
-    its time is over; the job or shielded awaitable is drained, and cancelled when the
-    scheduler closes."""
+    """W2: a handler that awaits a job or a shield is cancelled at shutdown when its time
+    is over; the job or shielded awaitable is drained, and cancelled when the scheduler
+    closes."""
     work = Work()
 
     async def handler(request: web.Request) -> web.Response:
@@ -592,7 +594,7 @@ async def test_server_cancels_its_handler_what_that_waits_for_is_drained(
 
 
 async def test_shutdown_timeout_is_zero_handlers_are_waited_for_without_a_bound() -> None:
-    """W2: to aiohttp a shutdown_timeout of 0 is none; the drain comes after that."""
+    """W2: aiohttp takes a shutdown_timeout of 0 for none; the drain comes after that."""
     work = Work()
     app = one_route(work.handler)
     scheduler = setup(app)
@@ -651,10 +653,10 @@ class Family:
     """A parent with a database, and an application below it that has a scheduler.
 
     Args:
-        parent: is the parent set up too, and is that before or after the other one is
-            added to it? None for not at all.
+        parent: whether the parent is set up "before" or "after" the other one is added to
+            it; None if it is not set up.
         depth: how many applications are between the parent and the one below.
-        handler: that of the application below, at ``/below/``.
+        handler: the handler of the application below, at ``/below/``.
         options: for the setup of the application below.
     """
 
@@ -694,8 +696,9 @@ depths = pytest.mark.parametrize("depth", [0, 2], ids=["child", "nested"])
 async def test_parent_is_set_up_both_schedulers_end_before_its_resources(
     parent: str, depth: int
 ) -> None:
-    """W2: a sub-application's own scheduler ends before the parent's resources too, be it
-    added before or after the parent's setup; the parent drains both at the same time."""
+    """W2: a sub-application's own scheduler ends before the parent's resources too,
+    whether it was added before or after the parent's setup; the parent drains both at
+    the same time."""
     family = Family(parent=parent, depth=depth)
     assert family.parents is not None
     async with serving(family.app) as server:
@@ -758,7 +761,7 @@ async def test_parent_is_set_up_each_scheduler_has_its_own_deadline(
 
 
 async def test_three_generations_are_set_up_all_end_before_the_oldest_resources() -> None:
-    """W2: also the schedulers of several applications, one below the other."""
+    """W2: so do the schedulers of several applications, one below the other."""
     family = Family(parent="before")
     assert family.parents is not None
     oldest = web.Application()
@@ -782,8 +785,8 @@ async def test_three_generations_are_set_up_all_end_before_the_oldest_resources(
 async def test_job_spawns_into_another_applications_scheduler_it_is_drained_too(
     parent: str, upwards: bool
 ) -> None:
-    """W2, A4: while one of the schedulers drains, the others, which have nothing left,
-    still take jobs; and these end before the resources, too."""
+    """W2, A4: while one of the schedulers drains, the others still take jobs even if they
+    have none left; and these jobs end before the resources, too."""
     family = Family(parent=parent)
     assert family.parents is not None
     one, other = family.scheduler, family.parents
@@ -820,7 +823,7 @@ async def test_parent_makes_requests_atomic_they_spawn_into_the_childs_scheduler
     None
 ):
     """W2, W4: an atomic request that the parent drains is a handler of the child, and may
-    spawn to its end."""
+    spawn until it ends."""
     work = Work()
 
     async def handler(request: web.Request) -> web.Response:
@@ -865,8 +868,8 @@ async def test_parent_is_not_set_up_background_jobs_end_before_its_resources(
 
 
 async def test_oldest_is_not_set_up_jobs_of_all_below_end_before_its_resources() -> None:
-    """W2: a sub-application that was set up, below one that is not, sees to those below
-    itself in on_shutdown too."""
+    """W2: a sub-application that was set up, below one that is not, also drains those
+    below it in on_shutdown."""
     family = Family(parent="before")
     assert family.parents is not None
     oldest = web.Application()
@@ -943,7 +946,7 @@ async def test_parent_is_not_set_up_atomic_handlers_are_given_the_servers_time()
         family.below.gate.open()
         assert (await client.receive()).status == 200
         await closing
-    # The held job is late for the parent's resources, by a hair or not.
+    # The held back job may or may not end before the parent's resources are closed.
     family.log.remove("database closed")
     assert family.log == ["handler done", "held job done", "cache closed"]
 
@@ -952,8 +955,8 @@ async def test_parent_is_not_set_up_time_is_over_scheduler_closes_at_once(
     records: Callable[[], list[str]],
 ) -> None:
     """W2: if jobs are left when the time of the drain in on_shutdown is over, everything
-    is closed before the parent's resources: atomic handlers too, whose clients get 503,
-    as those of handlers that still run when they spawn (W7)."""
+    is closed before the parent's resources, atomic handlers too. Their clients get 503,
+    as do those of handlers that spawn later (W7)."""
     waiting = Gate()
 
     async def handler(request: web.Request) -> web.Response:
@@ -985,8 +988,9 @@ async def test_parent_is_not_set_up_time_is_over_scheduler_closes_at_once(
 async def test_parent_is_not_set_up_jobs_of_late_handlers_are_drained_in_clean_up() -> (
     None
 ):
-    """W2: what handlers spawn after the drain in on_shutdown is drained in clean-up, by
-    when the parent's resources are closed, but not the sub-application's own."""
+    """W2: jobs that handlers spawn after the drain in on_shutdown are drained in
+    clean-up, when the parent's resources are closed already, but not the
+    sub-application's own."""
     waiting = Gate()
 
     async def handler(request: web.Request) -> web.Response:
@@ -1054,7 +1058,7 @@ async def test_parent_is_reached_by_its_domain_childs_jobs_end_first() -> None:
 
 
 class Broken(Exception):
-    """What a start-up fails with."""
+    """The exception that a start-up fails with."""
 
 
 async def break_down(app: web.Application) -> None:
@@ -1067,7 +1071,7 @@ async def broken_context(app: web.Application) -> AsyncIterator[None]:
 
 
 async def fail_to_start(app: web.Application) -> None:
-    """Start the application by a runner of one's own, and clean up."""
+    """Start the application with a runner of its own, and clean up."""
     runner = web.AppRunner(app)
     with pytest.raises(Broken):
         await runner.setup()
@@ -1103,7 +1107,7 @@ async def test_start_up_fails_jobs_are_closed_before_what_they_use(
 
 
 async def test_start_up_fails_before_setups_own_place_jobs_are_closed() -> None:
-    """W2: the scheduler is closed also if a context fails that was added before setup."""
+    """W2: the scheduler is also closed if a context fails that was added before setup."""
     work = Work()
 
     async def start_jobs(app: web.Application) -> AsyncIterator[None]:
@@ -1127,7 +1131,7 @@ async def test_start_up_of_the_parent_fails_the_childs_jobs_are_closed(
     parent: str, depth: int
 ) -> None:
     """W2: if the start-up fails, the parent's clean-up closes the schedulers below too,
-    before its own resources, however far the start-up came."""
+    before its own resources, however far the start-up got."""
     family = Family(parent=parent, depth=depth)
     app = family.app
     app.on_startup.insert(1, break_down)
@@ -1170,8 +1174,8 @@ async def test_application_is_started_again_the_sentence_says_so() -> None:
 
 
 async def test_scheduler_was_used_in_another_loop_start_up_fails_at_once() -> None:
-    """W2, A8: the scheduler has to belong to the loop of its application: found out at
-    the start, not at the end of it."""
+    """W2, A8: the scheduler has to belong to the loop of its application, which is
+    checked at the start and not at the end."""
     work = Work()
     app = web.Application()
     app.cleanup_ctx.append(resource("database", work.log))

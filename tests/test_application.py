@@ -1,4 +1,4 @@
-"""What is taken for an application, by everything that takes one."""
+"""Which arguments count as an application, in every function that takes one."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ SOMETHING = [None, "app", web.Application, object(), make_mocked_request("GET", 
 def test_something_else_is_refused(
     function: Callable[[Any], object], something: Any
 ) -> None:
-    """A7: with a sentence, wherever an application is taken."""
+    """A7: with a clear message, by every function that takes an application."""
     with pytest.raises(TypeError, match=r"^\w+\(\) takes an .*[aA]pplication.*, not "):
         function(something)
 
@@ -66,7 +66,7 @@ def test_something_else_is_refused(
     "something", SOMETHING[:-1], ids=lambda what: type(what).__name__
 )
 async def test_something_else_is_refused_by_coroutine_functions(something: Any) -> None:
-    """A7: too. These take other things as well, and say which."""
+    """A7: these take other things as well, and the message says which."""
     with pytest.raises(TypeError, match=r"spawn_durable\(\) takes a request or an appl"):
         await spawn_durable(something, nothing)
     with pytest.raises(TypeError, match=r"drain_jobs\(\) takes a test client, an appl"):
@@ -78,7 +78,7 @@ async def test_something_else_is_refused_by_coroutine_functions(something: Any) 
 async def test_tool_puts_a_subclass_in_the_place_of_the_class_both_are_taken(
     when: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A9: by everything that takes an application."""
+    """A9: by every function that takes an application."""
     original = web.Application
     instrumented = type("_Instrumented", (original,), {})
     app = original() if when == "before" else instrumented()
@@ -94,6 +94,6 @@ async def test_tool_puts_a_subclass_in_the_place_of_the_class_both_are_taken(
 
 @pytest.mark.parametrize("something", [None, 5, object()], ids=repr)
 def test_collection_of_observers_is_none_it_is_named(something: Any) -> None:
-    """A7: a single observer, for example."""
+    """A7: for example, a single observer is not a collection of observers."""
     with pytest.raises(TypeError, match="observers takes a list or the like, not "):
         Scheduler(observers=something)

@@ -32,7 +32,7 @@ from tests.clients import (
 
 
 def noting(name: str, log: list[str]) -> Any:
-    """Make a middleware that logs how the call inside of it ended."""
+    """Make a middleware that logs how the inner call ended."""
 
     @web.middleware
     async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -74,7 +74,7 @@ class Order:
 
 @pytest.fixture
 def server_errors(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
-    """What aiohttp's server has logged as an error of a handler."""
+    """The handler errors that aiohttp's server has logged."""
 
     def errors() -> list[str]:
         return [
@@ -91,8 +91,8 @@ def server_errors(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], lis
 
 
 async def test_client_hangs_up_plain_handler_is_cancelled() -> None:
-    """W4: without @atomic the handler does not run to its end. (It is what the other
-    tests stand against.)"""
+    """W4: without @atomic the handler does not run to its end. (The baseline for the
+    other tests.)"""
     order = Order()
     app = one_route(order.handler)
     async with serving(app, handler_cancellation=True) as server:
@@ -124,8 +124,8 @@ async def test_client_hangs_up_atomic_handler_runs_to_its_end(
 
 
 async def test_client_hangs_up_middlewares_inside_of_setups_run_to_their_end() -> None:
-    """W4: every middleware inside of setup's runs to its end too, and those outside of
-    it are cancelled as without @atomic."""
+    """W4: every middleware inside setup's own runs to its end too, and those outside it
+    are cancelled as without @atomic."""
     order = Order()
     async with serving(order.app, handler_cancellation=True) as server:
         client = await server.send("GET", "/")
@@ -140,8 +140,8 @@ async def test_client_hangs_up_middlewares_inside_of_setups_run_to_their_end() -
 
 
 async def test_client_hangs_up_session_is_saved_after_the_handler() -> None:
-    """W4: a session that a middleware saves after the handler is saved, also by a
-    middleware that awaits to do so, and in a sub-application."""
+    """W4: a session that a middleware saves after the handler is saved, even if saving
+    has to wait, and in a sub-application."""
     log: list[str] = []
     gate, saving = Gate(), Gate()
 
@@ -177,7 +177,7 @@ async def test_client_hangs_up_session_is_saved_after_the_handler() -> None:
 async def test_error_after_the_client_has_gone_is_reported_once(
     handler_cancellation: bool, server_errors: Callable[[], list[str]]
 ) -> None:
-    """W4: an error that nobody is left to receive is reported (R2), once: without handler
+    """W4: an error that nobody is left to receive is reported (R2), once. Without handler
     cancellation the server is still there to receive it, and logs it."""
 
     class Failing(Order):
@@ -230,7 +230,7 @@ async def test_error_in_an_inner_middleware_after_the_client_has_gone_is_reporte
 async def test_http_exception_after_the_client_has_gone_is_no_failure(
     handler_cancellation: bool, raised: bool, server_errors: Callable[[], list[str]]
 ) -> None:
-    """W4: an HTTPException is an answer, not an error that would be reported."""
+    """W4: an HTTPException is an answer, not an error to report."""
 
     class Redirecting(Order):
         async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -253,7 +253,7 @@ async def test_http_exception_after_the_client_has_gone_is_no_failure(
 async def test_error_while_the_client_waits_is_received_and_not_reported(
     server_errors: Callable[[], list[str]],
 ) -> None:
-    """W4: an error that the server receives becomes 500, and nobody else is told (R2)."""
+    """W4: an error that the server receives becomes 500, and is not reported (R2)."""
 
     class Failing(Order):
         async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -268,7 +268,7 @@ async def test_error_while_the_client_waits_is_received_and_not_reported(
 
 
 class Stops:
-    """The awaits on the way of a request; the test holds it at one of them."""
+    """The awaits along the way of a request; the test holds it at one of them."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -308,7 +308,7 @@ WAY = (
 async def test_client_hangs_up_anywhere_the_job_is_done_in_full_or_not_at_all(
     where: str, handler_cancellation: bool
 ) -> None:
-    """W4: wherever the client hangs up, what is inside of setup's middleware runs to its
+    """W4: wherever the client hangs up, everything inside setup's middleware runs to its
     end, once it has begun."""
     stops = Stops(where)
 
@@ -342,8 +342,8 @@ async def test_client_hangs_up_anywhere_the_job_is_done_in_full_or_not_at_all(
 
 
 async def test_client_hangs_up_and_the_handler_fails_in_the_same_turn() -> None:
-    """W4: an error that arrives when its receiver was cancelled in that very turn of the
-    loop is reported, once (R2)."""
+    """W4: an error in the very turn of the loop in which its receiver is cancelled is
+    reported, once (R2)."""
     gate = Gate()
     tasks: list[asyncio.Task[Any]] = []
 
@@ -379,8 +379,9 @@ async def test_client_hangs_up_and_the_handler_fails_in_the_same_turn() -> None:
 async def test_client_hangs_up_before_its_body_is_read_the_server_alone_says_so(
     length: int, handler_cancellation: bool, server_errors: Callable[[], list[str]]
 ) -> None:
-    """W4: aiohttp lets nobody read the request of a client that has gone, not even what
-    has arrived; that is no failure of the job. The server logs it, if it is there."""
+    """W4: aiohttp does not let a handler read the request of a client that has gone, not
+    even the part that has arrived. That is no failure of the job; the server logs it if
+    it still waits for the handler."""
     gate = Gate()
 
     @atomic
@@ -407,8 +408,8 @@ async def test_client_hangs_up_before_its_body_is_read_the_server_alone_says_so(
 async def test_outer_middleware_gives_up_the_job_goes_on_and_its_error_is_reported() -> (
     None
 ):
-    """W4: a timeout outside of setup's middleware answers for itself; the job goes on,
-    and its error, which nobody is left to receive, is reported (R2)."""
+    """W4: a timeout outside setup's middleware answers the request; the job goes on, and
+    its error, which nobody is left to receive, is reported (R2)."""
     order = Order()
 
     @web.middleware
@@ -434,7 +435,8 @@ async def test_outer_middleware_gives_up_the_job_goes_on_and_its_error_is_report
 
 
 async def test_outer_middleware_swallows_the_cancellation_the_job_goes_on() -> None:
-    """W4: what a middleware outside makes of its cancellation is nothing to the job."""
+    """W4: an outer middleware may swallow its cancellation, which does not affect the
+    job."""
     order = Order()
 
     @web.middleware
@@ -457,7 +459,7 @@ async def test_outer_middleware_swallows_the_cancellation_the_job_goes_on() -> N
 
 
 async def test_scheduler_closes_inner_middleware_answers_for_the_handler() -> None:
-    """W4, W5: a middleware inside of the job may answer when the job is cancelled."""
+    """W4, W5: a middleware inside the job may answer when the job is cancelled."""
     order = Order()
 
     @web.middleware
@@ -545,7 +547,7 @@ async def test_atomic_functions_run_side_by_side_each_is_a_job() -> None:
 async def test_middleware_clones_the_request_it_is_one_job_all_the_same(
     outside: bool,
 ) -> None:
-    """W4: a clone of the request, made inside of the job or outside, is no other one."""
+    """W4: a clone of the request, made inside or outside the job, is the same request."""
     probe = Probe()
 
     @web.middleware
@@ -571,8 +573,8 @@ async def test_middleware_clones_the_request_it_is_one_job_all_the_same(
 
 
 async def test_atomic_handler_has_a_task_and_a_context_of_its_own() -> None:
-    """W4: as the docs say, the task inside is that of the job, and context variables that
-    are set there are not seen by the middlewares outside of it."""
+    """W4: as the docs say, the handler runs in the job's task, and outer middlewares do
+    not see context variables that are set there."""
     variable = contextvars.ContextVar("variable", default="outside")
     seen: list[object] = []
 
@@ -696,7 +698,7 @@ async def test_answer_of_an_atomic_handler_comes_out_as_without_it(
         answer = await answer_or_none(server, "POST", "/atomic")
     assert failures == []
     if expected is None or answer is None:
-        # aiohttp 3.9 breaks off where others answer 500.
+        # aiohttp 3.9 breaks off the connection where later releases answer 500.
         assert handler in (return_nothing, return_text)
         assert answer is expected
         return
@@ -706,7 +708,7 @@ async def test_answer_of_an_atomic_handler_comes_out_as_without_it(
 
 
 async def answer_or_none(server: Server, method: str, path: str) -> Answer | None:
-    """What comes, or None if the server breaks off."""
+    """Return the answer, or None if the server breaks off the connection."""
     try:
         return await server.request(method, path, "the body")
     except (EOFError, ConnectionError):
@@ -717,7 +719,7 @@ async def answer_or_none(server: Server, method: str, path: str) -> Answer | Non
 async def test_handler_is_cancelled_by_itself_the_connection_ends(
     atomic_handler: bool, server_errors: Callable[[], list[str]]
 ) -> None:
-    """W4: a CancelledError that comes out of the handler, as from a task that it waited
+    """W4: a CancelledError that the handler raises, for example from a task it waited
     for, comes out as without @atomic: there is no answer, and no failure to report."""
 
     async def handler(request: web.Request) -> web.Response:
@@ -765,8 +767,8 @@ async def test_request_is_over_nothing_waits_for_the_garbage_collector(
     answer: Callable[[web.Request], Awaitable[web.StreamResponse]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """L4: an atomic request, also one that failed, is freed with its end, as without
-    @atomic: no cycle of references is left for the garbage collector."""
+    """L4: an atomic request, even one that failed, is freed when it ends, as without
+    @atomic: it leaves no reference cycle for the garbage collector."""
     caplog.set_level(logging.CRITICAL, "aiohttp.server")  # a record keeps the traceback
     alive = {"plain": 0, "atomic": 0}
 
@@ -827,7 +829,7 @@ async def test_server_cancels_its_task_at_shutdown_atomic_handler_runs_to_its_en
 async def test_client_hangs_up_and_the_server_shuts_down_handler_runs_to_its_end() -> (
     None
 ):
-    """W4, W5: also what goes on for a client that has gone is drained."""
+    """W4, W5: a handler that goes on for a client that has gone is drained, too."""
     order = Order()
     order.app.cleanup_ctx.append(resource("db", order.log))
     async with serving(order.app, handler_cancellation=True) as server:
@@ -860,8 +862,8 @@ async def test_error_after_the_server_has_cancelled_its_task_is_reported_once() 
 
 
 async def test_body_never_arrives_reading_it_is_ended_at_shutdown() -> None:
-    """W4: aiohttp ends what reads a request at shutdown, and not the job that reads it:
-    an atomic handler may catch that, and runs to its end."""
+    """W4: at shutdown aiohttp ends the reading of a request, and not the job that reads
+    it: an atomic handler may catch that, and runs to its end."""
     log: list[str] = []
 
     @atomic
@@ -908,8 +910,8 @@ async def test_deadline_of_the_drain_passes_atomic_handler_is_closed(
 
 
 async def test_scheduler_is_closed_while_the_client_waits_it_gets_503() -> None:
-    """W5: an atomic handler is closed with the scheduler's jobs, also while the server
-    still waits for it; W7: the client is told."""
+    """W5: an atomic handler is closed with the scheduler's jobs, even while the server
+    still waits for it; W7: the client gets an answer."""
     order = Order()
     async with serving(order.app) as server:
         client = await server.send("GET", "/")
@@ -992,7 +994,7 @@ async def test_atomic_handler_waits_for_its_own_job_with_one_slot() -> None:
 
 
 class Probe:
-    """Notes in which tasks the middlewares and the handler ran, and when they ended.
+    """Records in which tasks the middlewares and the handler ran, and when they ended.
 
     The handler waits at a gate, and fails the test if it is cancelled there.
     """
@@ -1023,7 +1025,7 @@ class Probe:
 
 
 def wrapping(handler: Any) -> Any:
-    """A decorator as they should be."""
+    """A decorator as it should be."""
 
     @functools.wraps(handler)
     async def wrapped(*args: Any) -> Any:
@@ -1217,8 +1219,8 @@ def view_of_an_atomic_base(probe: Probe) -> Any:
 async def test_client_hangs_up_every_kind_of_handler_runs_to_its_end_as_one_job(
     make: Callable[[Probe], Any], place: str
 ) -> None:
-    """W6: @atomic fits every kind of handler that aiohttp routes to; the middlewares
-    inside of setup's and the handler are one job."""
+    """W6: @atomic works for every kind of handler that aiohttp routes to; the middlewares
+    inside setup's own and the handler are one job."""
     probe = Probe()
     app = one_route(make(probe))
     root, path = app, "/"
@@ -1248,8 +1250,8 @@ async def test_client_hangs_up_every_kind_of_handler_runs_to_its_end_as_one_job(
 
 
 async def test_decorator_hides_the_mark_handler_is_atomic_all_the_same() -> None:
-    """W6: stacked decorators, also one that forgets functools.wraps: then the handler
-    itself is the job, and the middlewares are not part of it."""
+    """W6: decorators can be stacked, even one that forgets functools.wraps: then the
+    handler alone is the job, without the middlewares."""
     probe = Probe()
     app = one_route(hiding(atomic(probe.__call__)))
     scheduler = setup(app)
@@ -1269,8 +1271,8 @@ async def test_decorator_hides_the_mark_handler_is_atomic_all_the_same() -> None
 async def test_view_method_calls_the_atomic_one_of_its_base_which_runs_to_its_end() -> (
     None
 ):
-    """W6: a View method that overrides an atomic one is plain; what it calls of its base
-    is atomic as ever."""
+    """W6: a View method that overrides an atomic one is plain; the base method that it
+    calls is still atomic."""
     probe = Probe()
     log: list[str] = []
 
@@ -1320,8 +1322,8 @@ async def test_head_request_is_atomic_with_its_handler() -> None:
 
 
 async def test_requests_are_pipelined_the_second_is_not_begun_for_nobody() -> None:
-    """W4: an atomic handler runs to its end when its client has gone; the request that
-    was to follow it on the connection has not begun, and does not."""
+    """W4: an atomic handler runs to its end when its client has gone; the next request on
+    the connection has not begun, and never does."""
     order = Order()
     async with serving(order.app, handler_cancellation=True) as server:
         client = await server.connect()
@@ -1335,7 +1337,8 @@ async def test_requests_are_pipelined_the_second_is_not_begun_for_nobody() -> No
 
 
 async def test_job_is_called_as_its_handler() -> None:
-    """W5: an atomic request is listed under the name of its handler, whichever kind."""
+    """W5: an atomic request is listed under the name of its handler, of whichever
+    kind."""
     names: list[str] = []
 
     class Orders(web.View):
@@ -1412,8 +1415,8 @@ async def test_atomic_stream_goes_on_when_its_reader_has_gone() -> None:
 
 
 async def test_atomic_websocket_handler_talks_and_outlives_its_client() -> None:
-    """W6: a WebSocket handler can be atomic: it talks as without, and what it does when
-    the socket has closed is done to the end."""
+    """W6: a WebSocket handler can be atomic: it talks as without @atomic, and after the
+    socket has closed it still runs to its end."""
     gate = Gate()
     log: list[str] = []
 
@@ -1450,7 +1453,7 @@ async def test_atomic_websocket_handler_talks_and_outlives_its_client() -> None:
 
 
 async def test_request_is_passed_by_keyword_handler_finds_it() -> None:
-    """W6: a handler that is called by its argument's name."""
+    """W6: a handler may be called with the request as a keyword argument."""
 
     @atomic
     async def inner(*, request: web.Request) -> web.Response:
@@ -1469,7 +1472,7 @@ async def test_request_is_passed_by_keyword_handler_finds_it() -> None:
 async def test_handler_is_called_without_the_middleware_it_makes_the_job(
     parent_only: bool,
 ) -> None:
-    """W6: a unit test that calls the handler itself, with a mocked request."""
+    """W6: for example by a unit test, with a mocked request."""
     counts: list[int] = []
 
     @atomic
@@ -1540,7 +1543,7 @@ async def eager_tasks() -> AsyncIterator[None]:
 @pytest.mark.eager
 @pytest.mark.usefixtures("eager_tasks")
 async def test_tasks_start_eagerly_request_is_one_job_all_the_same() -> None:
-    """A9, W6: under an eager task factory too the whole chain is one job, once."""
+    """A9, W6: under an eager task factory, too, the whole chain is one job."""
     probe = Probe()
     app = one_route(atomic(probe.__call__))
     scheduler = setup(app)
@@ -1563,7 +1566,7 @@ async def test_tasks_start_eagerly_error_at_once_is_received_and_not_reported(
     server_errors: Callable[[], list[str]],
 ) -> None:
     """A9, W4: under an eager task factory, too, an error that a handler raises before its
-    first await becomes 500, and nobody else is told (R2)."""
+    first await becomes 500, and is not reported (R2)."""
     app = one_route(atomic(raise_error))
     failures = Failures()
     setup(app, exception_handler=failures)
@@ -1577,12 +1580,12 @@ async def test_tasks_start_eagerly_error_at_once_is_received_and_not_reported(
 
 
 async def without_request() -> None:
-    """No handler."""
+    """Not a handler."""
 
 
 @pytest.mark.parametrize("what", [None, 3, "handler", int, dict, web.Application])
 def test_atomic_of_something_else_is_refused_at_once(what: Any) -> None:
-    """W6: what is neither a handler nor a View class is refused where it is decorated."""
+    """W6: anything but a handler or a View class is refused when it is decorated."""
     with pytest.raises(TypeError, match=r"atomic\(\) takes a handler or a View class"):
         atomic(what)
 

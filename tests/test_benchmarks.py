@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.heavy
 def test_instructions_are_counted_for_jobs_and_requests() -> None:
-    """Each row has a count, and a bare task and an empty middleware are the measure."""
+    """Each row has a count; a bare task and an empty middleware are the baseline."""
     if shutil.which("valgrind") is None:
         why = "needs valgrind, from Debian's package of that name"
         if os.environ.get("CI") == "true":
@@ -35,7 +35,7 @@ def test_instructions_are_counted_for_jobs_and_requests() -> None:
         if line.startswith(("job that", "request, handler that"))
     ]
     assert len(rows) == 24
-    # Of a row's cells the count is the first that is a number of more than two digits.
+    # The count is the first cell of a row that is a number of more than two digits.
     counts = [next(int(cell) for cell in row if len(cell) > 4 and cell.isdigit())
               for row in rows]  # fmt: skip
     assert all(10_000 < count < 10_000_000 for count in counts)
@@ -44,7 +44,8 @@ def test_instructions_are_counted_for_jobs_and_requests() -> None:
 
 @pytest.mark.heavy
 def test_what_durable_jobs_cost_is_measured() -> None:
-    """Beside Huey's and a plain loop; a hundred callers share one wait for the disk."""
+    """Compared with Huey's and a plain loop; a hundred callers share waits for the
+    disk."""
     command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "1", "--only"]
     ran = subprocess.run(
         [*command, "enqueued", "worked off"],
@@ -61,6 +62,6 @@ def test_what_durable_jobs_cost_is_measured() -> None:
 
 
 def test_valgrind_is_missing_the_table_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other benchmarks need no valgrind, and the documentation is built without."""
+    """The other benchmarks and the documentation do not need valgrind."""
     monkeypatch.setenv("PATH", "")
     assert MISSING in as_rst([instructions()], "command: environment")

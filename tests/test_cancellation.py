@@ -17,7 +17,7 @@ from tests.work import Boom, Reports, fail, give, nothing, stubborn, wait_for
 
 
 def assert_idle(scheduler: Scheduler, limit: int) -> None:
-    """Nothing is left in its books."""
+    """Assert that nothing is left in the scheduler's books."""
     assert (scheduler.active_count, scheduler.pending_count) == (0, 0)
     assert scheduler._parts.slots.free == limit
     assert len(scheduler._parts.shields) == 0
@@ -30,8 +30,8 @@ async def turns(count: int) -> None:
 
 
 async def test_spawn_that_waits_for_room() -> None:
-    """A5: cancelled anywhere, the coroutine has not run and left no trace; else it runs.
-    L1: the others are not disturbed."""
+    """A5: if spawn is cancelled anywhere, the coroutine does not run and leaves no trace;
+    otherwise it runs. L1: other callers are not disturbed."""
 
     async def scenario(run: Interrupt) -> None:
         go, log = asyncio.Event(), list[str]()
@@ -72,7 +72,7 @@ async def test_wait() -> None:
 
 
 async def test_wait_for_a_job_that_fails() -> None:
-    """R2: the failure reaches the waiter, or the exception handler: one of them, once."""
+    """R2: the failure reaches either the waiter or the exception handler, once."""
 
     async def scenario(run: Interrupt) -> None:
         go, reports = asyncio.Event(), Reports()
@@ -89,8 +89,8 @@ async def test_wait_for_a_job_that_fails() -> None:
 
 
 async def test_wait_with_a_timeout_that_expires() -> None:
-    """R3, E0: cancelled before it expires, the job is left alone; after it, it is
-    cancelled all the same, and once."""
+    """R3, E0: if the wait is cancelled before the timeout, the job is left alone; after
+    it, the job is cancelled all the same, and once."""
 
     async def scenario(run: Interrupt) -> None:
         go, cancelled = asyncio.Event(), list[float]()
@@ -112,7 +112,7 @@ async def test_wait_with_a_timeout_that_expires() -> None:
 
 
 async def test_close_of_a_job() -> None:
-    """E1, E2: once begun it goes on: the job is cancelled once, and cleans up."""
+    """E1, E2: once begun, the close goes on: the job is cancelled once, and cleans up."""
 
     async def scenario(run: Interrupt) -> None:
         log = list[str]()
@@ -142,7 +142,8 @@ async def test_close_of_a_job() -> None:
 
 
 async def test_close_of_a_scheduler() -> None:
-    """E2, E3: once begun it goes on: all are cancelled once, the pending never start."""
+    """E2, E3: once begun, the close goes on: all jobs are cancelled once, and pending
+    ones never start."""
 
     async def scenario(run: Interrupt) -> None:
         log = list[str]()
@@ -171,8 +172,8 @@ async def test_close_of_a_scheduler() -> None:
 
 
 async def test_drain_and_close_of_a_scheduler() -> None:
-    """E4: cancelled half-way, it closes at once and then raises: nothing is left running.
-    Cancelled twice, the close goes on by itself."""
+    """E4: if cancelled half-way, the drain closes at once and then raises: nothing is
+    left running. If cancelled twice, the close goes on by itself."""
 
     async def scenario(run: Interrupt) -> None:
         go, log = asyncio.Event(), list[str]()
@@ -213,7 +214,8 @@ async def test_drain_of_a_scheduler() -> None:
 
 
 async def test_async_with() -> None:
-    """E4, E6: cancelled in its body it drains; cancelled while it drains it closes."""
+    """E4, E6: if cancelled in its body it drains; if cancelled while draining it
+    closes."""
 
     async def scenario(run: Interrupt) -> None:
         go, jobs = asyncio.Event(), list[Job[str]]()
@@ -236,7 +238,8 @@ async def test_async_with() -> None:
 
 @pytest.mark.parametrize("fails", [False, True], ids=["succeeds", "fails"])
 async def test_shield(fails: bool) -> None:
-    """R2: what is shielded ends; its failure reaches its caller or the handler, once."""
+    """R2: the awaitable ends; its failure reaches either the caller or the handler,
+    once."""
 
     async def scenario(run: Interrupt) -> None:
         go, ended, reports = asyncio.Event(), list[str](), Reports()
@@ -262,7 +265,7 @@ async def test_shield(fails: bool) -> None:
 
 
 async def test_parent_that_waits_for_its_child() -> None:
-    """L2: a loan ends with the wait, however that ends."""
+    """L2: the parent's loan ends with its wait, however that ends."""
 
     async def scenario(run: Interrupt) -> None:
         go = asyncio.Event()
@@ -285,7 +288,7 @@ async def test_parent_that_waits_for_its_child() -> None:
 
 
 async def test_atomic_request() -> None:
-    """W4: its handler runs to its end, and its job with it, whatever is cancelled."""
+    """W4: the handler runs to its end, and its job with it, whatever is cancelled."""
 
     async def scenario(run: Interrupt) -> None:
         go, log = asyncio.Event(), list[str]()
@@ -317,7 +320,7 @@ async def test_atomic_request() -> None:
 
 
 async def test_spawn_nowait_cannot_be_interrupted() -> None:
-    """A3: it does not wait, so it is done or refused, and the coroutine closed."""
+    """A3: it does not wait, so it spawns, or is refused and closes the coroutine."""
 
     async def scenario(run: Interrupt) -> None:
         go = asyncio.Event()

@@ -21,7 +21,7 @@ LOGGER = "aiohttp_jobs"
 
 
 async def test_close_cancels_what_is_active_and_shielded() -> None:
-    """E3: scheduler.close() cancels all that is active or shielded."""
+    """E3: scheduler.close() cancels all active jobs and shielded awaitables."""
     go = asyncio.Event()
     scheduler = Scheduler()
     job = await scheduler.spawn(wait_for(go))
@@ -37,7 +37,7 @@ async def test_close_cancels_what_is_active_and_shielded() -> None:
 
 
 async def test_close_never_starts_pending_jobs() -> None:
-    """E3: pending jobs never start, and those who wait for them get CancelledError."""
+    """E3: pending jobs never start, and callers that wait for them get CancelledError."""
     go, log = asyncio.Event(), list[str]()
     scheduler = Scheduler(limit=1)
     await scheduler.spawn(wait_for(go, log, "active"))
@@ -53,7 +53,7 @@ async def test_close_never_starts_pending_jobs() -> None:
 
 
 async def test_job_that_ends_because_of_the_close_starts_no_pending_one() -> None:
-    """E3: neither does the end of a cancelled job hand its slot on."""
+    """E3: when a cancelled job ends, its slot is not passed on."""
     go, log = asyncio.Event(), list[int]()
     scheduler = Scheduler(limit=1)
     for n in range(4):
@@ -66,8 +66,8 @@ async def test_job_that_ends_because_of_the_close_starts_no_pending_one() -> Non
 
 
 async def test_job_that_closes_in_its_first_step_starts_no_pending_one() -> None:
-    """E3, A9: an eager job closes while pending jobs are being started, more of them
-    than one turn closes."""
+    """E3, A9: an eager job closes the scheduler while pending jobs are being started,
+    more of them than one turn closes."""
     go, log = asyncio.Event(), list[int]()
     scheduler = Scheduler(limit=1, pending_limit=0)
 
@@ -85,7 +85,7 @@ async def test_job_that_closes_in_its_first_step_starts_no_pending_one() -> None
 
 
 async def test_second_close_returns_when_the_first_is_done() -> None:
-    """E3: every caller returns only when it is done, also the second one."""
+    """E3: every caller returns only when the close is done, even the second one."""
     go, cleaned = asyncio.Event(), asyncio.Event()
 
     async def clean_up() -> None:
@@ -109,7 +109,7 @@ async def test_second_close_returns_when_the_first_is_done() -> None:
 
 
 async def test_close_from_inside_a_job_spares_it() -> None:
-    """E3: from inside a job it spares that job and does not wait for it."""
+    """E3: a close from inside a job spares that job and does not wait for it."""
     go, log = asyncio.Event(), list[str]()
 
     async def closer() -> str:
@@ -128,7 +128,7 @@ async def test_close_from_inside_a_job_spares_it() -> None:
 
 
 async def test_close_from_a_child_task_of_a_job_spares_that_job() -> None:
-    """E3: also when it is called from a task that the job has made."""
+    """E3: the same if it is called from a task that the job has created."""
 
     async def closer() -> str:
         async with asyncio.TaskGroup() as group:
@@ -155,7 +155,7 @@ async def test_close_from_a_shielded_task_spares_it() -> None:
 
 
 async def test_close_that_a_job_shields_spares_that_job() -> None:
-    """E3: what a job shields is called from inside of that job."""
+    """E3: a close that a job shields counts as called from inside that job."""
     go = asyncio.Event()
     scheduler = Scheduler()
 
@@ -207,7 +207,7 @@ async def test_close_from_outside_ends_a_job_that_was_spared() -> None:
 
 
 async def test_failure_while_it_closes_is_reported() -> None:
-    """R2, E3: a job that fails when it is cancelled is told like any other."""
+    """R2, E3: a job that fails when it is cancelled is reported like any other."""
     reports = Reports()
 
     async def fails_when_cancelled() -> None:
@@ -224,7 +224,7 @@ async def test_failure_while_it_closes_is_reported() -> None:
 
 
 async def test_clean_up_of_a_job_cannot_spawn_and_its_coroutine_is_closed() -> None:
-    """A4, A5: while it closes, jobs are refused."""
+    """A4, A5: while the scheduler closes, jobs are refused."""
     refused = list[BaseException]()
 
     async def clean_up() -> None:
@@ -244,7 +244,7 @@ async def test_clean_up_of_a_job_cannot_spawn_and_its_coroutine_is_closed() -> N
 
 
 async def test_close_whose_caller_is_cancelled_goes_on() -> None:
-    """E2, E3: the cancellation gets through at once, and the close goes on without it."""
+    """E2, E3: the caller is cancelled at once, and the close goes on without it."""
     cleaned, ended = asyncio.Event(), list[str]()
 
     async def clean_up() -> None:
@@ -272,7 +272,7 @@ async def test_close_whose_caller_is_cancelled_goes_on() -> None:
 
 
 async def test_close_is_a_hard_deadline_and_cancels_once() -> None:
-    """E0, E1: it returns on time, and lets go what swallows its cancellation."""
+    """E0, E1: it returns on time, and lets go jobs that swallow their cancellation."""
     loop = asyncio.get_running_loop()
     go, cancelled = asyncio.Event(), list[float]()
     reports = Reports()
@@ -293,7 +293,7 @@ async def test_close_is_a_hard_deadline_and_cancels_once() -> None:
 
 
 async def test_shielded_awaitable_that_swallows_its_cancellation_is_let_go() -> None:
-    """E0, E1: the deadline holds for what is shielded, too."""
+    """E0, E1: the deadline applies to shielded awaitables, too."""
     loop = asyncio.get_running_loop()
     go, cancelled = asyncio.Event(), list[float]()
     reports = Reports()
@@ -335,7 +335,7 @@ async def test_close_with_no_time_at_all_still_lets_a_job_clean_up() -> None:
 
 
 async def test_close_does_not_cancel_what_is_being_cancelled() -> None:
-    """E1: a job that was closed by itself is cancelled no second time."""
+    """E1: a job that is being closed by job.close() is not cancelled a second time."""
     go, cancelled = asyncio.Event(), list[float]()
     scheduler = Scheduler(close_timeout=5, exception_handler=Reports())
     job = await scheduler.spawn(stubborn(go, cancelled))
@@ -351,7 +351,7 @@ async def test_close_does_not_cancel_what_is_being_cancelled() -> None:
 
 
 async def test_close_with_an_earlier_deadline_of_one_job() -> None:
-    """E0: of the deadlines of a job and of its scheduler the earlier one counts."""
+    """E0: the earlier of the deadlines of a job and its scheduler counts."""
     loop = asyncio.get_running_loop()
     go, reports = asyncio.Event(), Reports()
     scheduler = Scheduler(close_timeout=9, exception_handler=reports)
@@ -370,7 +370,7 @@ async def test_close_with_an_earlier_deadline_of_one_job() -> None:
 
 
 async def test_close_bounds_a_job_that_was_closed_with_more_time() -> None:
-    """E0: it returns on time, and cancels that job no second time (E1)."""
+    """E0: it returns on time, and does not cancel that job a second time (E1)."""
     loop = asyncio.get_running_loop()
     go, cancelled, reports = asyncio.Event(), list[float](), Reports()
     scheduler = Scheduler(close_timeout=2, exception_handler=reports)
@@ -384,7 +384,7 @@ async def test_close_bounds_a_job_that_was_closed_with_more_time() -> None:
     with pytest.raises(TimeoutError):
         await close
     await settle()
-    assert reports.messages == []  # R2: the caller of job.close() has it
+    assert reports.messages == []  # R2: the caller of job.close() has received it
     assert len(cancelled) == 1
     go.set()
     await settle()
@@ -444,7 +444,7 @@ async def test_close_tells_what_it_cancelled_and_never_started(
 async def test_close_of_an_idle_scheduler_tells_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """E5: nothing was lost, nothing is told; nor by the second close."""
+    """E5: if nothing was lost, nothing is logged; nor by a second close."""
     scheduler = Scheduler()
     assert await (await scheduler.spawn(give(1))) == 1
     await scheduler.close()
@@ -455,7 +455,7 @@ async def test_close_of_an_idle_scheduler_tells_nothing(
 async def test_second_close_tells_only_what_the_first_one_spared(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """E5: each job is told once."""
+    """E5: each job is named once."""
     go = asyncio.Event()
 
     async def closer() -> None:
@@ -477,7 +477,7 @@ async def test_second_close_tells_only_what_the_first_one_spared(
 async def test_job_that_ended_by_itself_in_the_turn_of_the_close_is_not_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """E5: what has ended was not cancelled."""
+    """E5: a job that has ended was not cancelled."""
     go = asyncio.Event()
     scheduler = Scheduler()
     job = await scheduler.spawn(fail(go))
@@ -507,7 +507,7 @@ async def test_very_many_names_are_cut(
 
 
 async def test_close_beside_a_drain_cancels_what_that_one_waits_for() -> None:
-    """E3: who drains does not keep another one's close from cancelling."""
+    """E3: a drain does not keep another caller's close from cancelling."""
     go, cancelled = asyncio.Event(), list[str]()
 
     async def work() -> None:

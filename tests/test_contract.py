@@ -1,7 +1,7 @@
 """Every rule of the contract has a test of its own, whose docstring names it.
 
-A accepting a job, L limits and progress, R results and failures, E ending, W in an
-aiohttp application. A rule is named by its letter and number.
+A rule is named by letter and number: A for accepting a job, L for limits and progress, R
+for results and failures, E for ending, W for aiohttp applications.
 """
 
 import ast
@@ -23,7 +23,7 @@ ALL = [rule for line in RULES for rule in line.split()]
 
 @functools.cache
 def docstrings() -> dict[str, str]:
-    """Those of the tests, by how pytest calls these."""
+    """Return the docstrings of all tests, by pytest's names of the tests."""
     return {
         f"{path.name}::{node.name}": ast.get_docstring(node) or ""
         for path in sorted(Path(__file__).parent.glob("test_*.py"))
@@ -35,17 +35,17 @@ def docstrings() -> dict[str, str]:
 
 @pytest.mark.parametrize("rule", ALL)
 def test_rule_has_a_test_whose_docstring_begins_with_it(rule: str) -> None:
-    """For each rule there is a test that is first of all its own."""
+    """Each rule has a test that is first of all about this rule."""
     begins = re.compile(rf"{rule}\b")
     assert [name for name, text in docstrings().items() if begins.match(text)]
 
 
 def test_docstrings_name_no_rule_that_there_is_not() -> None:
-    """A rule that was renumbered, or a slip of the pen."""
+    """A rule may have been renumbered, or mistyped."""
     text = "\n".join(docstrings().values())
     assert set(re.findall(r"\b[A-Z]\d+\b", text)) <= set(ALL)
 
 
 def test_every_test_has_its_sentence() -> None:
-    """What it holds the package to stands in its docstring."""
+    """The docstring says what the test demands of the package."""
     assert [name for name, text in docstrings().items() if not text] == []

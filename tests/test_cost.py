@@ -1,4 +1,4 @@
-"""What costs no more for many than for few: counted in lines of the package that run."""
+"""Costs per job do not grow with the number of jobs, counted in executed lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Scenario = Callable[[int], Coroutine[Any, Any, None]]
 
 
 def lines_of(scenario: Scenario, count: int) -> int:
-    """How many lines of the package run."""
+    """Return how many lines of the package are executed."""
     lines = 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
@@ -123,7 +123,7 @@ async def handlers_that_wait_for_pending_jobs(count: int) -> None:
 async def jobs_wait(
     count: int, *, more_slots: int = 0, pending_limit: int = 0
 ) -> AsyncIterator[Scheduler]:
-    """For one that takes no slot."""
+    """Let jobs wait for a job that takes no slot."""
     go, limit = asyncio.Event(), count + more_slots
     async with Scheduler(limit=limit, pending_limit=pending_limit) as scheduler:
         one = scheduler.spawn_at_once(wait_for(go))

@@ -1,4 +1,4 @@
-"""The dashboard, as a browser without scripts and a hostile site see it."""
+"""The dashboard as seen by a browser without scripts, and by a hostile site."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ SECRET = "hunter2"
 async def test_access_decides(
     start: Start, access: str, looks: int, cancels: int
 ) -> None:
-    """Every address asks; who may not cancel is shown no button, and refused."""
+    """Every address checks; a visitor who may not cancel sees no button, and is
+    refused."""
     client = await start(make_app(by_header, limit=1))
     go = asyncio.Event()
     job = await scheduler_of(client).spawn(wait_for(go))
@@ -103,7 +104,7 @@ async def test_access_decides(
 
 
 async def test_authorize_may_answer_itself(start: Start) -> None:
-    """An HTTPException passes: a login page, for example."""
+    """An HTTPException passes through: a redirect to a login page, for example."""
 
     async def authorize(request: web.Request) -> Access:
         raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Basic"})
@@ -145,7 +146,7 @@ async def test_answer_that_is_no_access_lets_nobody_in(start: Start, answer: Any
 async def test_other_sites_are_refused(
     start: Start, headers: dict[str, str], status: int
 ) -> None:
-    """Sec-Fetch-Site decides, else Origin; neither is a refusal."""
+    """Sec-Fetch-Site decides, else Origin; with neither, the request is refused."""
     client = await start(make_app())
     job = await scheduler_of(client).spawn(wait_for(asyncio.Event()))
     response = await post(client, path_of(job) + "/cancel", **headers)
@@ -154,7 +155,7 @@ async def test_other_sites_are_refused(
 
 
 async def test_get_changes_nothing(start: Start) -> None:
-    """Cancelling is POST only; GET asks."""
+    """Cancelling takes a POST; GET only asks for confirmation."""
     client = await start(make_app())
     job = await scheduler_of(client).spawn(wait_for(asyncio.Event()))
     await get(client, path_of(job) + "/cancel")
@@ -163,7 +164,7 @@ async def test_get_changes_nothing(start: Start) -> None:
 
 @pytest.mark.parametrize("path", ["/jobs/", "/jobs/job/9", "/jobs/static/dashboard.js"])
 async def test_every_answer_has_a_strict_policy(start: Start, path: str) -> None:
-    """Nothing inline, nothing from elsewhere, no frame around it; errors too."""
+    """Nothing inline, nothing from elsewhere, no framing; for errors too."""
     client = await start(make_app())
     async with client.get(path) as response:
         policy = response.headers["Content-Security-Policy"]
@@ -175,7 +176,7 @@ async def test_every_answer_has_a_strict_policy(start: Start, path: str) -> None
 
 
 def test_pages_have_nothing_inline_and_nothing_from_elsewhere() -> None:
-    """And all that a browser loads is small."""
+    """And everything that a browser loads is small."""
     files = [
         path for part in ("static", "templates") for path in (FOLDER / part).iterdir()
     ]
@@ -194,7 +195,7 @@ def test_pages_have_nothing_inline_and_nothing_from_elsewhere() -> None:
 
 
 async def test_overview_shows_all_without_scripts(start: Start) -> None:
-    """Figures, active jobs and where they stand, pending ones in order, recent ones."""
+    """Figures, active jobs and where they are, pending jobs in order, recent jobs."""
     client = await start(make_app(limit=2, pending_limit=9))
     scheduler, go = scheduler_of(client), asyncio.Event()
     await scheduler.spawn(fail(), "broken", origin="POST /orders")
@@ -251,7 +252,7 @@ async def test_figures_tell_slots_from_jobs(start: Start) -> None:
 
 
 async def test_client_that_has_hung_up_is_shown_and_is_no_failure(start: Start) -> None:
-    """W4: it is counted, listed and found by itself."""
+    """W4: it is counted, listed and filtered separately."""
     client = await start(make_app())
     scheduler = scheduler_of(client)
     job = await scheduler.spawn(hang_up(), "pay", origin="POST /pay")
@@ -271,7 +272,7 @@ async def test_client_that_has_hung_up_is_shown_and_is_no_failure(start: Start) 
 
 
 async def test_page_says_that_pending_jobs_are_held(start: Start) -> None:
-    """Every page, live, until they are released."""
+    """Every page says so, live, until they are released."""
     client = await start(make_app())
     scheduler = scheduler_of(client)
     scheduler.hold()
@@ -288,7 +289,7 @@ async def test_page_says_that_pending_jobs_are_held(start: Start) -> None:
 
 
 async def test_page_shows_a_limit_that_was_changed(start: Start) -> None:
-    """What was started before may be more than there are slots now."""
+    """More jobs may have started before than there are slots now."""
     client = await start(make_app(limit=2))
     scheduler, go = scheduler_of(client), asyncio.Event()
     for _ in range(3):
@@ -301,7 +302,7 @@ async def test_page_shows_a_limit_that_was_changed(start: Start) -> None:
 
 
 async def test_page_says_which_process_it_shows(start: Start) -> None:
-    """It shows this one only, by the name of the host and the number of the process."""
+    """It shows only this one, by host name and process id."""
     page = await get(await start(make_app()), "/jobs/")
     assert "This process only" in page
     assert "give setup_dashboard() a directory by share=" in words_of(page)
@@ -332,7 +333,7 @@ async def test_everything_is_escaped(start: Start) -> None:
 
 
 async def test_no_values_are_shown(start: Start) -> None:
-    """Neither arguments nor locals, of what runs and of what has failed."""
+    """Neither arguments nor locals, of running jobs and of failed ones."""
 
     async def log_in(password: str, go: asyncio.Event | None = None) -> None:
         copy = password * 2
@@ -356,7 +357,7 @@ async def test_no_values_are_shown(start: Start) -> None:
 
 
 async def test_page_of_a_job_that_has_failed_tells_the_whole_story(start: Start) -> None:
-    """The exception, and what it came from, each with its frames."""
+    """The exception and its causes, each with its frames."""
 
     async def outer() -> None:
         try:
@@ -385,7 +386,7 @@ async def test_page_of_a_job_that_has_failed_tells_the_whole_story(start: Start)
 
 
 async def test_job_that_is_let_go_shows_where_it_hangs(start: Start) -> None:
-    """E0: it may still run, and nobody looks at it any more."""
+    """E0: it may still run, though nobody waits for it any more."""
     client = await start(make_app(close_timeout=0))
     go = asyncio.Event()
     job = await scheduler_of(client).spawn(stubborn(go), "stubborn")
@@ -402,7 +403,7 @@ async def test_job_that_is_let_go_shows_where_it_hangs(start: Start) -> None:
 
 
 async def test_unknown_job_is_not_found(start: Start) -> None:
-    """Neither shown, followed nor cancelled."""
+    """It is neither shown, followed nor cancelled."""
     client = await start(make_app())
     path = path_of(12345678)
     assert "no job 12345678" in await get(client, path, 404)
@@ -412,7 +413,7 @@ async def test_unknown_job_is_not_found(start: Start) -> None:
 
 
 async def test_job_of_another_process_is_not_taken_for_one_of_this(start: Start) -> None:
-    """Its number is the same, but behind a proxy, or after a restart, it is not meant."""
+    """Behind a proxy or after a restart, the same number may mean another job."""
     client = await start(make_app())
     job = await scheduler_of(client).spawn(wait_for(asyncio.Event()))
     path = f"/jobs/job/0123abcd-{job.id}"
@@ -423,7 +424,7 @@ async def test_job_of_another_process_is_not_taken_for_one_of_this(start: Start)
 
 
 def test_every_process_has_a_name_of_its_own() -> None:
-    """Workers are forked after all has been imported and set up."""
+    """Workers may be forked after everything has been imported and set up."""
     mine = process_name()
     assert mine == process_name()
     with mock.patch("os.getpid", return_value=-1):
@@ -431,7 +432,7 @@ def test_every_process_has_a_name_of_its_own() -> None:
 
 
 async def test_name_that_cannot_be_encoded_is_shown_escaped(start: Start) -> None:
-    """PEP 383: the name of a file may be no text."""
+    """A file name may not be valid text, see PEP 383."""
     client = await start(make_app())
     job = await scheduler_of(client).spawn(wait_for(asyncio.Event()), "\udcff.txt")
     for path in ("/jobs/", path_of(job)):
@@ -441,7 +442,7 @@ async def test_name_that_cannot_be_encoded_is_shown_escaped(start: Start) -> Non
 
 
 async def test_cancel_works_on_active_pending_and_closed_jobs(start: Start) -> None:
-    """E1: and leads to the job's page. Whoever waits is told as without a dashboard."""
+    """E1: it leads to the job's page, and waiters are told as without a dashboard."""
     client = await start(make_app(limit=1))
     scheduler = scheduler_of(client)
     active = await scheduler.spawn(wait_for(asyncio.Event()))
@@ -459,7 +460,7 @@ async def test_cancel_works_on_active_pending_and_closed_jobs(start: Start) -> N
 async def test_job_that_takes_its_time_to_end_is_shown_as_being_cancelled(
     start: Start,
 ) -> None:
-    """To those who may only look, too; and there is no button to cancel it again."""
+    """To visitors who may only look, too; and there is no button to cancel it again."""
     client = await start(make_app(by_header, close_timeout=60))
     go = asyncio.Event()
     job = await scheduler_of(client).spawn(stubborn(go), "stubborn")
@@ -475,7 +476,7 @@ async def test_job_that_takes_its_time_to_end_is_shown_as_being_cancelled(
 
 
 async def test_failure_under_cancellation_still_reaches_the_handler(start: Start) -> None:
-    """R2: the dashboard does not wait for the job, so it takes nobody's report away."""
+    """R2: the dashboard does not wait for the job, so the failure is still reported."""
 
     async def break_when_cancelled() -> None:
         try:
@@ -519,7 +520,7 @@ async def test_filters_leave_out_what_does_not_fit(start: Start) -> None:
 
 
 def test_every_state_has_its_word_and_every_outcome_its_filter() -> None:
-    """One that is new may not be forgotten."""
+    """A new one must not be forgotten."""
     assert list(STATES) == [state.name.lower() for state in JobState]
     assert get_args(data.State) == tuple(STATES)
     closed = [state.name.lower() for state in JobState if state >= JobState.SUCCEEDED]
@@ -527,7 +528,7 @@ def test_every_state_has_its_word_and_every_outcome_its_filter() -> None:
 
 
 def test_words_and_durations_are_what_people_read() -> None:
-    """From a fraction of a millisecond to days; names of code may be broken."""
+    """From a fraction of a millisecond to days; long names may be broken into lines."""
     seconds = (0.0004, 0.34, 0.9999, 3.21, 59.99, 72, 7500, 100_000)
     words = ["0.4 ms", "340 ms", "1.0 s", "3.2 s", "1 min 00 s", "1 min 12 s"]
     assert [duration(s) for s in seconds] == [*words, "2 h 05 min", "1 d 03 h"]
@@ -543,7 +544,7 @@ def test_what_began_a_little_later_by_another_clock_has_just_begun() -> None:
 
 
 def point(**values: Any) -> data.Point:
-    """A point of the charts, in which nothing else happened."""
+    """Return a point of the charts in which nothing else happened."""
     empty: Any = dict.fromkeys(("succeeded", "failed", "cancelled", "hung_up"), 0)
     empty |= {"p50": None, "p90": None, "pending": 0, "waited": 0.0}
     point: data.Point = empty | values
@@ -551,7 +552,8 @@ def point(**values: Any) -> data.Point:
 
 
 def test_charts_show_what_was_counted() -> None:
-    """Bars of the right heights, stay within the drawing, and are told in words."""
+    """Bars have the right heights, stay within the drawing, and are described in
+    words."""
     points = [
         point(),
         point(
@@ -612,7 +614,7 @@ async def test_history_is_bounded_and_keeps_failures_apart() -> None:
 
 
 async def test_clients_that_hang_up_push_no_failure_out() -> None:
-    """L4: they come in crowds, and a failure comes alone."""
+    """L4: there may be many of them, and only one failure."""
     scheduler = Scheduler(exception_handler=Reports())
     past = History(scheduler)
     scheduler.add_observer(past)
@@ -660,7 +662,7 @@ async def test_history_keeps_neither_job_nor_result_nor_exception() -> None:
 
 
 def test_description_of_an_exception_is_bounded() -> None:
-    """Its message, its frames, and how many it came from; whatever its code does."""
+    """Its message, its frames, and the number of its causes; whatever its code does."""
 
     def dig(depth: int) -> None:
         if not depth:
@@ -691,7 +693,7 @@ def test_description_of_an_exception_is_bounded() -> None:
 
 
 async def test_figures_are_measured_by_the_period() -> None:
-    """Counts and run times of what has ended since the last time."""
+    """Counts and run times of the jobs that have ended since the last measurement."""
     scheduler = Scheduler(exception_handler=Reports())
     past = History(scheduler)
     scheduler.add_observer(past)
@@ -714,7 +716,7 @@ async def test_figures_are_measured_by_the_period() -> None:
 async def test_timer_measures_while_the_application_runs(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until the clean-up, which takes the observer away."""
+    """Until the clean-up, which removes the observer."""
     measured = asyncio.Event()
 
     def measure(self: History, now: Any) -> None:
@@ -733,7 +735,7 @@ async def test_timer_measures_while_the_application_runs(
 
 
 async def test_page_is_quick_with_many_pending_jobs(start: Start) -> None:
-    """What a page costs does not grow with the jobs that are pending."""
+    """The cost of a page does not grow with the number of pending jobs."""
     client = await start(make_app(limit=1, pending_limit=0))
     scheduler = scheduler_of(client)
     past = History(scheduler)
@@ -753,7 +755,7 @@ async def test_page_is_quick_with_many_pending_jobs(start: Start) -> None:
     for _ in range(100_000):
         await scheduler.spawn(nothing())
     assert cost() < few * 5 + 0.001
-    await get(client, "/jobs/")  # the templates are there
+    await get(client, "/jobs/")  # loads the templates
     tracemalloc.start()
     page = await get(client, "/jobs/?name=nowhere")
     _, peak = tracemalloc.get_traced_memory()
@@ -771,7 +773,7 @@ def addresses(page: str) -> set[str]:
 
 
 async def test_addresses_are_relative_and_lead_somewhere(start: Start) -> None:
-    """Below any path, without anybody telling: a proxy may strip what it likes."""
+    """They work below any path, without being told: a proxy may strip a prefix."""
     client = await start(make_app(limit=1))
     scheduler, go = scheduler_of(client), asyncio.Event()
     active = await scheduler.spawn(wait_for(go), "named")
@@ -788,7 +790,7 @@ async def test_addresses_are_relative_and_lead_somewhere(start: Start) -> None:
 
 
 async def test_proxy_may_strip_the_path_and_change_the_scheme(start: Start) -> None:
-    """It shows the application below another path and tells nothing; all works there."""
+    """It serves the application below another path without saying so; all works there."""
     inner = await start(make_app())
     job = await scheduler_of(inner).spawn(wait_for(asyncio.Event()), "proxied")
 
@@ -831,7 +833,7 @@ async def test_address_without_slash_leads_to_the_page(start: Start) -> None:
 
 
 async def test_nested_below_a_sub_application(start: Start) -> None:
-    """With the scheduler of the parent, given by hand, and a path of its own."""
+    """With the scheduler of the parent, passed explicitly, and a path of its own."""
     parent, child = web.Application(), web.Application()
     scheduler = setup(parent)
     setup_dashboard(child, "/office/jobs", authorize=manage, scheduler=scheduler)
@@ -847,7 +849,7 @@ async def test_nested_below_a_sub_application(start: Start) -> None:
 
 
 async def test_two_in_one_process_do_not_meet(start: Start) -> None:
-    """Each shows its own scheduler to those of its own."""
+    """Each shows its own scheduler to its own visitors."""
     other = Scheduler()
     application = make_app()
     setup_dashboard(application, "/other", authorize=read, scheduler=other)
@@ -865,7 +867,7 @@ async def test_two_in_one_process_do_not_meet(start: Start) -> None:
 
 @pytest.mark.filterwarnings("ignore:It is recommended to use web.RequestKey")
 async def test_host_may_use_the_template_library_itself(start: Start) -> None:
-    """Its environment, its globals and its context processors stay its own."""
+    """The host's environment, globals and context processors stay its own."""
 
     async def processor(request: web.Request) -> dict[str, Any]:
         return {"now": "host", "links": "host"}
@@ -887,7 +889,8 @@ async def test_host_may_use_the_template_library_itself(start: Start) -> None:
 
 
 def test_only_the_dashboard_needs_more_than_aiohttp() -> None:
-    """The rest does not import it; without its library it says what to install."""
+    """The rest does not import it; without its library, the error says what to
+    install."""
     code = """
 import sys, aiohttp_jobs
 assert not {"jinja2", "aiohttp_jinja2", "aiohttp_jobs.dashboard"} & set(sys.modules)
@@ -919,7 +922,7 @@ else:
 def test_bad_argument_is_refused(
     arguments: dict[str, Any], error: type[Exception], says: str
 ) -> None:
-    """A7: by name, at the call; and there is no access for everybody by default."""
+    """A7: by name, at the call; and `authorize` has no default that lets everybody in."""
     application = web.Application()
     setup(application)
     with pytest.raises(error, match=says):
@@ -931,7 +934,7 @@ def test_bad_argument_is_refused(
 
 
 def test_application_without_scheduler_or_frozen_is_refused() -> None:
-    """W1: each has its sentence."""
+    """W1: each case has its own sentence."""
     application = web.Application()
     with pytest.raises(RuntimeError, match="setup"):
         setup_dashboard(application, authorize=manage)
@@ -942,7 +945,7 @@ def test_application_without_scheduler_or_frozen_is_refused() -> None:
 
 
 def test_object_with_a_coroutine_method_may_authorize() -> None:
-    """An instance whose call is a coroutine function is one, too."""
+    """An instance whose __call__ is a coroutine function is accepted, too."""
 
     class Gate:
         async def __call__(self, request: web.Request) -> Access:
@@ -964,7 +967,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick")
 async def test_stream_sends_numbered_snapshots(start: Start) -> None:
-    """The same that the page shows, each whole, as jobs come and go."""
+    """Each has everything that the page shows, as jobs come and go."""
     client = await start(make_app())
     go = asyncio.Event()
     async with asyncio.timeout(20), client.get("/jobs/live") as response:
@@ -989,7 +992,7 @@ async def test_stream_sends_numbered_snapshots(start: Start) -> None:
 async def test_stream_shows_what_the_filters_of_its_page_let_through(
     start: Start,
 ) -> None:
-    """And only to those who may cancel, the buttons for it."""
+    """And the cancel buttons only to visitors who may cancel."""
     client = await start(make_app(by_header))
     for name in ("mail", "import"):
         await scheduler_of(client).spawn(wait_for(asyncio.Event()), name)
@@ -1007,7 +1010,7 @@ async def test_stream_shows_what_the_filters_of_its_page_let_through(
 
 @pytest.mark.usefixtures("quick")
 async def test_stream_of_a_job_follows_it_to_its_end(start: Start) -> None:
-    """Where it is suspended, then what it has raised."""
+    """It shows where the job is suspended, then what it has raised."""
     client = await start(make_app())
     go = asyncio.Event()
     job = await scheduler_of(client).spawn(fail(go))
@@ -1019,7 +1022,7 @@ async def test_stream_of_a_job_follows_it_to_its_end(start: Start) -> None:
 
 
 def test_snapshots_are_at_most_two_a_second() -> None:
-    """However much happens; and a proxy closes what is silent for long."""
+    """However much happens; but not too few, as proxies close silent connections."""
     assert 0.5 <= stream.PERIOD <= 15
 
 
@@ -1064,7 +1067,7 @@ def test_slow_page_is_rendered_once_for_all_who_wait_for_it() -> None:
 
 
 async def test_streams_are_capped(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One too many gets 503; one that has left makes room."""
+    """One too many gets 503; one that leaves makes room."""
     monkeypatch.setattr(stream, "MOST", 1)
     monkeypatch.setattr(stream, "PERIOD", 0.001)
     client = await start(make_app())
@@ -1082,7 +1085,7 @@ async def test_streams_are_capped(start: Start, monkeypatch: pytest.MonkeyPatch)
 async def test_stream_ends_after_its_life(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The browser comes again, and is authorised again."""
+    """The browser reconnects, and is authorised again."""
     monkeypatch.setattr(stream, "LIFE", 0)
     client = await start(make_app())
     async with asyncio.timeout(20), client.get("/jobs/live") as response:
@@ -1090,7 +1093,7 @@ async def test_stream_ends_after_its_life(
 
 
 class Stalling:
-    """Serves a stream to a client that reads nothing, until the connection is full."""
+    """Serves a stream to a client that does not read, until the connection is full."""
 
     def __init__(self) -> None:
         self.streams = stream.Streams()
@@ -1128,7 +1131,7 @@ class Stalling:
 async def test_client_that_does_not_read_does_not_hold_up_a_shutdown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A laptop that sleeps: what it was sent cannot be sent to the end."""
+    """For example a laptop that sleeps: data for it cannot all be sent."""
     monkeypatch.setattr(stream, "PATIENCE", None)
     stalling = Stalling()
     async with asyncio.timeout(20), stalling.served():
@@ -1140,7 +1143,7 @@ async def test_client_that_does_not_read_does_not_hold_up_a_shutdown(
 async def test_client_that_does_not_read_loses_its_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It must not take the place of others for ever."""
+    """It must not take up a place for ever."""
     monkeypatch.setattr(stream, "PATIENCE", 0.1)
     stalling = Stalling()
     async with asyncio.timeout(20), stalling.served():
@@ -1150,7 +1153,7 @@ async def test_client_that_does_not_read_loses_its_stream(
 
 @pytest.mark.usefixtures("quick")
 async def test_client_that_has_gone_leaves_its_place_though_nothing_is_new() -> None:
-    """Not only when something is sent to it."""
+    """It does not take a failing send to notice that."""
     stalling = Stalling()
     app = web.Application()
     app.router.add_get("/", stalling.handle)
@@ -1167,7 +1170,7 @@ async def test_client_that_has_gone_leaves_its_place_though_nothing_is_new() -> 
 async def test_open_dashboard_does_not_hold_up_a_shutdown(
     start: Start, atomic_methods: Any
 ) -> None:
-    """The streams end first; also if the host makes every handler atomic."""
+    """The streams end first, even if the host makes every handler atomic."""
     client = await start(make_app(atomic_methods=atomic_methods))
     async with asyncio.timeout(20), client.get("/jobs/live") as response:
         await Events(response).until("Running jobs")
@@ -1176,7 +1179,7 @@ async def test_open_dashboard_does_not_hold_up_a_shutdown(
 
 
 async def test_stream_is_refused_when_the_application_shuts_down(start: Start) -> None:
-    """A browser that connects again must not hold it up either."""
+    """A browser that reconnects must not hold up the shutdown either."""
     client = await start(make_app())
     async with client.get("/jobs/live"):
         assert client.app is not None

@@ -1,4 +1,4 @@
-"""What may be done on the dashboard: it asks first, tells what it did, logs for whom."""
+"""Actions on the dashboard: it asks first, says what it did, and logs for whom."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def tell(
 
 
 def fields_of(page: str) -> dict[str, str]:
-    """The hidden fields of the form that a page asks by."""
+    """Return the hidden fields of a page's confirmation form."""
     return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page))
 
 
@@ -55,7 +55,7 @@ def fields_of(page: str) -> dict[str, str]:
 
 
 async def test_cancel_tells_number_and_name(start: Start) -> None:
-    """Of an active, a stopping, a pending and a closed one."""
+    """Of an active, a stopping, a pending and a closed job."""
     client = await start(make_app(ann, limit=1, close_timeout=60))
     scheduler, go = scheduler_of(client), asyncio.Event()
     job = await scheduler.spawn(stubborn(go), "make_report")
@@ -75,7 +75,7 @@ async def test_cancel_tells_number_and_name(start: Start) -> None:
 
 
 async def test_job_of_another_process_is_told_not_to_be_cancelled(start: Start) -> None:
-    """To a script by JSON, to a browser by a page with a way back."""
+    """A script is told by JSON, a browser by a page with a way back."""
     client = await start(make_app())
     job = await scheduler_of(client).spawn(wait_for(asyncio.Event()))
     path = f"/jobs/job/0123abcd-{job.id}/cancel"
@@ -89,7 +89,7 @@ async def test_job_of_another_process_is_told_not_to_be_cancelled(start: Start) 
 
 
 async def test_page_asks_before_a_job_is_cancelled(start: Start) -> None:
-    """Those who may; it tells what is meant, and what is over cannot be cancelled."""
+    """It names the job, for visitors who may cancel; an ended job has no button."""
     client = await start(make_app(ann))
     scheduler = scheduler_of(client)
     job = await scheduler.spawn(wait_for(asyncio.Event()), "make_report")
@@ -109,7 +109,7 @@ async def test_page_asks_before_a_job_is_cancelled(start: Start) -> None:
 
 
 async def test_job_page_tells_what_has_come_of_it(start: Start) -> None:
-    """Without scripts the form leads there."""
+    """The form leads to this page without scripts."""
     client = await start(make_app())
     job = await scheduler_of(client).spawn(wait_for(asyncio.Event()), "make_report")
     await settle()
@@ -124,7 +124,7 @@ async def test_job_page_tells_what_has_come_of_it(start: Start) -> None:
 async def test_every_action_is_logged_with_who_did_it(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At WARNING, in one line, with fields; the visitor's name can forge no line."""
+    """At WARNING, in one line, with fields; the visitor's name cannot forge a line."""
     client = await start(make_app(ann, limit=1))
     scheduler = scheduler_of(client)
     job = await scheduler.spawn(wait_for(asyncio.Event()), "make_report")
@@ -163,7 +163,7 @@ async def test_every_action_is_logged_with_who_did_it(
 async def test_visitor_without_a_name_is_told_by_address(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An Access alone is enough for authorize to return."""
+    """It is enough for `authorize` to return just an Access."""
     client = await start(make_app())
     job = await scheduler_of(client).spawn(wait_for(asyncio.Event()))
     await tell(client, path_of(job) + "/cancel")
@@ -176,7 +176,7 @@ async def test_visitor_without_a_name_is_told_by_address(
 async def test_cancel_all_that_match_says_how_many_and_leaves_later_ones(
     start: Start,
 ) -> None:
-    """What came after the page had asked was not meant, and the rest does not match."""
+    """Jobs that came after the page had asked were not meant; the rest does not match."""
     client = await start(make_app(ann, limit=1))
     scheduler = scheduler_of(client)
     active = await scheduler.spawn(wait_for(asyncio.Event()), "report 1")
@@ -204,7 +204,7 @@ async def test_cancel_all_that_match_says_how_many_and_leaves_later_ones(
 
 
 async def test_cancel_all_needs_a_filter_and_its_own_process(start: Start) -> None:
-    """An empty one would be everything; another process has other jobs."""
+    """An empty filter would match everything; another process has other jobs."""
     client = await start(make_app())
     job = await scheduler_of(client).spawn(wait_for(asyncio.Event()), "report")
     await settle()
@@ -224,7 +224,7 @@ async def test_cancel_all_needs_a_filter_and_its_own_process(start: Start) -> No
 async def test_many_are_cancelled_in_turns(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The event loop gets its turn between; what is beyond the bound is told."""
+    """The event loop gets its turn in between; jobs beyond the bound are mentioned."""
     monkeypatch.setattr(steering, "AT_ONCE", 2)
     monkeypatch.setattr(steering, "MOST", 7)
     client = await start(make_app(limit=1))
@@ -265,7 +265,7 @@ async def test_queue_is_held_and_released(start: Start) -> None:
 
 
 async def test_limit_is_changed_from_what_was_seen(start: Start) -> None:
-    """Two who change it at once: the second one is told, and changes nothing."""
+    """If two visitors change it at once, the second one is told, and changes nothing."""
     client = await start(make_app(ann, limit=1))
     scheduler, go = scheduler_of(client), asyncio.Event()
     for _ in range(3):
@@ -290,7 +290,7 @@ async def test_limit_is_changed_from_what_was_seen(start: Start) -> None:
 
 @pytest.mark.parametrize("limit", ["0", "-1", "1.5", "x", "1" * 20, "²"])
 async def test_limit_that_cannot_be_is_refused(start: Start, limit: str) -> None:
-    """By a sentence, when it is asked for and when it is done."""
+    """With a sentence, both by the confirmation page and by the action itself."""
     client = await start(make_app(limit=3))
     async with client.get("/jobs/queue", params={"limit": limit}) as answer:
         assert answer.status == 400
@@ -303,7 +303,7 @@ async def test_limit_that_cannot_be_is_refused(start: Start, limit: str) -> None
 
 
 async def test_unknown_action_and_other_process_do_nothing(start: Start) -> None:
-    """Neither holds a queue that was not meant."""
+    """Neither holds a queue by mistake."""
     client = await start(make_app())
     fields = {"action": "explode", "process": process_name()}
     async with client.post("/jobs/queue", data=fields, headers=HERE) as answer:

@@ -1,4 +1,4 @@
-"""What a process does for the others: for whom, until when, and what it refuses."""
+"""What a process does for other processes: for whom, until when, and what it refuses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BOB = packed_visitor(Visitor(Access.READ, "bob", "10.0.0.9"))
 
 
 class Owner:
-    """The worker that has the jobs, as another one sees it."""
+    """The worker that owns the jobs, as another worker sees it."""
 
     def __init__(self, share: str, scheduler: Scheduler) -> None:
         self.folder = Folder(share)
@@ -71,7 +71,7 @@ async def owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 async def test_all_that_can_be_done_is_done_and_logged_for_whom(
     owner: Owner, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By the name that came with it, in one line."""
+    """The visitor's name comes with the request; the log has one line."""
     first, second = await owner.spawn("report"), await owner.spawn("monthly")
     process = process_name()
     told = [
@@ -101,7 +101,7 @@ async def test_all_that_can_be_done_is_done_and_logged_for_whom(
     "path", ["cancel", "hold", "release", "limit", "cancel-matching"]
 )
 async def test_nothing_is_done_for_who_may_only_look(owner: Owner, path: str) -> None:
-    """Nor by a GET, nor after its deadline, nor without one."""
+    """Nor by a GET, nor after the deadline, nor without one."""
     job = await owner.spawn("report")
     data = {
         "address": address_of(job.id),
@@ -131,7 +131,7 @@ async def test_nothing_is_done_for_who_may_only_look(owner: Owner, path: str) ->
 
 
 async def test_what_is_not_there_is_refused_by_a_sentence(owner: Owner) -> None:
-    """It is an answer, and no trouble."""
+    """That is an answer, and does not count as trouble with the worker."""
     path = f"job?address={process_name()}-99999"
     assert "no job 99999" in (await owner.ask(path)).data["refused"]
     answer = await owner.order("cancel", address="0123abcd-1", visitor=EVE)

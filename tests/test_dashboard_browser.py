@@ -35,7 +35,7 @@ __all__ = ("browser",)  # a fixture
 
 # Where `make axe` puts it.
 AXE = Path(__file__).parent.parent / ".axe/node_modules/axe-core/axe.min.js"
-# Milliseconds after which a second press is one of its own.
+# Milliseconds after which a second press is no longer a double click.
 NOT_A_DOUBLE_CLICK = 500
 LOOK = "document.activeElement.textContent"
 
@@ -43,8 +43,8 @@ Visit = Callable[..., Awaitable[Page]]
 
 
 def knows_ports() -> bool:
-    """aiohttp 3.9 and a recent yarl do not route a Host with a port, which browsers send,
-    to what is below an application."""
+    """Whether a Host with a port, as browsers send it, is routed to sub-applications:
+    aiohttp 3.9 with a recent yarl does not."""
     try:
         return make_mocked_request("GET", "/", {"Host": "test:80"}).url.port == 80
     except ValueError:
@@ -62,7 +62,7 @@ pytestmark = [
 
 
 async def by_path(request: web.Request) -> Access:
-    """Three dashboards of one scheduler, for three kinds of visitor."""
+    """Give access by the path: three dashboards, for three kinds of visitor."""
     return Access[request.path.split("/")[1].upper()]
 
 
@@ -104,7 +104,7 @@ def scheduler(server: TestServer) -> Scheduler:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def visit(browser: Browser, server: TestServer) -> AsyncIterator[Visit]:
-    """Open a page. In the end the browser must not have complained, but as expected."""
+    """Open pages; at the end, fail for complaints of the browser that are unexpected."""
     complaints: list[str] = []
 
     pages: list[Page] = []
@@ -134,7 +134,7 @@ def table(page: Page, name: str) -> Any:
 
 
 async def cancel(page: Page) -> None:
-    """Press the button twice, as one who means it."""
+    """Press the button twice, slowly enough to mean it."""
     button = page.locator("form.cancel button")
     await button.click()
     await page.wait_for_timeout(NOT_A_DOUBLE_CLICK)
@@ -148,7 +148,7 @@ async def expect_live(page: Page) -> None:
 async def test_job_appears_and_ends_without_reloading(
     visit: Visit, scheduler: Scheduler
 ) -> None:
-    """Each table in turn; the page that was loaded is still the same."""
+    """Each table changes in turn, without the page being loaded again."""
     page = await visit("/manage/")
     await page.evaluate("window.loadedOnce = true")
     await expect_live(page)
@@ -167,7 +167,7 @@ async def test_job_appears_and_ends_without_reloading(
 async def test_cancel_button_cancels_and_the_keyboard_keeps_its_place(
     visit: Visit, scheduler: Scheduler
 ) -> None:
-    """Snapshots do not take the focus away; when its row has gone it is at the table."""
+    """Snapshots keep the focus; when its row has gone, it is at the table."""
     job = await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
     other = await scheduler.spawn(wait_for(asyncio.Event()), "other")
     page = await visit("/manage/")
@@ -194,7 +194,7 @@ async def test_cancel_button_cancels_and_the_keyboard_keeps_its_place(
 async def test_job_that_is_not_cancelled_is_not_said_to_be(
     browser: Browser, visit: Visit, scheduler: Scheduler, server: TestServer
 ) -> None:
-    """Who was logged out meanwhile is led to the log-in, which is no success."""
+    """A visitor who was logged out meanwhile gets the login page, which is no success."""
     job = await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
     page = await visit("/manage/")
     await expect_live(page)
@@ -209,7 +209,7 @@ async def test_job_that_is_not_cancelled_is_not_said_to_be(
 async def test_another_process_answers_for_the_cancelled_job(
     visit: Visit, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind a proxy: it cannot cancel the job, and says so."""
+    """Behind a proxy, it cannot cancel the job, and says so."""
     job = await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
     page = await visit("/manage/", expects="404")
     await expect_live(page)
@@ -223,8 +223,8 @@ async def test_another_process_answers_for_the_cancelled_job(
 async def test_another_process_answers_the_page_says_which(
     visit: Visit, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a restart, or behind a proxy: live, as the jobs are; and the buttons lead to
-    its jobs."""
+    """After a restart, or behind a proxy; live, like the jobs, and the buttons lead to
+    jobs of the new process."""
     monkeypatch.setattr(stream, "PERIOD", 0.01)
     await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
     page = await visit("/manage/")
@@ -242,8 +242,8 @@ async def test_another_process_answers_the_page_says_which(
 
 
 async def test_cancel_works_without_scripts(visit: Visit, scheduler: Scheduler) -> None:
-    """A page asks; Chromium says that its form comes from here; the job's page tells the
-    outcome."""
+    """A page asks; Chromium says that its form is from this site; the job's page shows
+    the outcome."""
     job = await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
     page = await visit("/manage/", java_script_enabled=False)
     await expect(page.get_by_role("button", name="Pause")).to_be_hidden()
@@ -261,7 +261,7 @@ async def test_cancel_works_without_scripts(visit: Visit, scheduler: Scheduler) 
 async def test_form_on_another_site_is_refused(
     browser: Browser, scheduler: Scheduler, server: TestServer
 ) -> None:
-    """The browser's own word on it, not one made up by a test."""
+    """With the headers of a real browser, not ones made up by a test."""
     job = await scheduler.spawn(wait_for(asyncio.Event()))
     page = await browser.new_page()
     target = server.make_url(f"/manage/job/{process_name()}-{job.id}/cancel")
@@ -274,7 +274,7 @@ async def test_form_on_another_site_is_refused(
 async def test_who_types_keeps_the_place_while_the_page_changes(
     visit: Visit, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the first live update on: what moves in the page takes no focus away."""
+    """From the first live update on: changes in the page do not take the focus away."""
     go, serve = asyncio.Event(), stream.Streams.serve
 
     async def later(*arguments: Any, **options: Any) -> Any:
@@ -308,7 +308,7 @@ async def test_who_types_keeps_the_place_while_the_page_changes(
 async def test_filter_finds_the_failure_and_its_traceback(
     visit: Visit, scheduler: Scheduler
 ) -> None:
-    """From the first page to the line that has raised."""
+    """From the first page to the line that raised."""
     for number in range(30):
         await scheduler.spawn(nothing(), f"mail {number}")
     await scheduler.spawn(fail(), "order", origin="POST /orders")
@@ -334,7 +334,7 @@ async def test_filter_finds_the_failure_and_its_traceback(
 async def test_who_may_only_look_sees_no_button(
     visit: Visit, scheduler: Scheduler
 ) -> None:
-    """And is told why there is none."""
+    """And is told why."""
     await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
     page = await visit("/read/")
     await expect_live(page)
@@ -355,7 +355,7 @@ async def test_who_may_nothing_is_refused(browser: Browser, server: TestServer) 
 async def test_pause_stops_what_moves(
     visit: Visit, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stream is closed, and opened again by the same button."""
+    """The stream is closed; the same button opens it again."""
     monkeypatch.setattr(stream, "PERIOD", 0.01)
     page = await visit("/manage/")
     await expect_live(page)
@@ -390,7 +390,7 @@ async def test_page_of_another_version_says_so(
 async def test_times_go_on_though_nothing_else_changes(
     visit: Visit, scheduler: Scheduler
 ) -> None:
-    """They are told by the page itself, by the server's clock: no row is sent again."""
+    """The page itself updates them, by the server's clock: no row is sent again."""
     await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
     page = await visit("/manage/")
     await expect_live(page)
@@ -403,7 +403,7 @@ async def test_times_go_on_though_nothing_else_changes(
 
 
 async def test_page_tells_times_in_the_words_of_the_server(visit: Visit) -> None:
-    """Those that it was loaded with are from there."""
+    """The times that it was loaded with come from the server."""
     page = await visit("/read/")
     seconds = [
         *(0.0, 0.0004, 0.0099, 0.00996, 0.3, 0.9994, 0.9996, 1.01, 59.94, 59.96),
@@ -461,7 +461,7 @@ async def test_hidden_tab_closes_its_stream(
 
 
 async def bury(server: TestServer) -> str:
-    """Let a durable job be dead; return its id."""
+    """Make a dead durable job; return its id."""
     assert server.app is not None
     store = server.app[DURABLE].store
     assert isinstance(store, SQLiteStore)
@@ -472,7 +472,7 @@ async def bury(server: TestServer) -> str:
 
 
 async def test_dead_job_is_dropped_in_two_steps(visit: Visit, server: TestServer) -> None:
-    """From the first page to the list, which is live, and back to it."""
+    """From the first page to the live list, and back to that."""
     page = await visit("/manage/")
     await expect_live(page)
     await expect(page.locator("p.durable")).to_contain_text("0 dead")
@@ -514,7 +514,7 @@ def axe() -> str:
 async def test_pages_are_accessible_and_fit(
     visit: Visit, scheduler: Scheduler, server: TestServer, scheme: str, width: int
 ) -> None:
-    """axe finds nothing in all that a page can show, and no page is wider than its
+    """axe finds no fault in anything that a page can show, and no page is wider than its
     window."""
     code = axe()
     broken = await scheduler.spawn(fail(), "order " * 20, origin="POST /orders")
@@ -539,7 +539,7 @@ async def test_pages_are_accessible_and_fit(
     for path in ("", "?search=nowhere", *jobs, "durable"):
         await page.goto(f"/manage/{path}")
         await expect_live(page)
-        # What axe measures must not be replaced by a snapshot meanwhile.
+        # A snapshot must not replace anything while axe measures.
         await page.get_by_role("button", name="Pause").click()
         await page.evaluate(code)
         found = await page.evaluate("axe.run()")

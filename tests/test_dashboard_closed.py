@@ -1,6 +1,6 @@
-"""The dashboard is closed: to nobody, to readers who would do, and to other sites.
+"""The dashboard is closed: to strangers, to readers who want to act, and to other sites.
 
-These are the attacks that were tried by hand.
+These attacks were first tried by hand.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SITES = ("same-origin", "same-site", "cross-site", "none", "", "Same-Origin", "x
 
 
 def paths(job: Any) -> list[str]:
-    """All that the dashboard answers, and odd ways to write it."""
+    """Return all paths that the dashboard answers, and odd ways to write them."""
     own = path_of(job)
     known = [
         *("/jobs", "/jobs/", "/jobs/live", "/jobs/cancel", "/jobs/queue"),
@@ -64,19 +64,19 @@ def paths(job: Any) -> list[str]:
 
 
 def as_(access: str) -> list[tuple[str, str]]:
-    """The headers of somebody who comes from here."""
+    """Return the headers of a visitor with this access, from the same site."""
     return [("Access", access), *HERE.items()]
 
 
 def is_empty(text: str) -> bool:
-    """Does it tell nothing of jobs?"""
+    """Whether the text says nothing about jobs."""
     return "secret-name" not in text and "wait_for" not in text
 
 
 async def ask(
     client: Client, method: str, path: str, headers: list[tuple[str, str]]
 ) -> tuple[int, str, Any]:
-    """Ask, without anything mended on the way; return status, text and headers."""
+    """Send the path exactly as it is; return status, text and headers."""
     url = URL(str(client.make_url("/")).rstrip("/") + path, encoded=True)
     async with client.session.request(
         method, url, headers=[("Host", "test"), *headers], allow_redirects=False
@@ -87,20 +87,20 @@ async def ask(
 
 
 async def test_nobody_gets_anything_by_any_method_and_path(start: Start) -> None:
-    """Neither a page, nor a hint of what there is, nor does anything happen."""
+    """They get neither a page nor a hint of what exists, and nothing happens."""
     client = await start(make_app(by_header))
     job = await scheduler_of(client).spawn(wait_for(asyncio.Event()), "secret-name")
     await settle()
     for method, path in itertools.product(METHODS, paths(job)):
         status, text, _ = await ask(client, method, path, as_("NONE"))
-        # The server itself knows not every method.
+        # The server itself does not know every method.
         assert status in ((400, 403, 404) if method == "BREW" else (403, 404)), path
         assert is_empty(text), (method, path)
     assert job.state is JobState.ACTIVE
 
 
 async def test_reader_changes_nothing_by_any_method_and_path(start: Start) -> None:
-    """And is not shown what asks before something is done."""
+    """And does not get the confirmation pages."""
     client = await start(make_app(by_header, limit=1))
     scheduler = scheduler_of(client)
     job = await scheduler.spawn(wait_for(asyncio.Event()), "secret-name")
@@ -118,7 +118,7 @@ async def test_reader_changes_nothing_by_any_method_and_path(start: Start) -> No
 
 
 def is_right(method: str, sites: tuple[str, ...], origins: tuple[str, ...]) -> bool:
-    """May it pass? Said here once more, in other words than the code has."""
+    """Whether the request may pass; written independently of the code under test."""
     looks = method == "GET"
     if sites:
         return set(sites) <= ({"same-origin", "none"} if looks else {"same-origin"})
@@ -127,7 +127,7 @@ def is_right(method: str, sites: tuple[str, ...], origins: tuple[str, ...]) -> b
 
 
 async def test_every_combination_of_headers_is_judged(start: Start) -> None:
-    """By Sec-Fetch-Site, else by Origin; twice the same header is no way around it."""
+    """By Sec-Fetch-Site, else by Origin; sending a header twice is no way around it."""
     client = await start(make_app())
     scheduler = scheduler_of(client)
     job = await scheduler.spawn(wait_for(asyncio.Event()), "secret-name")
@@ -149,7 +149,7 @@ async def test_every_combination_of_headers_is_judged(start: Start) -> None:
         for method, path in (*(("GET", p) for p in reads), ("POST", "/jobs/queue")):
             status, text, _ = await ask(client, method, path, headers)
             passes = is_right(method, sites, origins)
-            # What passes is a form without its fields, which does nothing either.
+            # A form that passes has no fields here, so it does nothing either.
             expected = (200 if method == "GET" else 415) if passes else 403
             assert status == expected, (method, path, headers)
             assert passes or is_empty(text)
@@ -160,7 +160,7 @@ async def test_every_combination_of_headers_is_judged(start: Start) -> None:
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 async def test_link_on_another_site_leads_to_a_door(start: Start, site: str) -> None:
-    """It says nothing, nobody is asked who comes, and a click goes on from here."""
+    """It says nothing, does not call `authorize`, and a click goes on from this site."""
     asked: list[str] = []
 
     async def authorize(request: web.Request) -> Access:
@@ -181,7 +181,7 @@ async def test_link_on_another_site_leads_to_a_door(start: Start, site: str) -> 
 
 
 async def test_answers_keep_themselves_to_this_origin(start: Start) -> None:
-    """Whatever they are: pages, files, streams, JSON, errors."""
+    """All of them: pages, files, streams, JSON, errors."""
     client = await start(make_app())
     job = await scheduler_of(client).spawn(wait_for(asyncio.Event()))
     for path in (*paths(job)[1:13], "/jobs/job/0-0", "/jobs/x"):
@@ -198,7 +198,7 @@ async def test_answers_keep_themselves_to_this_origin(start: Start) -> None:
 async def test_stream_asks_again_and_ends_when_the_permission_is_gone(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every half minute; a login that is asked for is a no, and so is an error."""
+    """Every half minute; a redirect to a login counts as a no, and so does an error."""
     assert stream.CHECK <= 30
     monkeypatch.setattr(stream, "CHECK", 0)
     monkeypatch.setattr(stream, "PERIOD", 0.001)
@@ -230,7 +230,7 @@ async def by_name(request: web.Request) -> tuple[Access, str]:
 async def test_one_visitor_cannot_take_all_places(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who has most gives one up to who has none; equal ones keep what they have."""
+    """The visitor with most gives one up to one with none; equals keep what they have."""
     monkeypatch.setattr(stream, "MOST", 4)
     client = await start(make_app(by_name))
 
@@ -270,8 +270,8 @@ PAYLOADS = (
 async def test_payload_in_every_field_stays_text(
     start: Start, monkeypatch: pytest.MonkeyPatch, payload: str
 ) -> None:
-    """Name, origin, coroutine, message, note, class, host and what is searched for; in
-    pages, live updates, plain text and JSON."""
+    """In name, origin, coroutine, message, note, class, host and search; on pages, in
+    live updates, plain text and JSON."""
     monkeypatch.setattr(socket, "gethostname", lambda: payload)
     client = await start(make_app(limit=1))
     scheduler, go = scheduler_of(client), asyncio.Event()
@@ -317,7 +317,7 @@ async def test_payload_in_every_field_stays_text(
 
 
 def test_what_turns_text_round_is_written_out() -> None:
-    """It is seen, and does nothing; names of right-to-left scripts stay what they are."""
+    """It is visible and has no effect; names in right-to-left scripts are not changed."""
     assert cut(f"a{TURN}b") == "a\\u202eb"
     assert cut("\x1b[2J\r") == "\\x1b[2J\\r"
     for name in ("שלום עולם", "مرحبا", "a\tb\nc", "می‌خواهم", "naïve ✓"):
@@ -325,7 +325,7 @@ def test_what_turns_text_round_is_written_out() -> None:
 
 
 async def test_names_are_cut_where_they_enter(start: Start) -> None:
-    """L4: what is remembered is bounded, and so is a page and a line of the log."""
+    """L4: memory is bounded, and so are pages and lines of the log."""
     long = "x" * 100_000
     scheduler = Scheduler(exception_handler=Reports())
     past = History(scheduler)
@@ -345,7 +345,7 @@ async def test_names_are_cut_where_they_enter(start: Start) -> None:
 
 
 async def test_form_that_is_too_much_is_refused(start: Start) -> None:
-    """Too long, twice the same field, or a file where a text should be."""
+    """It is too long, has the same field twice, or a file instead of text."""
     client = await start(make_app(manage))
     files = {"action": io.BytesIO(b"hold"), "process": process_name()}
     async with client.post("/jobs/queue", data=files, headers=HERE) as response:
@@ -353,7 +353,7 @@ async def test_form_that_is_too_much_is_refused(start: Start) -> None:
     form = {"Content-Type": "application/x-www-form-urlencoded"} | HERE
     text = f"action=hold&process={process_name()}&x={'y' * 2_000_000}".encode()
     body = io.BytesIO(text)
-    # An older aiohttp hangs up on it.
+    # An older aiohttp hangs up on such a client.
     with contextlib.suppress(ServerDisconnectedError):
         async with client.post("/jobs/queue", data=body, headers=form) as response:
             assert response.status in (400, 413)

@@ -1,4 +1,4 @@
-"""The data of the dashboard: as JSON, and the questions that it answers."""
+"""The data of the dashboard: as JSON, and by its filters."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def ask(client: Client, path: str, status: int = 200, **headers: str) -> A
 
 
 async def test_all_that_is_shown_is_there_as_json(start: Start) -> None:
-    """For READ, by the filters of the page, with the version; and no values in it."""
+    """With READ access, filtered like the page, with the version, and without values."""
     client = await start(make_app(by_header, limit=1))
     scheduler, go = scheduler_of(client), asyncio.Event()
     await scheduler.spawn(fail(), "order", origin="POST /orders")
@@ -105,7 +105,7 @@ async def test_all_that_is_shown_is_there_as_json(start: Start) -> None:
 
 
 async def test_job_is_there_as_json(start: Start) -> None:
-    """Active with its stack, over with what it raised; or not there, which is told."""
+    """An active one with its stack, a closed one with its exception, or a 404."""
     client = await start(make_app())
     scheduler, go = scheduler_of(client), asyncio.Event()
     active = await scheduler.spawn(wait_for(go), "report")
@@ -126,7 +126,7 @@ async def test_job_is_there_as_json(start: Start) -> None:
 
 
 async def test_page_is_rendered_from_what_json_holds(start: Start) -> None:
-    """So what another process tells can be shown like one's own."""
+    """So the data of another process can be shown like one's own."""
     client = await start(make_app(limit=1))
     scheduler, go = scheduler_of(client), asyncio.Event()
     for coro in (fail(), hang_up(), nothing()):
@@ -158,7 +158,8 @@ def _through_json(make: Any, seen: list[str]) -> Any:
 
 
 async def test_crowd_of_equal_failures_pushes_out_no_rare_one(start: Start) -> None:
-    """1,200 of one kind, three of another; each kind has its count and its last ones."""
+    """1,200 of one kind, three of another; each kind has its count and its latest
+    ones."""
     client = await start(make_app())
     scheduler = scheduler_of(client)
     rare = [await scheduler.spawn(fail_rarely(), "rare") for _ in range(3)]
@@ -180,8 +181,8 @@ async def test_crowd_of_equal_failures_pushes_out_no_rare_one(start: Start) -> N
 
 
 async def test_kind_is_the_class_and_our_place() -> None:
-    """Two places are two kinds; the library that raised is not the place; a group is
-    known by the first that is inside."""
+    """Two places are two kinds; the library that raised is not the place; a group has the
+    place of its first exception."""
 
     async def deep() -> None:
         json.loads("{")
@@ -210,7 +211,7 @@ async def test_kind_is_the_class_and_our_place() -> None:
 
 
 async def test_kinds_are_bounded_and_the_oldest_is_forgotten() -> None:
-    """L4: a class may be made for each failure."""
+    """L4: a program may make a class for each failure."""
     known = kinds.Kinds()
     for number in range(kinds.MOST_KINDS + 3):
         known.add(f"Error{number}", "place", float(number), (number,))
@@ -244,7 +245,7 @@ async def test_job_that_was_let_go_is_a_kind_by_where_it_hangs() -> None:
 
 
 async def test_numbers_that_are_the_same_thing_are_the_same_number() -> None:
-    """On the tiles, in the charts, by coroutine and by kind; of jobs from before, too."""
+    """On tiles, in charts, by coroutine and by kind; also for jobs from before."""
     scheduler = Scheduler(limit=2, exception_handler=Reports())
     go = asyncio.Event()
     await scheduler.spawn(nothing())
@@ -280,7 +281,7 @@ async def test_numbers_that_are_the_same_thing_are_the_same_number() -> None:
 
 
 def test_percentiles_are_of_the_last_runs() -> None:
-    """p50 and p90; of none, nothing."""
+    """p50 and p90; with no runs, None."""
     assert tallies.percentiles([]) == (None, None)
     assert tallies.percentiles(range(100)) == (50, 90)
     tally = tallies.Tally()
@@ -301,7 +302,7 @@ def test_names_that_are_made_on_the_fly_are_counted_together() -> None:
 
 
 async def test_few_coroutines_are_shown_unless_all_are_wanted(start: Start) -> None:
-    """Those of which most is to be said, by name; a click on one filters."""
+    """Those with most to report, by name; a click on one filters."""
     client = await start(make_app())
     scheduler, coros = scheduler_of(client), []
     for number in range(overview.FEW + 3):
@@ -357,7 +358,7 @@ async def test_recent_jobs_are_sorted_and_filtered_by_time(
 async def test_number_or_exact_name_is_looked_up_among_all_pending(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the form is sent: the live page does not do it each second."""
+    """Only when the form is sent: the live page does not do it each second."""
     monkeypatch.setattr(part, "LOOKED_AT", 10)
     client = await start(make_app(limit=1))
     scheduler = scheduler_of(client)
@@ -388,7 +389,7 @@ async def test_number_or_exact_name_is_looked_up_among_all_pending(
 async def test_job_that_was_looked_for_is_not_looked_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A live page asks each second; to find a job takes a look at all."""
+    """A live page asks each second, and finding a job takes a look at all of them."""
     scheduler, past = observed(limit=1)
     go = asyncio.Event()
     job = await scheduler.spawn(wait_for(go))
@@ -419,7 +420,7 @@ async def test_job_that_was_looked_for_is_not_looked_for_again(
 
 
 def work_of(call: Callable[[], object]) -> int:
-    """How many calls it takes, of functions of Python and of C."""
+    """Return how many calls of Python and C functions it takes."""
     count = 0
 
     def profile(frame: FrameType, event: str, argument: Any) -> None:
@@ -435,8 +436,8 @@ def work_of(call: Callable[[], object]) -> int:
 
 
 async def test_work_for_a_page_does_not_grow_with_what_waits_and_ends() -> None:
-    """Counted: with 2,000 pending jobs and with 20,000; with as many ends before it as
-    are remembered, and with many more."""
+    """Counted with 2,000 pending jobs and with 20,000; after as many ended jobs as are
+    remembered, and after many more."""
     scheduler, past = observed(limit=2, pending_limit=0)
     go = asyncio.Event()
     await scheduler.spawn(wait_for(go))
@@ -446,7 +447,7 @@ async def test_work_for_a_page_does_not_grow_with_what_waits_and_ends() -> None:
         await settle()
 
     def work() -> int:
-        overview.overview(scheduler, past, Query())  # what is fresh is counted
+        overview.overview(scheduler, past, Query())  # counts the new ones first
         return work_of(lambda: overview.overview(scheduler, past, Query()))
 
     await scheduler.spawn(wait_for(go))
@@ -466,7 +467,7 @@ async def test_work_for_a_page_does_not_grow_with_what_waits_and_ends() -> None:
 
 
 async def test_work_for_a_page_does_not_grow_with_kinds_and_coroutines() -> None:
-    """Those that are not shown are sorted, and no more."""
+    """Those that are not shown are only sorted."""
     scheduler, past = observed()
     for number in range(kinds.MOST_KINDS):
 
@@ -485,7 +486,7 @@ async def test_work_for_a_page_does_not_grow_with_kinds_and_coroutines() -> None
 
 
 async def test_deep_stacks_cost_a_page_little() -> None:
-    """Counted: jobs that are 300 awaits deep beside such as are 30 deep."""
+    """Counted: jobs 300 awaits deep, compared with jobs 30 deep."""
 
     async def deep(depth: int) -> None:
         if depth:
@@ -503,7 +504,7 @@ async def test_deep_stacks_cost_a_page_little() -> None:
         counts.append(work_of(lambda: overview.overview(scheduler, past, query)))  # noqa: B023
         await scheduler.close()
     shallow, steep = counts
-    # Each await further in is looked at once, by what it awaits; not its frame.
+    # Each further await is looked at once, for what it awaits; its frame is not.
     assert steep - shallow < 25 * 300 * 2
 
 
@@ -511,7 +512,7 @@ async def test_deep_stacks_cost_a_page_little() -> None:
 
 
 async def test_traceback_is_there_as_plain_text(start: Start) -> None:
-    """To be copied: as Python writes it, with what else is known of the job."""
+    """To copy it: as Python writes it, with what else is known of the job."""
     client = await start(make_app())
     scheduler, go = scheduler_of(client), asyncio.Event()
     failed = await scheduler.spawn(fail(), "order", origin="POST /orders")
@@ -536,7 +537,7 @@ async def test_traceback_is_there_as_plain_text(start: Start) -> None:
 
 
 def test_own_code_is_told_from_that_of_others() -> None:
-    """The innermost frame of one's own is where it is; else a package's, else any."""
+    """The innermost frame of own code is the place; else that of a package, else any."""
     assert is_own(__file__)
     for other in (asyncio.__file__, pytest.__file__, history.__file__, "<frozen x>"):
         assert not is_own(other)
@@ -552,7 +553,7 @@ def test_own_code_is_told_from_that_of_others() -> None:
 
 
 async def test_title_and_way_home(start: Start) -> None:
-    """So that three of them in tabs can be told apart; and since when it counts."""
+    """To tell three tabs apart; the page also says since when it counts."""
     client = await start(make_app(title="Shop <1>", home="/admin?a=1&b=2"))
     scheduler = scheduler_of(client)
     page = await get(client, "/jobs/")

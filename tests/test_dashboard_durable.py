@@ -1,4 +1,4 @@
-"""The dashboard's pages on durable jobs: what they show, and what becomes of a fault."""
+"""The dashboard's pages on durable jobs: what they show, and how they handle faults."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def make(store: Any, authorize: Any = manage, **options: Any) -> web.Application
 
 
 async def fill(client: Client) -> str:
-    """Let a job be at each place; return the id of the dead one."""
+    """Put a job into each state; return the id of the dead one."""
     app = client.app
     assert app is not None
     store = app[DURABLE].store
@@ -81,8 +81,8 @@ async def fill(client: Client) -> str:
 
 
 async def test_page_shows_what_is_where(start: Start, tmp_path: Path) -> None:
-    """The dead with the last line of why, what runs with its process; never what a job
-    was given."""
+    """Dead jobs with the last line of the reason, running ones with their process; never
+    the arguments of a job."""
     client = await start(make(tmp_path / "jobs.sqlite", limit=1))
     dead = await fill(client)
     page = await get(client, "/jobs/durable")
@@ -109,7 +109,7 @@ async def test_page_shows_what_is_where(start: Start, tmp_path: Path) -> None:
 async def test_dead_job_has_a_page_with_its_traceback(
     start: Start, tmp_path: Path
 ) -> None:
-    """What would steer a terminal is written out; arguments are not there."""
+    """Control characters are escaped; arguments are not shown."""
     client = await start(make(tmp_path / "jobs.sqlite", limit=1))
     dead = await fill(client)
     page = await get(client, f"/jobs/durable/dead/{dead}")
@@ -123,7 +123,7 @@ async def test_dead_job_has_a_page_with_its_traceback(
 
 
 async def test_first_page_says_how_many_are_where(start: Start, tmp_path: Path) -> None:
-    """Live, as all of it; with a link to the page of durable jobs."""
+    """Live, like all of it; with a link to the page of durable jobs."""
     client = await start(make(tmp_path / "jobs.sqlite", limit=1))
     page = words_of(await get(client, "/jobs/"))
     assert "Durable jobs : 0 waiting, 0 running, 0 delayed, 0 dead" in page
@@ -137,7 +137,7 @@ async def test_first_page_says_how_many_are_where(start: Start, tmp_path: Path) 
 
 
 async def test_page_is_live(start: Start, tmp_path: Path) -> None:
-    """Snapshots of what is below the heading."""
+    """Snapshots have everything below the heading."""
     app = make(tmp_path / "jobs.sqlite", worker=False)
     client = await start(app)
     page = await get(client, "/jobs/durable?waiting=2")
@@ -151,7 +151,7 @@ async def test_page_is_live(start: Start, tmp_path: Path) -> None:
 
 
 async def test_lists_have_pages(start: Start, tmp_path: Path) -> None:
-    """Of 25 rows, up to the thousandth job; a page that is not there is the last one."""
+    """Of 25 rows, up to the thousandth job; a page beyond the last shows the last one."""
     app = make(tmp_path / "jobs.sqlite", worker=False)
     client = await start(app)
     await asyncio.gather(*(spawn_durable(app, mail, SECRET) for _ in range(1030)))
@@ -175,7 +175,7 @@ async def test_lists_have_pages(start: Start, tmp_path: Path) -> None:
 
 
 def test_page_that_makes_no_sense_is_the_first() -> None:
-    """Whatever is in the address."""
+    """Whatever the address says."""
     for text in ("0", "-1", "x", "", "9" * 20, "\u0661"):
         assert Turned.of({"dead": text}) == Turned()
     turned = Turned.of({"dead": "2", "waiting": "3", "other": "4"})
@@ -185,7 +185,7 @@ def test_page_that_makes_no_sense_is_the_first() -> None:
 
 
 async def test_json_has_the_same(start: Start, tmp_path: Path) -> None:
-    """By the versioned interface, for those who may look."""
+    """In the versioned interface, for visitors who may look."""
     client = await start(make(tmp_path / "jobs.sqlite", read, limit=1))
     dead = await fill(client)
     text = await get(client, "/jobs/api/v1/durable")
@@ -212,7 +212,7 @@ async def test_json_has_the_same(start: Start, tmp_path: Path) -> None:
 
 
 async def test_visitor_who_may_look_sees_no_button(start: Start, tmp_path: Path) -> None:
-    """And one who may nothing sees nothing."""
+    """And a visitor without access sees nothing."""
     client = await start(make(tmp_path / "jobs.sqlite", by_header, limit=1))
     dead = await fill(client)
     for path in ("/jobs/durable", f"/jobs/durable/dead/{dead}"):
@@ -229,7 +229,7 @@ async def test_visitor_who_may_look_sees_no_button(start: Start, tmp_path: Path)
 
 
 async def test_application_without_durable_jobs_says_so(start: Start) -> None:
-    """The first page has no word of them."""
+    """The first page does not mention them."""
     client = await start(make_app())
     assert "urable jobs<" not in await get(client, "/jobs/")
     says = "This application has no durable jobs"
@@ -243,8 +243,8 @@ async def test_application_without_durable_jobs_says_so(start: Start) -> None:
 async def test_durable_jobs_of_another_scheduler_are_not_shown(
     start: Start, tmp_path: Path
 ) -> None:
-    """A sub-application's dashboard shows its own jobs; of its parent's scheduler, those
-    of the parent."""
+    """A sub-application's dashboard shows its own durable jobs; given its parent's
+    scheduler, it shows those of the parent."""
     app = web.Application()
     scheduler = setup(app)
     setup_durable(app, tmp_path / "jobs.sqlite", tasks=[mail])
@@ -263,7 +263,7 @@ async def test_durable_jobs_of_another_scheduler_are_not_shown(
     "fault", [StoreUnavailable("the file x is full"), ZeroDivisionError("no")]
 )
 async def test_store_that_is_down_is_a_sentence(start: Start, fault: Exception) -> None:
-    """On each page; and never 500. When it is back, so are the figures."""
+    """On each page, and never 500. When the store is back, so are the figures."""
     store = Glass()
     app = make(store)
     client = await start(app)
@@ -286,7 +286,7 @@ async def test_store_that_is_down_is_a_sentence(start: Start, fault: Exception) 
 async def test_store_that_fails_half_way_is_a_sentence(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The figures are there, the lists are not."""
+    """The page has the figures, but not the lists."""
     store = Glass()
     store.figures = DurableStatistics(1, 1, 1, 1, 5.0)
 
@@ -299,7 +299,7 @@ async def test_store_that_fails_half_way_is_a_sentence(
 
 
 async def test_what_cannot_be_kept_is_told(start: Start) -> None:
-    """Though the store can be looked into."""
+    """Even if the store can be inspected."""
     store = Glass()
     app = make(store)
     client = await start(app)
@@ -310,7 +310,7 @@ async def test_what_cannot_be_kept_is_told(start: Start) -> None:
 
 
 async def test_store_that_hangs_holds_no_page_up(start: Start) -> None:
-    """It is waited for once; then pages come at once, with a sentence."""
+    """One page waits for it; the next ones come at once, with a sentence."""
     store = Glass()
     client = await start(make(store))
     store.go.clear()
@@ -322,7 +322,7 @@ async def test_store_that_hangs_holds_no_page_up(start: Start) -> None:
 
 
 async def test_however_many_look_the_store_is_asked_once(start: Start) -> None:
-    """Once a second: pages and first pages together."""
+    """Once a second, for all pages together."""
     store = Glass()
     store.figures = DurableStatistics(1, 0, 0, 0, 5.0)
     client = await start(make(store))
@@ -335,7 +335,7 @@ async def test_however_many_look_the_store_is_asked_once(start: Start) -> None:
 
 
 async def test_store_of_a_broker_shows_what_the_process_knows(start: Start) -> None:
-    """And says why there is no more."""
+    """And says why it does not know more."""
     app = make(MemoryStore())
     client = await start(app)
     await spawn_durable(app, mail, SECRET)
@@ -352,7 +352,7 @@ async def test_store_of_a_broker_shows_what_the_process_knows(start: Start) -> N
 
 
 async def test_names_of_others_are_cut_and_escaped(start: Start, tmp_path: Path) -> None:
-    """Whoever writes a task's name, a key or an origin cannot write the page."""
+    """A task's name, a key or an origin cannot inject anything into the page."""
     path = tmp_path / "jobs.sqlite"
     app = make(path, worker=False)
     client = await start(app)

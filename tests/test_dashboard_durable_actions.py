@@ -1,4 +1,4 @@
-"""What may be done to dead jobs: it asks first, tells what it did, and logs for whom."""
+"""Actions on dead jobs: the page asks first, says what it did, and logs for whom."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def make(store: Any) -> web.Application:
 
 
 async def bury(client: Client, count: int) -> list[str]:
-    """Let so many jobs be dead; return their ids."""
+    """Make this many dead jobs; return their ids."""
     app = client.app
     assert app is not None
     store = app[DURABLE].store
@@ -119,7 +119,7 @@ async def test_dead_job_runs_again(start: Start, path: Path) -> None:
 async def test_all_dead_jobs_are_dropped_but_for_later_ones(
     start: Start, path: Path
 ) -> None:
-    """Who has been asked about two drops two."""
+    """A visitor who was asked about two drops two."""
     client = await start(make(path))
     await bury(client, 2)
     with opened(path) as connection:
@@ -142,7 +142,7 @@ async def test_all_dead_jobs_are_dropped_but_for_later_ones(
 
 
 async def test_all_dead_jobs_run_again(start: Start, path: Path) -> None:
-    """As many as there are."""
+    """However many there are."""
     client = await start(make(path))
     await bury(client, 2)
     assert "Retry 2 dead jobs?" in words_of(await get(client, "/jobs/durable/retry"))
@@ -167,7 +167,7 @@ async def test_page_says_that_nothing_is_dead(start: Start, path: Path) -> None:
 async def test_job_that_is_not_dead_any_more_is_left_alone(
     start: Start, path: Path
 ) -> None:
-    """Two people look at the same page."""
+    """Two visitors may act on the same page."""
     client = await start(make(path))
     [dead] = await bury(client, 1)
     where = f"/jobs/durable/dead/{dead}/drop"
@@ -178,7 +178,7 @@ async def test_job_that_is_not_dead_any_more_is_left_alone(
 
 
 async def test_job_that_is_gone_between_look_and_act_is_told(start: Start) -> None:
-    """No failure either."""
+    """That is no failure either."""
     store = Glass()
     job = KeptJob(
         *("7f", "mail", Place.DEAD, 1, 0, 5.0, None, 0, None, None, None, 6.0, None)
@@ -202,7 +202,7 @@ async def test_job_that_is_gone_between_look_and_act_is_told(start: Start) -> No
 async def test_it_is_logged_who_has_done_what(
     start: Start, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At WARNING, in one line, with fields; the visitor's name can forge no line."""
+    """At WARNING, in one line, with fields; the visitor's name cannot forge a line."""
     client = await start(make(path))
     first, second, _ = await bury(client, 3)
     with caplog.at_level(logging.WARNING, "aiohttp_jobs"):
@@ -235,7 +235,7 @@ async def test_it_is_logged_who_has_done_what(
 async def test_who_may_only_look_changes_nothing(
     start: Start, path: Path, action: str
 ) -> None:
-    """Nor is anybody asked."""
+    """And gets no confirmation page."""
     client = await start(make(path))
     [dead] = await bury(client, 1)
     for where in (f"/jobs/durable/dead/{dead}/{action}", f"/jobs/durable/{action}"):
@@ -248,7 +248,7 @@ async def test_who_may_only_look_changes_nothing(
 
 @pytest.mark.parametrize("action", ["retry", "drop"])
 async def test_other_sites_change_nothing(start: Start, path: Path, action: str) -> None:
-    """As with every action; a form without a word on where it comes from neither."""
+    """As with every action; nor does a form that does not say where it comes from."""
     client = await start(make(path))
     [dead] = await bury(client, 1)
     for where in (f"/jobs/durable/dead/{dead}/{action}", f"/jobs/durable/{action}"):
@@ -262,7 +262,7 @@ async def test_other_sites_change_nothing(start: Start, path: Path, action: str)
 async def test_form_that_makes_no_sense_changes_nothing(
     start: Start, path: Path, until_then: str
 ) -> None:
-    """Nothing is dropped by a slip."""
+    """Nothing is dropped by mistake."""
     client = await start(make(path))
     [dead] = await bury(client, 1)
     async with client.post(
@@ -278,7 +278,7 @@ async def test_form_that_makes_no_sense_changes_nothing(
 
 
 async def test_store_that_is_down_changes_nothing(start: Start) -> None:
-    """A sentence, to who asks and to who acts; and no log of what was not done."""
+    """Both the confirmation page and the action say so; nothing is logged as done."""
     store = Glass()
     client = await start(make(store))
     store.fault = StoreUnavailable("the disk is full")
@@ -293,7 +293,7 @@ async def test_store_that_is_down_changes_nothing(start: Start) -> None:
 
 
 async def test_store_of_a_broker_cannot_be_changed(start: Start) -> None:
-    """It is said so."""
+    """The page says so."""
     client = await start(make(MemoryStore()))
     assert "MemoryStore does not tell what it keeps" in await get(
         client, "/jobs/durable/retry", 503
@@ -303,7 +303,7 @@ async def test_store_of_a_broker_cannot_be_changed(start: Start) -> None:
 
 
 async def test_application_without_durable_jobs_has_none_to_change(start: Start) -> None:
-    """404, for each of them."""
+    """404, for each action."""
     client = await start(make_app(ann))
     for where in ("retry", "drop", "dead/7f/retry", "dead/7f/drop"):
         await get(client, f"/jobs/durable/{where}", 404)

@@ -44,7 +44,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let much happen while a hand is on its way."""
+    """Let much happen while the mouse is on its way."""
     monkeypatch.setattr(stream, "PERIOD", 0.02)
 
 
@@ -53,7 +53,7 @@ async def box_of(row: Any) -> Any:
 
 
 async def snapshots(page: Page, count: int) -> None:
-    """Wait until so many more have come."""
+    """Wait for this many more snapshots."""
     await page.evaluate(
         """count => new Promise(done => {
             const { stream: path } = document.getElementById("live").dataset;
@@ -85,7 +85,7 @@ async def test_each_cancel_hits_the_job_that_was_aimed_at(
         where = await box_of(row.locator("button"))
         x, y = where["x"] + where["width"] / 2, where["y"] + where["height"] / 2
         await page.mouse.move(x, y)
-        for go in gates[:3]:  # those above it end: it would move up
+        for go in gates[:3]:  # the rows above it end, so it would move up
             go.set()
         await snapshots(page, 2)
         await page.mouse.click(x, y)
@@ -108,7 +108,8 @@ async def test_each_cancel_hits_the_job_that_was_aimed_at(
 async def test_rows_are_held_under_a_pointer_and_it_is_said(
     visit: Visit, scheduler: Scheduler
 ) -> None:
-    """What is over is crossed out and cannot be cancelled; what is new comes after."""
+    """Rows of ended jobs are crossed out and have no cancel button; new rows come
+    last."""
     first = await scheduler.spawn(wait_for(asyncio.Event()), "first")
     second = await scheduler.spawn(wait_for(asyncio.Event()), "second")
     page = await visit("/manage/")
@@ -168,8 +169,8 @@ async def test_figures_tell_times_while_rows_are_held(
 async def test_mouse_that_was_left_there_holds_for_some_seconds(
     visit: Visit, scheduler: Scheduler
 ) -> None:
-    """It does not move: rows go on, also those that come to where it is. It moves: they
-    are held again."""
+    """While it does not move, rows change, even those under it. Once it moves, they are
+    held again."""
     first = await scheduler.spawn(wait_for(asyncio.Event()), "first")
     await scheduler.spawn(wait_for(asyncio.Event()), "second")
     page = await visit("/manage/")
@@ -201,7 +202,7 @@ async def test_mouse_that_was_left_there_holds_for_some_seconds(
 async def test_finger_holds_for_some_seconds(
     browser: Browser, server: TestServer, scheduler: Scheduler
 ) -> None:
-    """It is nowhere when it is lifted; a tap elsewhere lets go."""
+    """A lifted finger has no position; a tap elsewhere releases the rows."""
     first = await scheduler.spawn(wait_for(asyncio.Event()), "first")
     second = await scheduler.spawn(wait_for(asyncio.Event()), "second")
     context = await browser.new_context(
@@ -250,7 +251,7 @@ async def test_double_click_cancels_nothing_and_an_armed_button_gives_up(
 async def test_all_that_match_are_cancelled_after_a_question(
     visit: Visit, scheduler: Scheduler
 ) -> None:
-    """From the form, by a page that says how many, to a page that says what was done."""
+    """From the form, via a page that says how many, to a page that says what was done."""
     jobs = [await scheduler.spawn(wait_for(asyncio.Event()), "report") for _ in range(4)]
     other = await scheduler.spawn(wait_for(asyncio.Event()), "mail")
     page = await visit("/manage/?search=report")
@@ -318,7 +319,7 @@ async function attack(base, job) {
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def elsewhere() -> AsyncIterator[TestServer]:
-    """A site of somebody else, on another port."""
+    """Serve somebody else's site, on another port."""
 
     async def show(request: web.Request) -> web.Response:
         return web.Response(text=ATTACKS, content_type="text/html")
@@ -360,7 +361,7 @@ async def test_pages_elsewhere_get_nothing_and_do_nothing(
     await expect(page.get_by_text(re.compile("comes? from another site"))).to_be_visible()
     assert job.state is JobState.ACTIVE
     assert not scheduler.held
-    # A link leads to a door, and on by a click.
+    # A link leads to an interstitial page, and a click goes on from there.
     await page.goto(f"http://{host}:{elsewhere.port}/")
     await page.evaluate(
         f"const a = document.createElement('a'); a.href = '{base}/manage/';"

@@ -1,4 +1,4 @@
-"""What several processes say, put together: sums, times and rows that are right."""
+"""The data of several processes, merged: sums, times and rows are right."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.work import fail, hang_up, nothing, wait_for
 
 
 def voice(number: int, scheduler: Scheduler, past: History, query: Query) -> Voice:
-    """As it comes from another process."""
+    """Return the data of a process, as another one receives it."""
     clock = Clock()
     common = part.part(scheduler, past, clock, False)
     seen = part.look(scheduler, past, clock, query, False)
@@ -42,7 +42,7 @@ async def close(*processes: tuple[Scheduler, History]) -> None:
 
 
 async def test_figures_are_sums_or_the_longest() -> None:
-    """And a limit is none if one of them is."""
+    """And the limit is None if any of them is."""
     processes = [observed(limit=limit) for limit in (1, 2, None)]
     go = asyncio.Event()
     for count, (scheduler, _) in enumerate(processes):
@@ -89,8 +89,8 @@ async def test_nothing_waits_or_runs_for_less_than_no_time() -> None:
 
 
 async def test_percentiles_are_those_of_all_runs() -> None:
-    """No mean of medians: of a thousand quick ones here and a slow one there, the slow
-    one is none of ten."""
+    """Not the mean of medians: among a thousand quick runs here and a slow one there, the
+    slow one is not in the slowest tenth."""
     processes = [observed(), observed(), observed()]
     times = [[0.1] * 180, [0.5, 0.6, 7.25], []]
     for (_, past), ran in zip(processes, times, strict=True):
@@ -123,7 +123,7 @@ def test_points_are_put_together_by_their_time() -> None:
     assert merged["p50"] == pytest.approx(0.1, rel=0.025)
     assert merged["p90"] == pytest.approx(5.0, rel=0.025)
     assert (last["pending"], last["waited"]) == (7, 9.0)
-    # What one has told a moment before the other waits for that one.
+    # A point that only one process has sent so far waits for the other one.
     assert len(overview.side_by_side([[*first, period(5)], second])) == 4
     assert len(overview.side_by_side([[*first, period(5)], [*second, period(5)]])) == 5
     # But for no longer than that.
@@ -132,7 +132,7 @@ def test_points_are_put_together_by_their_time() -> None:
 
 
 async def test_failures_of_one_kind_are_grouped() -> None:
-    """Their counts are added; the last ones are those of all, in their order."""
+    """Their counts are added; the latest ones are those of all processes, in order."""
     processes = [observed(), observed()]
     for _ in range(4):
         for scheduler, _ in processes:
@@ -152,7 +152,7 @@ async def test_failures_of_one_kind_are_grouped() -> None:
 
 
 async def test_pages_go_over_the_rows_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oldest first; none is twice and none is missing, whoever has them."""
+    """Oldest first; no row comes twice and none is missing, whichever process has it."""
     monkeypatch.setattr(part, "PAGE", 4)
     monkeypatch.setattr(overview, "PAGE", 4)
     processes = [observed(), observed(), observed()]
@@ -166,7 +166,7 @@ async def test_pages_go_over_the_rows_of_all(monkeypatch: pytest.MonkeyPatch) ->
         table = together(*processes, query=Query(active=page))["active"]
         assert (table["page"], table["pages"], table["count"]) == (page, 3, 10)
         seen += [row["id"] for row in table["rows"]]
-    # Those of one millisecond stand as they may, but the same on each page.
+    # Rows of the same millisecond may be in any order, but in the same on each page.
     assert sorted(seen) == [job.id for job in jobs]
     beyond = together(*processes, query=Query(active=9))["active"]
     assert (beyond["page"], [row["id"] for row in beyond["rows"]]) == (3, seen[8:])
@@ -175,7 +175,7 @@ async def test_pages_go_over_the_rows_of_all(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_recent_ones_are_sorted_over_all() -> None:
-    """By their end, by how long they ran or waited."""
+    """By end, by run time or by waiting time."""
     processes = [observed(limit=1), observed(limit=1)]
     for _ in range(6):
         for scheduler, _ in processes:

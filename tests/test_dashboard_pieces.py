@@ -19,7 +19,7 @@ from tests.work import fail, nothing
 
 
 class Owner:
-    """A process, and what it tells."""
+    """A process, and the pieces that it sends."""
 
     def __init__(self) -> None:
         self.scheduler: Scheduler
@@ -49,7 +49,7 @@ def names(told: Any) -> set[str]:
 
 
 async def test_only_what_has_changed_is_told_again() -> None:
-    """And what is said is all of it, each time."""
+    """And each time the pieces together make up all of it."""
     owner, heard = Owner(), Heard()
     for coro in (nothing(), fail()):
         await owner.run(coro)
@@ -76,7 +76,7 @@ async def test_only_what_has_changed_is_told_again() -> None:
 
 
 async def test_another_one_and_another_question_get_the_whole() -> None:
-    """Each has pieces of its own."""
+    """Each asker and each query has pieces of its own."""
     owner, here, there = Owner(), Heard(), Heard()
     await owner.run(fail())
     here.hear(owner.tell(here, Query()))
@@ -88,14 +88,14 @@ async def test_another_one_and_another_question_get_the_whole() -> None:
     assert said.about(str(other))[1]["kinds"] == said.about("?")[1]["kinds"]
     with pytest.raises(LookupError):
         said.about("?name=other")
-    # What is not asked any more is not remembered.
+    # Pieces of a query that is no longer asked are forgotten.
     here.hear(owner.tell(here, other))
     assert not any(name.endswith(" ?") for name in here.known())
     await owner.scheduler.close()
 
 
 async def test_answer_that_is_lost_is_made_up_for() -> None:
-    """The next one has what was in it."""
+    """The next answer has what was in it."""
     owner, heard = Owner(), Heard()
     heard.hear(owner.tell(heard, Query()))
     await owner.run(fail())
@@ -107,7 +107,7 @@ async def test_answer_that_is_lost_is_made_up_for() -> None:
 
 
 async def test_remembered_pieces_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is forgotten is told again."""
+    """A piece that was forgotten is sent again."""
     monkeypatch.setattr(module, "MOST_PIECES", 8)
     owner, heard = Owner(), Heard()
     queries = [Query(search=str(number)) for number in range(9)]
@@ -122,7 +122,7 @@ async def test_remembered_pieces_are_few(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_nonsense_is_no_answer() -> None:
-    """Nor is one that builds on what was never told."""
+    """Nor is an answer that builds on pieces never sent."""
     owner, heard = Owner(), Heard()
     good = owner.tell(heard, Query())
     nonsense: list[Any] = [None, [], {}]

@@ -1,4 +1,4 @@
-"""A live page is sent in sections: each when it shows something else, never else."""
+"""A live page is sent in sections: each when, and only when, it shows something else."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sections_of(event: dict[str, str]) -> set[str]:
-    """What a snapshot has, by name."""
+    """Return the names of the sections in a snapshot."""
     ids = re.findall(r'id="(\w+)"', event["data"])
     names = {name for name in ids if name in NAMES}
     assert len([name for name in ids if name in NAMES]) == len(names)
@@ -65,8 +65,8 @@ def moment_of(event: dict[str, str]) -> float:
 
 @pytest.mark.usefixtures("quick")
 async def test_stream_sends_what_has_changed(start: Start) -> None:
-    """All at first. If nothing has, the moment of which it is true: how long ago things
-    were is counted from that, and proxies see a sign of life."""
+    """All sections at first. If nothing has changed, just the time: ages are counted from
+    that, and proxies see a sign of life."""
     client = await start(make_app())
     await (await scheduler_of(client).spawn(nothing(), "before")).wait()
     page = await get(client, "/jobs/")
@@ -89,7 +89,7 @@ async def test_stream_sends_what_has_changed(start: Start) -> None:
 
 
 def test_each_stream_gets_what_has_changed_since_its_last_snapshot() -> None:
-    """Whenever it came, and however many it has missed."""
+    """Whenever the stream began, and however many snapshots it has missed."""
     shown = stream._Shown()
     for number, changed in ((1, ""), (4, "b"), (5, "c"), (7, "")):
         html = {name: name.upper() if name in changed else name for name in "abc"}
@@ -106,14 +106,14 @@ def test_each_stream_gets_what_has_changed_since_its_last_snapshot() -> None:
 
 
 class NoCells(Kept):
-    """Keeps no cells: those of a job stay the same as long as it is the same job."""
+    """Does not cache cells, which are otherwise kept as long as a job is the same."""
 
     def cell(self, macro: Any, key: Hashable, *arguments: Any) -> Any:
         return macro(*arguments)
 
 
 async def overview_of(several: bool, in_trouble: bool) -> Any:
-    """One that has something everywhere, or nothing has happened yet."""
+    """Return an overview with something everywhere, or one where nothing has happened."""
     processes = [observed(limit=1, pending_limit=0) for _ in range(2 if several else 1)]
     for scheduler, history in processes if in_trouble else ():
         await (await scheduler.spawn(nothing(), "done")).wait()
@@ -130,12 +130,12 @@ async def overview_of(several: bool, in_trouble: bool) -> Any:
     await close(*processes)
     for table in ("active", "pending", "recent"):
         told[table]["beyond"] = 1
-    # What is the same object in two tables is to be changed in one of them.
+    # A copy without shared objects, so that a change affects one table only.
     return json.loads(json.dumps(told))
 
 
 def changed(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, Any]]:
-    """Go over all that is inside, each with something else in its place."""
+    """Yield each inner value with a changed one in its place."""
     if isinstance(value, dict | list):
         if value and isinstance(value, list) and path[-1] != "latest":  # it never is
             yield path, []
@@ -158,7 +158,7 @@ def changed(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, Any]]
 
 
 def without_times(html: str) -> str:
-    """As the page's script takes it, which tells the times itself."""
+    """Return the page without times, which its script fills in itself."""
     return re.sub(r"(<span data-since=[^>]*>)[^<]*", r"\1", html)
 
 
@@ -167,8 +167,8 @@ def without_times(html: str) -> str:
 async def test_whatever_is_shown_has_its_section_rendered_again(
     several: bool, in_trouble: bool
 ) -> None:
-    """Each value of an overview in turn: whatever is rendered only if it changes is the
-    same as if all were rendered."""
+    """Each value of an overview changes in turn: rendering only changed sections gives
+    the same as rendering everything."""
     app = web.Application()
     setup(app)
     pages = Pages(setup_dashboard(app, authorize=manage), "Jobs", None)
@@ -225,7 +225,7 @@ async def test_last_jobs_of_a_kind_are_those_of_the_workers_that_answer() -> Non
 
 
 def test_durable_jobs_have_a_section_of_their_own() -> None:
-    """And nothing else has them."""
+    """And no other section shows them."""
     told: Any = {"workers": [], "now": {"hung_up": 0, "pending": 0}}
     fields = ("process", "points", "strangers", "failures", "coroutines", "active")
     told |= dict.fromkeys((*fields, "coroutines_total", "pending", "recent"))
@@ -238,7 +238,7 @@ def test_durable_jobs_have_a_section_of_their_own() -> None:
 
 
 class Macro:
-    """Counts what it makes."""
+    """Counts its calls."""
 
     name = "cell"
 
@@ -251,7 +251,7 @@ class Macro:
 
 
 def test_section_is_rendered_once_for_all_that_it_shows() -> None:
-    """And again if it shows something else."""
+    """And again once it shows something else."""
     kept, macro = Kept(), Macro()
     for what, calls in (([1], 1), ([1], 1), ([2], 2), ([1], 3)):
         assert kept.section("a", what, macro) == "<>"
@@ -261,7 +261,8 @@ def test_section_is_rendered_once_for_all_that_it_shows() -> None:
 
 
 def test_cell_is_made_once_for_each_key() -> None:
-    """Though its section was left out for a while; and again when it was itself."""
+    """Even if its section was missing for a while; and again once the cell was
+    missing."""
     kept, macro = Kept(), Macro()
 
     def cells(*keys: str) -> str:
@@ -275,7 +276,7 @@ def test_cell_is_made_once_for_each_key() -> None:
 
 
 def test_what_is_another_is_made_anew() -> None:
-    """Though it has the name of what was there."""
+    """Even if it has the same name."""
     kept, macro = Kept(), Macro()
     for what, calls in (([1], 1), ([1], 1), ([2], 2)):
         kept.same("chart", what, macro, "x")
@@ -284,7 +285,7 @@ def test_what_is_another_is_made_anew() -> None:
 
 
 def test_few_pages_are_remembered() -> None:
-    """Those that were rendered last."""
+    """Those that were rendered most recently."""
     pages = KeptOfPages()
     first = pages.of("first")
     for number in range(sections.MOST_PAGES - 1):

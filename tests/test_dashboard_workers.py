@@ -59,7 +59,7 @@ class Shop:
         return await self.json(f"/{path}/api/v1/overview{query}")
 
     async def until(self, found: Any, path: str = "jobs") -> Any:
-        """Look at the overview until it is as it should be."""
+        """Poll the overview until it is as expected."""
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             told = await self.overview(path=path)
@@ -78,7 +78,7 @@ class Shop:
     async def tell(
         self, path: str, status: int = 200, fields: Any = None, **headers: str
     ) -> Any:
-        """Send a form as the page's script does; what has come of it."""
+        """Send a form as the page's script does; return the answer."""
         headers = {**HERE, "Accept": "application/json", **headers}
         data = [] if fields is None else fields
         async with self.session.post(
@@ -127,7 +127,7 @@ async def street(tmp_path: Path) -> AsyncIterator[Street]:
 
 @pytest.fixture
 async def shops(street: Street) -> list[Shop]:
-    """Two workers, which know of each other; numbers 0 and 1."""
+    """Two workers, number 0 and 1, that know of each other."""
     shops = [street.open(), street.open()]
     await shops[0].until(lambda told: len(told["workers"]) == 2)
     return shops
@@ -141,7 +141,7 @@ def numbers(told: Any) -> dict[int, str]:
 
 
 async def test_each_worker_shows_the_jobs_of_all(shops: list[Shop]) -> None:
-    """Summed up, and each row with the number of its worker."""
+    """With sums, and each row with the number of its worker."""
     first = await shops[0].spawn(name="a", count="2")
     second = await shops[1].spawn(name="b")
     await shops[1].spawn(kind="fail", count="3")
@@ -168,7 +168,7 @@ async def test_each_worker_shows_the_jobs_of_all(shops: list[Shop]) -> None:
 async def test_job_of_another_worker_has_its_page_its_text_and_its_stream(
     shops: list[Shop],
 ) -> None:
-    """Wherever one asks."""
+    """Whichever worker is asked."""
     (failed,) = await shops[1].spawn(kind="fail", name="broken")
     (active,) = await shops[1].spawn(name="report")
     here, there = shops
@@ -207,7 +207,7 @@ async def test_waiting_jobs_are_found_in_all(shops: list[Shop]) -> None:
 
 
 async def test_cancel_goes_to_the_worker_that_has_the_job(shops: list[Shop]) -> None:
-    """Which says who has asked for it; nobody who may only look."""
+    """That worker logs who has asked for it; visitors who may only look cannot."""
     (job, other) = await shops[1].spawn(name="report", count="2")
     here, there = shops
     await here.get(f"/jobs/job/{job}/cancel", 403, Visitor="bob")
@@ -225,7 +225,7 @@ async def test_cancel_goes_to_the_worker_that_has_the_job(shops: list[Shop]) -> 
 
 
 async def test_all_that_match_are_cancelled_where_they_are(shops: list[Shop]) -> None:
-    """It says how many in which worker, and what was done in each."""
+    """The page says how many are in which worker, and what was done in each."""
     for shop in shops:
         await shop.spawn(name="monthly", count="2")
         await shop.spawn(name="mail")
@@ -244,7 +244,7 @@ async def test_all_that_match_are_cancelled_where_they_are(shops: list[Shop]) ->
 
 
 def fields_of_all(page: str, form: int = -1) -> list[tuple[str, str]]:
-    """The fields of one of the page's forms, with those of one name several times."""
+    """Return the fields of one of the page's forms, repeated names included."""
     found = re.findall(r"<form.*?</form>", page, re.S)[form]
     return re.findall(r'name="([^"]+)" value="([^"]*)"', found)
 
@@ -252,7 +252,7 @@ def fields_of_all(page: str, form: int = -1) -> list[tuple[str, str]]:
 async def test_queues_are_held_and_limits_changed_where_it_was_chosen(
     shops: list[Shop],
 ) -> None:
-    """Of all workers, or of one; a limit that somebody has changed meanwhile is left."""
+    """Of all workers, or of one; a limit that changed meanwhile is left alone."""
     here, there = shops
     page = await here.get("/jobs/queue")
     assert "Queues of 2 workers" in words_of(page)
@@ -299,8 +299,8 @@ async def test_queues_are_held_and_limits_changed_where_it_was_chosen(
 async def test_stopped_worker_costs_a_line_and_does_nothing_later(
     shops: list[Shop],
 ) -> None:
-    """Half a second once; a cancel, a hold and a limit for it are told as not done, and
-    are not done when it goes on."""
+    """It costs half a second once; a cancel, a hold and a limit for it are reported as
+    not done, and are not done when it goes on."""
     here, there = shops
     (job,) = await there.spawn(name="report")
     (unseen,) = await there.spawn(name="unseen")
@@ -343,7 +343,7 @@ async def test_stopped_worker_costs_a_line_and_does_nothing_later(
 
 
 async def test_killed_worker_is_gone_after_a_line(shops: list[Shop]) -> None:
-    """Its jobs are told to be lost, its number is another's."""
+    """Its jobs are reported as lost, and another worker may get its number."""
     here, there = shops
     (job,) = await there.spawn(name="report")
     async with here.session.get(f"{here.url}/jobs/job/{job}/live") as stream:
@@ -362,7 +362,7 @@ async def test_killed_worker_is_gone_after_a_line(shops: list[Shop]) -> None:
 async def test_draining_worker_is_shown_and_its_job_can_be_cancelled(
     street: Street,
 ) -> None:
-    """It leaves after the drain; its streams end first, those of others' jobs, too."""
+    """It leaves after the drain; its streams end first, even those of others' jobs."""
     here, there = street.open(), street.open(SHOP_WAIT="60")
     (job,) = await there.spawn(name="report")
     (other,) = await here.spawn(name="other")
@@ -399,7 +399,7 @@ async def test_relay_of_a_stopped_worker_ends_at_once(shops: list[Shop]) -> None
         start = time.monotonic()
         here.command.send(signal.SIGTERM)
         assert here.command.end()[0] == 0
-        assert time.monotonic() - start < 9  # of the ten that aiohttp would give it
+        assert time.monotonic() - start < 9  # aiohttp would give it ten seconds
     there.go_on()
 
 
@@ -409,7 +409,7 @@ async def test_relay_of_a_stopped_worker_ends_at_once(shops: list[Shop]) -> None
 async def test_other_versions_and_applications_are_told(
     street: Street, shops: list[Shop]
 ) -> None:
-    """They are not mixed in."""
+    """Their jobs are not mixed in."""
     own = [name for name in os.listdir(street.share) if name.endswith("-0.lock")]
     application = own[0].partition("-")[0]
     for name in (f"v9.0.1-{application}-7-1-0.sock", f"v{VERSION}-{'0' * 12}-3-1-0.sock"):
@@ -426,7 +426,7 @@ async def test_other_versions_and_applications_are_told(
 async def test_directory_that_is_removed_is_told_and_mended(
     street: Street, shops: list[Shop]
 ) -> None:
-    """Meanwhile this one is shown."""
+    """Meanwhile only this worker is shown."""
     for name in os.listdir(street.share):
         Path(street.share, name).unlink()
     Path(street.share).rmdir()
@@ -437,7 +437,7 @@ async def test_directory_that_is_removed_is_told_and_mended(
 async def test_dashboards_and_metrics_of_a_process_share_one_socket(
     street: Street, shops: list[Shop]
 ) -> None:
-    """Told apart by what they are; the same number everywhere."""
+    """Requests are told apart by kind; the worker has the same number everywhere."""
     sockets = [name for name in os.listdir(street.share) if name.endswith(".sock")]
     assert len(sockets) == 2
     await shops[1].spawn()
@@ -455,7 +455,7 @@ async def test_dashboards_and_metrics_of_a_process_share_one_socket(
 def test_share_is_refused_where_there_is_nothing_to_share_by(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By a sentence, at the call."""
+    """With a sentence, at the call."""
     app = web.Application()
     setup(app)
     with monkeypatch.context() as patch:
@@ -470,5 +470,5 @@ def test_share_is_refused_where_there_is_nothing_to_share_by(
 
 @pytest.fixture(autouse=True)
 def no_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of this process itself."""
+    """Keep the tests' own environment out of this process."""
     monkeypatch.delenv("AIOHTTP_JOBS_SHARE", raising=False)

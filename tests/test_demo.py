@@ -46,7 +46,7 @@ def database(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def not_in_the_clone(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a demo keeps for the next one is kept where no other test finds it."""
+    """Keep what the demo saves where no other test finds it."""
     monkeypatch.setenv("DEMO_DATABASE", str(database))
     monkeypatch.delenv("BROKER_URL", raising=False)
 
@@ -67,7 +67,7 @@ class Bank:
     """A bank that confirms a charge when the test says so."""
 
     def __init__(self) -> None:
-        # Set when as many orders have been charged as are expected.
+        # Set when the expected number of orders has been charged.
         self.charged = asyncio.Event()
         self.expected = 1
         self.confirms = asyncio.Event()
@@ -92,13 +92,13 @@ async def bank(monkeypatch: pytest.MonkeyPatch) -> Bank:
 
 
 async def join_jobs(app: web.Application) -> None:
-    """Wait until the jobs that there are have ended."""
+    """Wait until all current jobs have ended."""
     for job in app[SCHEDULER]:
         await job.wait()
 
 
 async def mails_of(app: web.Application, count: int) -> list[Mail]:
-    """Wait until so many have arrived."""
+    """Wait until this many mails have arrived."""
     while len(mails := await app[OUTBOX].mails()) < count:
         await join_jobs(app)
     return mails
@@ -125,7 +125,7 @@ def order_request(path: str, **more: str) -> bytes:
 
 
 async def hang_up_when(event: asyncio.Event, client: Client, path: str) -> None:
-    """Order, and abort the connection when the event has come."""
+    """Order, and abort the connection when the event is set."""
     _, writer = await asyncio.open_connection(client.host, client.port)
     writer.write(order_request(path))
     await event.wait()
@@ -136,7 +136,7 @@ async def hang_up_when(event: asyncio.Event, client: Client, path: str) -> None:
 
 
 async def test_start_page_explains_and_offers_everything(client: Client) -> None:
-    """The experiment, both ways to order, the sign-up, and the way to the other pages."""
+    """The experiment, both ways to order, the sign-up, and links to the other pages."""
     async with client.get("/") as response:
         page = await response.text()
         policy = response.headers["Content-Security-Policy"]
@@ -159,7 +159,7 @@ async def test_start_page_explains_and_offers_everything(client: Client) -> None
 async def test_pages_need_no_inline_code_and_no_other_server(
     client: Client, path: str
 ) -> None:
-    """What the policy would forbid is not there; every field has its label."""
+    """Nothing that the policy would forbid is there; every field has its label."""
     page = await get(client, path)
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?! src)|https?://", page)
     labelled = set(re.findall(r'<label for="([^"]+)"', page))
@@ -189,7 +189,7 @@ async def test_metrics_count_the_jobs(
 async def test_jobs_are_shown_on_this_machine_only(
     client: Client, host: str, status: int
 ) -> None:
-    """Not to a page of another site, which may give its name the address of this one."""
+    """Not to another site, even if its name resolves to this machine (DNS rebinding)."""
     async with client.get("/jobs/", headers={"Host": host}) as response:
         assert response.status == status
         assert ("This process only" in await response.text()) == (status == 200)
@@ -199,7 +199,7 @@ async def test_jobs_are_shown_on_this_machine_only(
 async def test_patient_customer_gets_the_order(
     client: Client, app: web.Application, bank: Bank, route: Route
 ) -> None:
-    """Who stays to the end has a recorded order, whichever handler took it."""
+    """A customer who stays has a recorded order, whichever handler took it."""
     bank.confirms.set()
     response = await post(client, f"/orders/{route}", **ORDER)
     assert response.status == 303
@@ -247,7 +247,7 @@ async def test_hanging_up_on_the_atomic_handler_loses_nothing(
 async def test_atomic_order_of_a_killed_server_is_explained(
     client: Client, app: web.Application, bank: Bank
 ) -> None:
-    """No job survives its process: what `kill -9` has left behind is owned up to."""
+    """No job survives its process: the page admits what `kill -9` leaves behind."""
     order = Order("ann@example.org", ARTICLES["lamp"])
     killed = asyncio.create_task(app[SHOP].take_order(Route.ATOMIC, order))
     await bank.charged.wait()
@@ -261,7 +261,7 @@ async def test_atomic_order_of_a_killed_server_is_explained(
 async def test_sign_up_is_answered_and_a_job_sends_the_mail(
     client: Client, app: web.Application
 ) -> None:
-    """The mail arrives at the SMTP server, which the outbox shows."""
+    """The mail arrives at the SMTP server, and the outbox shows it."""
     response = await post(client, "/signup", name="Zoë <b>", email="zoe@example.org")
     assert response.status == 303
     (mail,) = await mails_of(app, 1)
@@ -275,7 +275,8 @@ async def test_sign_up_is_answered_and_a_job_sends_the_mail(
 async def test_outbox_tells_of_mail_on_its_way(
     app: web.Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the SMTP server takes its time, the job is seen; the drain waits for it."""
+    """While the SMTP server takes its time, the job is visible; the drain waits for
+    it."""
     server_goes_on = asyncio.Event()
     take_in = Outbox.handle_DATA
 
@@ -344,7 +345,7 @@ async def test_body_that_is_no_form_is_refused(
 async def test_view_is_counted_after_the_response(
     client: Client, app: web.Application
 ) -> None:
-    """The page does not know of its own view; when the response is out it is counted."""
+    """The page does not include its own view, which is counted after the response."""
     assert "None so far" in await get(client, "/")
     await join_jobs(app)
     assert await app[SHOP].views() == {"/": 1}
@@ -357,7 +358,7 @@ async def test_view_is_counted_after_the_response(
 async def test_views_do_not_crowd_the_dashboard(
     app: web.Application, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many views make one job, and no view is forgotten at the end."""
+    """Many views take one job, and no view is lost at the end."""
     async with TestClient(TestServer(app, host="127.0.0.1")) as client:
         for _ in range(20):
             await get(client, "/orders")
@@ -430,7 +431,7 @@ async def test_shutdown_interrupts_the_experiment_and_ends_its_orders(
     async def confirm(app: web.Application) -> None:
         bank.confirms.set()
 
-    app.on_shutdown.append(confirm)  # after what interrupts the experiment
+    app.on_shutdown.append(confirm)  # after the experiment is interrupted
     async with TestClient(TestServer(app, host="127.0.0.1")) as client:
         await post(client, "/experiment", clients="15")
         await bank.charged.wait()
@@ -473,8 +474,8 @@ def count_half_done(database: Path) -> dict[str, int]:
 
 
 def test_experiment_command_prints_the_table() -> None:
-    """The seed, plain lines where there is no terminal, the table, and the verdict. The
-    README shows what it looks like."""
+    """The seed, plain lines without a terminal, the table, and the verdict. The README
+    shows what it looks like."""
     with demo("experiment", "--clients", "60", "--seed", "7") as command:
         status, stderr = command.end()
     assert (status, stderr) == (0, "")
@@ -533,7 +534,7 @@ def test_server_says_where_it_is_and_ends_on_a_signal(
 
 @needs_signals
 def test_second_ctrl_c_cancels_what_the_first_one_lets_end() -> None:
-    """Who does not want to wait for a slow bank need not; and is told what it costs."""
+    """Nobody has to wait for a slow bank; the output says what that costs."""
     with demo("--port", "0") as command:
         address = command.read_until(lambda line: line.startswith("http"))
         port = int(address.strip("/").rpartition(":")[2])
@@ -545,7 +546,7 @@ def test_second_ctrl_c_cancels_what_the_first_one_lets_end() -> None:
         command.send(signal.SIGINT)
         status, stderr = command.end()
     assert status == 0
-    # (On a slow machine the drain is told of, too.)
+    # (On a slow machine the drain is logged, too.)
     assert "1 cancelled (order_atomic)\n" in stderr
     assert command.lines[-1].startswith("Stopped. ")
 
@@ -562,7 +563,7 @@ def test_taken_port_is_one_sentence() -> None:
 
 @pytest.mark.parametrize("name", ["letter.txt", "no-such-folder/shop.sqlite3"])
 def test_database_that_cannot_be_used_is_one_sentence(tmp_path: Path, name: str) -> None:
-    """The same for what is given as the database."""
+    """The same for a bad database file."""
     (tmp_path / "letter.txt").write_text(
         "Dear reader, this is no database at all.\n" * 20
     )
@@ -598,10 +599,10 @@ async def test_first_ctrl_c_cancels_nothing_when_the_server_ends_already(
 
 @needs_signals
 def test_progress_bar_on_a_terminal() -> None:
-    """One line that is drawn again and again, and left by the end or by Ctrl-C."""
+    """One line that is redrawn, and that the end or Ctrl-C terminates."""
     whole = in_terminal(20)
     assert re.search(r"\r\[=* *\] 39 of 40\r\[={30}\] 40 of 40\r?\n", whole)
-    # So many that it is not over before Ctrl-C comes.
+    # Enough clients for Ctrl-C to come before the end.
     broken_off = in_terminal(2000, ctrl_c_at="20 of 4000")
     assert re.search(r"\] \d+ of 4000(\^C)?\r\n(.*\r)?Stopping: ", broken_off)
 
@@ -615,7 +616,7 @@ def in_terminal(clients: int, ctrl_c_at: str = "") -> str:
     arguments = ("experiment", "--clients", str(clients), "--seed", "7")
     with demo(*arguments, stdout=its) as command:
         os.close(its)
-        with contextlib.suppress(OSError):  # how Linux says that this is the end
+        with contextlib.suppress(OSError):  # Linux raises it at the end of the output
             while chunk := os.read(ours, 1024):
                 shown += chunk.decode()
                 if ctrl_c_at and ctrl_c_at in shown:

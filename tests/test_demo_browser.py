@@ -1,4 +1,4 @@
-"""The demo shop in a real browser, as a visitor has it."""
+"""The demo shop in a real browser, as visitors use it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ("bank",)  # a fixture
 
 PAGES = ("/", "/experiment", "/orders", "/outbox")
 OPTIONS = (
-    "--no-sandbox",  # a container may forbid it to have one
+    "--no-sandbox",  # a container may not allow one
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -36,7 +36,7 @@ OPTIONS = (
     "--disable-sync",
 )
 TIMEOUT = 20_000  # milliseconds
-# Notes what moves without the visitor's doing.
+# Records layout shifts that the visitor did not cause.
 WATCH_SHIFTS = """
     window.shifts = [];
     new PerformanceObserver((list) => {
@@ -83,7 +83,7 @@ async def visit(browser: Browser, server: TestServer) -> AsyncIterator[Visit]:
     complaints: list[str] = []
 
     def complain(text: str) -> None:
-        if "Failed to load resource" not in text:  # the pages have their own word for it
+        if "Failed to load resource" not in text:  # the pages report this themselves
             complaints.append(text)
 
     pages: list[Page] = []
@@ -126,7 +126,7 @@ async def test_experiment_runs_without_leaving_the_page(visit: Visit) -> None:
     """The bar, then the table in the same place: nothing moves, no focus is lost."""
     page = await visit("/", viewport={"width": 390, "height": 844})
     await run_small_experiment(page)
-    # The bar moves: it is seen with neither none nor all of the orders.
+    # The bar moves: it is seen with some of the orders.
     await expect(page.locator("#count")).to_have_text(re.compile("^[1-9][0-9]? of 60"))
     place = await page.locator("#experiment").bounding_box()
     await expect_table(page)
@@ -148,7 +148,7 @@ async def test_experiment_runs_without_scripts(visit: Visit) -> None:
 
 
 async def test_page_says_so_when_the_server_has_gone(visit: Visit) -> None:
-    """The bar does not stand still without a word."""
+    """The bar does not just stand still."""
     page = await visit("/")
     await page.route("/experiment/progress", lambda route: route.abort())
     await run_small_experiment(page)
@@ -164,7 +164,7 @@ async def test_closing_the_tab_hangs_up(
     bank: Bank,
     route: Route,
 ) -> None:
-    """What the start page asks its visitor to try does what it says."""
+    """The start page asks visitors to try this, and it does what the page says."""
     page = await visit("/")
     await page.get_by_role("button", name=f"Order, {route}").click(no_wait_after=True)
     await bank.charged.wait()
@@ -182,7 +182,7 @@ async def test_pages_fit_phone_and_desktop(
     server: TestServer,
     bank: Bank,
 ) -> None:
-    """No page is wider than its window, however long what stands in its tables."""
+    """No page is wider than its window, however long the text in its tables."""
     shop = shop_of(server)
     order = Order(f"{'client' * 10}@{'shop' * 10}.example", ARTICLES["lamp"], 20)
     half_done = asyncio.create_task(shop.take_order(Route.PLAIN, order))

@@ -23,7 +23,8 @@ pytestmark = [pytest.mark.heavy, needs_signals]
 SIGN_UPS = 500
 # How many clients sign up at once.
 AT_ONCE = 20
-# Seconds after which a demo is ended, and its test fails; none waits for it.
+# Seconds after which a demo is ended and its test fails; a passing test never waits this
+# long.
 PATIENCE = 240.0
 
 
@@ -59,7 +60,7 @@ def demo() -> Iterator[Demo]:
 async def sign_up(
     address: str, names: range, accepted: set[str], now: Callable[[], None]
 ) -> None:
-    """Sign up; note who is accepted, and tell of each one."""
+    """Sign people up; note each one that is accepted, and report it."""
     room = asyncio.Semaphore(AT_ONCE)
     async with ClientSession(address) as session:
 
@@ -80,13 +81,13 @@ async def sign_up(
 
 
 def recipients(database: Path) -> list[tuple[str, int]]:
-    """Who has received a mail, from which process."""
+    """Return who has received a mail, and from which process."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
         return connection.execute("SELECT recipient, process FROM mails").fetchall()
 
 
 async def everybody_has_mail(database: Path, accepted: set[str]) -> set[int]:
-    """Wait for that; nobody must have two. Return which processes have sent."""
+    """Wait until everybody has one mail; return which processes have sent them."""
     async with asyncio.timeout(PATIENCE):
         await until(lambda: accepted <= {to for to, _ in recipients(database)})
     found = recipients(database)
@@ -97,8 +98,8 @@ async def everybody_has_mail(database: Path, accepted: set[str]) -> set[int]:
 async def test_killed_server_is_started_again_and_every_mail_arrives(
     database: Path,
 ) -> None:
-    """Nobody is even refused: only those are who had been read by the process that died.
-    The others wait for the next one."""
+    """Only clients whose requests the dead process had read are refused. The others wait
+    for the next process."""
     accepted = set[str]()
     with demo() as shop:
         first = shop.server
@@ -120,7 +121,7 @@ async def test_killed_server_is_started_again_and_every_mail_arrives(
 async def test_demo_that_was_killed_as_a_whole_sends_every_mail_when_started_again(
     database: Path,
 ) -> None:
-    """The server ends with its supervisor, and a new start takes over what was left."""
+    """The server ends with its supervisor, and a new start takes over the jobs left."""
     accepted = set[str]()
     with demo() as shop:
         first = shop.server

@@ -22,7 +22,7 @@ __all__ = ("database", "not_in_the_clone")  # fixtures
 
 pytestmark = [pytest.mark.heavy, needs_signals]
 
-# Makes the terminal its own, and becomes the demo: as a shell starts a command.
+# Takes over the terminal and becomes the demo, as when a shell starts a command.
 AS_A_SHELL = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
     "os.execv(sys.executable, [sys.executable, '-m', 'demo_app', *sys.argv[1:]])"
@@ -48,7 +48,7 @@ class Terminal:
     def _read(self) -> bool:
         try:
             chunk = os.read(self._descriptor, 1024)
-        except OSError:  # how Linux says that this is the end
+        except OSError:  # Linux raises it at the end of the output
             return False
         self.shown += chunk.decode()
         return bool(chunk)
@@ -82,7 +82,7 @@ def in_terminal(*arguments: str) -> Iterator[tuple[Terminal, subprocess.Popen[by
 
 
 def test_ctrl_c_in_a_terminal_reaches_the_server_once() -> None:
-    """A second one would cancel the order; a terminal sends it to all that it runs."""
+    """A second one would cancel the order; a terminal sends it to all its processes."""
     with in_terminal("--port", "0") as (terminal, process):
         found = terminal.read_until(r"http://127\.0\.0\.1:(\d+)/\r\n")
         port = int(found[1])
@@ -98,7 +98,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_server_once() -> None:
 
 
 def test_clients_wait_for_the_next_server(database: Path) -> None:
-    """Who comes while there is none is answered by the one that is started then."""
+    """A client that comes while there is no server is answered by the next one."""
     with running("demo_app", "--port", "0") as command:
         server = int(command.read_until(re.compile("^Process ").match).split()[1])
         address = command.read_until(re.compile("^http").match)
@@ -116,7 +116,7 @@ def test_clients_wait_for_the_next_server(database: Path) -> None:
 def test_server_that_ends_in_another_way_is_not_started_again(
     number: signal.Signals,
 ) -> None:
-    """What its exit status is, is that of the demo."""
+    """Its exit status becomes that of the demo."""
     with running("demo_app", "--port", "0") as command:
         server = int(command.read_until(re.compile("^Process ").match).split()[1])
         command.read_until(re.compile("^http").match)

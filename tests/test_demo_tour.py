@@ -46,7 +46,7 @@ def text_of(page: str) -> str:
 
 
 async def press(client: Client, path: str) -> str:
-    """Press the button of the tour that leads there; return the page that is next."""
+    """Press the button of the tour with this path; return the next page."""
     assert client.app is not None
     token = client.app[TOUR].token
     response = await post(client, path, token=token)
@@ -55,7 +55,7 @@ async def press(client: Client, path: str) -> str:
 
 
 async def test_tour_shows_the_code_that_runs(client: Client) -> None:
-    """All five steps, each with its functions as they are, and short ones."""
+    """All five steps, each with the source of its functions, which are short."""
     text = text_of(await get(client, "/"))
     for function in (
         views.order_plain,
@@ -76,7 +76,7 @@ async def test_tour_shows_the_code_that_runs(client: Client) -> None:
 
 
 def test_highlighted_code_is_the_code() -> None:
-    """Nothing is lost or added, and nothing of it is taken for HTML."""
+    """Nothing is lost or added, and none of it is taken for HTML."""
     code = inspect.getsource(tour) + "x = f'<b>{1 < 2}</b>'  # <script>\n"
     assert html.unescape(re.sub(r"</?span[^>]*>", "", highlight(code))) == code
     shown = highlight("@atomic\nasync def f() -> None:  # why\n    return 'a < b'")
@@ -102,7 +102,7 @@ async def test_people_sign_up_and_the_page_says_who_has_sent_their_mail(
     database: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Until the last mail is there the page of the step looks again; then it says so."""
+    """Until the last mail has arrived, the page of the step reloads; then it says so."""
     monkeypatch.setattr(tour, "GUESTS", 30)
     server_goes_on = asyncio.Event()
     take_in = Outbox.handle_DATA
@@ -168,7 +168,7 @@ async def test_hanging_job_is_found_and_cancelled(
 async def test_nothing_is_killed_that_would_not_be_started_again(
     client: Client, app: web.Application
 ) -> None:
-    """Without a supervisor there is no button, nor what is behind it."""
+    """Without a supervisor there is no button, nor an action behind it."""
     assert "Kill the server" not in await get(client, "/")
     response = await post(client, "/tour/kill", token=app[TOUR].token)
     assert response.status == 404
@@ -196,7 +196,7 @@ async def test_others_cannot_kill_the_server(
 async def test_forms_of_another_site_are_refused(
     client: Client, app: web.Application, path: str
 ) -> None:
-    """And say what to do to whom it happens by accident."""
+    """And the answer helps visitors to whom it happens by accident."""
     async with client.post(f"/tour/{path}", data={"token": "ö"}) as response:
         assert response.status == 403
         assert "reload" in await response.text()

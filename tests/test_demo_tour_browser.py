@@ -95,7 +95,7 @@ async def kill_in_the_middle(page: Page, shop: Demo) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
     await expect_in(page, "mail", "All 500 mails have arrived")
-    # Both have had a part in it.
+    # Both processes have sent some.
     rows = step(page, "mail").locator("tbody tr")
     await expect(rows).to_have_count(2)
     await expect(rows.nth(0)).to_contain_text(f"{first} (gone)")
@@ -136,8 +136,8 @@ async def test_tour_from_the_first_step_to_the_last(visit: Visit, shop: Demo) ->
 
 
 async def test_tour_without_scripts(visit: Visit, shop: Demo) -> None:
-    """The steps have pages of their own then, which look again by themselves. Not even
-    these are refused while the server is dead."""
+    """The steps then have pages of their own, which reload by themselves. Not even these
+    are refused while the server is dead."""
     page = await visit("/", java_script_enabled=False)
     await kill_in_the_middle(page, shop)
     assert page.url.endswith("/tour/mail")

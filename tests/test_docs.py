@@ -1,8 +1,8 @@
-"""The pages: their Python blocks are run, and what they name is there.
+"""The pages: their Python blocks run, and everything that they name exists.
 
-Each block runs alone, as if pasted into an empty file, see tests/pages.py. Where the page
-shows a session with curl, and what the program prints, that is compared; a check of the
-block's name looks at what else the page says of it.
+Each block runs alone, as if pasted into an empty file, see tests/pages.py. If the page
+shows a session with curl, or the output of the program, that is compared; a check of the
+block's name tests what else the page says about it.
 """
 
 from __future__ import annotations
@@ -49,25 +49,25 @@ PAGES = (
     "docs/starlette.rst",
     "docs/dashboard.rst",
 )
-# Pages whose blocks other tests run, test_pytest_plugin.py and test_docs_durable.py, and
-# how many those are.
+# Pages whose blocks other tests run, test_pytest_plugin.py and test_docs_durable.py, with
+# the number of these blocks.
 FILES = {
     "docs/brokers.rst": 3,
     "docs/durable.rst": 1,
     "docs/testing-applications.rst": 5,
 }
-# Blocks that go on in the file of another one, and say so.
+# Blocks that continue the file of another one, and say so.
 GOES_ON: dict[str, str] = {}
-# Pages that talk to threads, of which a clock that jumps knows nothing.
+# Pages that use threads, which a clock that jumps does not know about.
 REAL_TIME = {"docs/sqlalchemy.rst", "docs/threads.rst"}
 ALL = {block.name: (path, block) for path in PAGES for block in blocks(path)}
 
 
 @asynccontextmanager
 async def held_up(page: Page, name: str) -> AsyncIterator[asyncio.Semaphore]:
-    """Let calls of this function stand still from their start until the block ends.
+    """Hold calls of this function at their start until the block ends.
 
-    The semaphore is released whenever one has begun.
+    The semaphore is released whenever a call has begun.
     """
     begun, go_on = asyncio.Semaphore(0), asyncio.Event()
     function = page.names[name]
@@ -94,7 +94,7 @@ def failing(page: Page, name: str) -> Iterator[None]:
 
 
 async def post_and_leave(client: Any, path: str, begun: asyncio.Semaphore) -> None:
-    """Go away in the middle of the handler; return when the server has noticed."""
+    """Hang up in the middle of the handler; return when the server has noticed."""
     _, writer = await asyncio.open_connection(client.host, client.port)
     writer.write(f"POST {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
     await begun.acquire()
@@ -138,7 +138,7 @@ def test_block_runs_alone(
 
 
 async def run_block(capsys: pytest.CaptureFixture[str], name: str, check: Check) -> None:
-    """Run a block, after those that it goes on from, and then a check."""
+    """Run a block, after the blocks that it continues, and then its check."""
     names = [name]
     while names[0] in GOES_ON:
         names.insert(0, GOES_ON[names[0]])
@@ -153,7 +153,7 @@ async def run_block(capsys: pytest.CaptureFixture[str], name: str, check: Check)
 
 
 async def follow(page: Page, block: Block) -> None:
-    """Do what the page says, and see what it shows."""
+    """Do what the page says, and compare the results with what it shows."""
     if block.session:
         client = await page.serve()
         for command, output in block.session:
@@ -165,7 +165,7 @@ async def follow(page: Page, block: Block) -> None:
     if block.prints is not None:
         assert page.printed() == block.prints
     if block.name == "bare-task":
-        await later(2)  # which nothing but a test waits for
+        await later(2)  # only a test waits for this task
 
 
 def test_every_block_is_checked() -> None:
@@ -176,7 +176,7 @@ def test_every_block_is_checked() -> None:
 
 
 def test_every_python_block_is_found() -> None:
-    """Nothing else in the pages says that it is Python: it would not be run."""
+    """No other block in the pages says that it is Python: it would not be run."""
     for path in (ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))):
         page = path.relative_to(ROOT).as_posix()
         said = re.findall(r"(?m)^ *\.\. code(?:-block)?:: *py", path.read_text())
@@ -185,7 +185,7 @@ def test_every_python_block_is_found() -> None:
 
 
 def test_sessions_are_followed() -> None:
-    """No session with curl stands where nobody compares it."""
+    """Every session with curl is compared."""
     for path in PAGES:
         shown = (ROOT / path).read_text().count("$ curl ")
         shown -= (ROOT / path).read_text().count("https://shop.example/")
@@ -201,7 +201,7 @@ def test_reference_documents_name(name: str) -> None:
 
 
 def test_messages_of_failures_are_those_of_the_code() -> None:
-    """What the reference says an exception handler is told, it is told."""
+    """The reference has the messages that an exception handler really gets."""
     text = (ROOT / "docs/reference.rst").read_text()
     section = text.partition("The exception handler\n---")[2].partition("Log records")[0]
     messages = re.findall(r"(?m)^   \* - `([A-Z][^`]+)`$", section)
@@ -212,7 +212,7 @@ def test_messages_of_failures_are_those_of_the_code() -> None:
 
 @pytest.mark.parametrize("page", ["reference", "prometheus", "opentelemetry"])
 def test_pages_name_every_outcome(page: str) -> None:
-    """Logs, metrics and traces have the same ones, and a new one is not forgotten."""
+    """Logs, metrics and traces have the same outcomes, and a new one is not forgotten."""
     text = " ".join((ROOT / f"docs/{page}.rst").read_text().split())
     *others, last = (s.name.lower() for s in JobState if s >= JobState.SUCCEEDED)
     assert f"{', '.join(f'`{name}`' for name in others)} or `{last}`" in text
@@ -228,14 +228,14 @@ def test_make_targets_exist() -> None:
 
 
 def test_links_of_readme_exist() -> None:
-    """What the README links to is in the repository."""
+    """Everything that the README links to is in the repository."""
     links = re.findall(r"`[^`]+ <([^>:]+)>`_", (ROOT / "README.rst").read_text())
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 def test_no_test_sleeps() -> None:
-    """No test waits for something by sleeping (the clock of tests/loops.py jumps)."""
+    """No test waits by sleeping in real time (the clock of tests/loops.py jumps)."""
     slept = [
         f"{path.name}:{node.lineno}"
         for path in (ROOT / "tests").glob("*.py")
@@ -340,7 +340,7 @@ async def retries(page: Page) -> None:
 
 @check("reporting-by-a-job")
 async def reporting_by_a_job(page: Page) -> None:
-    """Neither a tracker that is down nor a scheduler that is closed makes it run wild."""
+    """It does not run wild if the tracker is down or the scheduler closed."""
     report = page.names["report_later"]
     async with Scheduler(exception_handler=report) as scheduler:
         with failing(page, "tell_the_tracker"):
@@ -378,7 +378,7 @@ async def limits(page: Page) -> None:
 
 @check("holding")
 async def holding(page: Page) -> None:
-    """A shutdown releases what is held, or it would take a minute."""
+    """A shutdown releases the held jobs, or it would take a minute."""
     client, begun = await page.serve(), page.now()
     await client.post("/admin/queue/hold")
     await client.post("/buy", data={"email": "ann@example.org"})
@@ -507,7 +507,7 @@ async def repeated_by_hand(page: Page) -> None:
 
 @check("sentry")
 async def sentry(page: Page) -> None:
-    # It patches what it finds: tests/test_sentry.py lets it.
+    # init() patches other libraries, which only tests/test_sentry.py may do.
     with mock.patch("sentry_sdk.init") as init:
         client = await page.serve()
         init.assert_called_once()
@@ -554,7 +554,7 @@ async def logging_as_json(page: Page) -> None:
 
 @contextmanager
 def logged() -> Iterator[list[logging.LogRecord]]:
-    """Collect what is logged of jobs."""
+    """Collect the package's log records."""
     logger, records = logging.getLogger("aiohttp_jobs"), list[logging.LogRecord]()
     handler = logging.Handler()
     logger.addHandler(handler)
@@ -572,7 +572,7 @@ def logged() -> Iterator[list[logging.LogRecord]]:
 
 @check("workers")
 async def workers(page: Page) -> None:
-    """The directory of the page is nowhere here: it is refused as the page says."""
+    """The directory of the page does not exist here: it is refused as the page says."""
     runner = web.AppRunner(page.names["app"])
     with pytest.raises(RuntimeError, match="share='/run/shop/workers' cannot be opened"):
         await runner.setup()

@@ -36,7 +36,7 @@ def run(name: str) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody listens there: see test_taskiq_rabbitmq.py for the page with a server."""
+    """Set an address without a server; test_taskiq_rabbitmq.py runs the page with one."""
     monkeypatch.setenv("BROKER_URL", "amqp://guest:guest@127.0.0.1:1/")
     # taskiq looks up the module of a task.
     monkeypatch.setitem(sys.modules, "page", ModuleType("page"))
@@ -63,7 +63,7 @@ async def test_durable(aiohttp_client: Client, tmp_path: Path) -> None:
 async def test_brokers_rabbitmq(
     aiohttp_client: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where no server is, the client gets 503."""
+    """Without a server, the client gets 503."""
     client = await aiohttp_client(run("brokers-rabbitmq")["app"])
     response = await client.post("/sign-up", data={"email": "ann@example.org"})
     assert response.status == 503
@@ -75,8 +75,8 @@ async def test_brokers_rabbitmq(
 async def test_brokers_nats() -> None:
     """It waits longer for an acknowledgement than NATS does by default, and asks again.
 
-    Else it would not notice that a server which was restarted does not know what it has
-    asked for: see test_taskiq_nats.py for that, with a server.
+    Otherwise it would not notice that a restarted server does not know its request:
+    test_taskiq_nats.py tests that with a server.
     """
     broker = run("brokers-nats")["nats_broker"]("nats://127.0.0.1:1")
     config = broker.consumer_config
@@ -86,7 +86,7 @@ async def test_brokers_nats() -> None:
 
 
 async def test_brokers_from_taskiq() -> None:
-    """A task of taskiq goes on as a durable job."""
+    """A task of taskiq runs on as a durable job."""
     names = run("brokers-from-taskiq")
     app = names["broker"].state.app = web.Application()
     app[names["MAILS"]] = mails = list[int]()

@@ -52,7 +52,8 @@ async def test_drain_waits_for_what_the_last_job_has_spawned() -> None:
 
 
 async def test_who_waits_for_the_last_job_may_spawn_another() -> None:
-    """E4: a drain that has just seen the last job end waits for one that comes then."""
+    """E4: a drain that has just seen the last job end waits for one spawned right
+    then."""
     go, log = asyncio.Event(), list[str]()
     scheduler = Scheduler()
     last = await scheduler.spawn(wait_for(go))
@@ -71,7 +72,7 @@ async def test_who_waits_for_the_last_job_may_spawn_another() -> None:
 
 
 async def test_what_is_left_at_the_deadline_is_closed() -> None:
-    """E4: then it closes what is left at the deadline."""
+    """E4: at the deadline it closes what is left."""
     loop = asyncio.get_running_loop()
     go, log = asyncio.Event(), list[str]()
     scheduler = Scheduler(limit=1, wait_timeout=99)
@@ -179,7 +180,7 @@ async def test_drain_that_is_cancelled_twice_gets_out_at_once() -> None:
 
 
 async def test_drain_is_a_hard_deadline() -> None:
-    """E0: timeout and close_timeout are the bound, also against what swallows both."""
+    """E0: timeout and close_timeout are the bound, even for jobs that swallow both."""
     loop = asyncio.get_running_loop()
     go, cancelled = asyncio.Event(), list[float]()
     reports = Reports()
@@ -200,7 +201,7 @@ async def test_drain_is_a_hard_deadline() -> None:
 
 
 async def test_shielded_task_has_just_finished_drain_does_not_spin() -> None:
-    """E7: done, and its callbacks have not run yet: the drain ends all the same."""
+    """E7: it is done, and its callbacks have not run yet: the drain ends all the same."""
     scheduler = Scheduler()
     inner = asyncio.get_running_loop().create_future()
     outer = scheduler.shield(inner)
@@ -230,7 +231,7 @@ async def test_drain_from_inside_a_job_does_not_wait_for_it() -> None:
 async def test_drain_that_a_job_shields_does_not_wait_for_that_job(
     background: bool, takes_slot: bool
 ) -> None:
-    """E4: what a job shields is called from inside of that job."""
+    """E4: a drain that a job shields counts as called from inside that job."""
     go = asyncio.Event()
     async with Scheduler(limit=1) as scheduler:
 
@@ -254,11 +255,11 @@ async def test_drain_that_a_job_shields_does_not_wait_for_that_job(
 
 
 async def test_drains_from_inside_and_outside_end_together() -> None:
-    """E7: they do not wait for each other; who is outside waits for the job as well."""
+    """E7: they do not wait for each other; the one outside waits for the job as well."""
     log = list[str]()
 
     async def inside() -> None:
-        await asyncio.sleep(0)  # an eager job would find itself alone
+        await asyncio.sleep(0)  # an eager job would run before the others exist
         await scheduler.wait_and_close()
         log.append("inside")
 
@@ -271,7 +272,7 @@ async def test_drains_from_inside_and_outside_end_together() -> None:
 
 
 async def test_idle_scheduler_is_drained_at_once_and_twice() -> None:
-    """E7: what can be closed can be closed twice."""
+    """E7: whatever can be closed can be closed twice."""
     scheduler = Scheduler()
     await scheduler.wait_and_close()
     await scheduler.wait_and_close()
@@ -361,7 +362,7 @@ async def test_async_with_drains_on_the_way_out() -> None:
 
 
 async def test_async_with_drains_when_its_body_fails() -> None:
-    """E6: also when an exception leaves the block, which then comes out."""
+    """E6: also when an exception leaves the block, which then propagates."""
     log = list[str]()
     with pytest.raises(Boom):  # noqa: PT012
         async with Scheduler() as scheduler:
@@ -371,7 +372,7 @@ async def test_async_with_drains_when_its_body_fails() -> None:
 
 
 async def test_async_with_that_is_cancelled_leaves_nothing_running() -> None:
-    """E4, E6: cancelled in its body it drains; cancelled again it closes."""
+    """E4, E6: if cancelled in its body it drains; if cancelled again it closes."""
     go = asyncio.Event()
     jobs = list[object]()
 

@@ -1,4 +1,4 @@
-"""Durable jobs in an application: spawned, run, tried again, given back, looked after."""
+"""Durable jobs in an application: spawned, run, retried, given back."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.clients import Failures, resource, serving, turns
 from tests.envelopes import MemoryStore, envelope, look, opened, started
 from tests.processes import needs_signals, running
 
-# Seconds after which what never comes is a failure; none of the tests waits for it.
+# Seconds after which waiting is a failure; a passing test never waits this long.
 PATIENCE = 30.0
 
 LOG = web.AppKey("LOG", list[Any])
@@ -135,7 +135,7 @@ async def is_empty(path: Path) -> None:
 
 
 async def test_job_runs_with_its_arguments_and_knows_its_id(path: Path) -> None:
-    """What spawn_durable has returned is what the task finds."""
+    """The id that spawn_durable returns is the one that the task sees."""
     app = make(path)
     async with run(app):
         number = await spawn_durable(app, note, "ada", {"a": [1, None]})
@@ -147,7 +147,7 @@ async def test_job_runs_with_its_arguments_and_knows_its_id(path: Path) -> None:
 
 
 async def test_handler_s_job_is_on_the_disk_before_the_answer(path: Path) -> None:
-    """Its origin is the route; the job is called as the task, everywhere."""
+    """Its origin is the route; the job has the name of the task, everywhere."""
     seen = list[Any]()
 
     class Observer:
@@ -180,7 +180,7 @@ async def test_job_survives_the_process_that_has_spawned_it(path: Path) -> None:
 
 
 async def test_sub_application_spawns_with_the_parent_s_store(path: Path) -> None:
-    """The nearest application that has one; the task is given that."""
+    """The nearest application with a store counts; the task gets that application."""
 
     async def handler(request: web.Request) -> web.Response:
         await spawn_durable(request, note, "below")
@@ -212,7 +212,7 @@ async def test_options_reach_the_store(path: Path) -> None:
 
 
 async def test_task_that_was_not_listed_is_refused(path: Path) -> None:
-    """Nobody would run it. Also another one of the same name."""
+    """Nobody would run it. Another task of the same name is refused, too."""
 
     @durable("note")
     async def impostor(app: web.Application) -> None:
@@ -235,7 +235,7 @@ async def test_task_that_was_not_listed_is_refused(path: Path) -> None:
 
 
 async def test_option_that_the_store_cannot_keep_is_refused() -> None:
-    """With the names of both, before anything is put."""
+    """With the names of store and option, before anything is put."""
     store = MemoryStore()
     app = make(store, worker=False)
     async with run(app):
@@ -248,7 +248,7 @@ async def test_option_that_the_store_cannot_keep_is_refused() -> None:
 
 
 async def test_application_without_durable_jobs_is_named(path: Path) -> None:
-    """At each of the ways in."""
+    """By each function that takes one."""
     app = web.Application()
     setup(app)
     with pytest.raises(RuntimeError, match=r"call setup_durable\(app"):
@@ -272,7 +272,7 @@ async def test_application_without_durable_jobs_is_named(path: Path) -> None:
 def test_worker_that_would_do_nothing_is_refused(
     path: Path, options: dict[str, Any], does_something: bool, is_below: bool
 ) -> None:
-    """It would wait for a signal for ever. The jobs may be those of a sub-application."""
+    """It would wait for a signal for ever. Jobs of a sub-application are enough."""
     if "periodic" in options:
         options = {**options, "periodic": {durable("tick")(digest_of): every(60)}}
     app = make(path, **options)
@@ -321,7 +321,7 @@ def test_setup_is_checked(path: Path) -> None:
 
 
 async def test_store_that_another_application_has_started_goes_on(path: Path) -> None:
-    """The second one to be given it is refused, and does not stop it at its own end."""
+    """The second application is refused, and does not stop the store at its own end."""
     store = SQLiteStore(path)
     first, second = make(store), make(store)
     async with run(first):
@@ -334,7 +334,7 @@ async def test_store_that_another_application_has_started_goes_on(path: Path) ->
 
 
 async def test_spawn_from_another_loop_is_refused(path: Path) -> None:
-    """A8: nobody would tell that loop that the job is kept."""
+    """A8: that loop would never learn that the job is kept."""
 
     def spawn_in_a_thread() -> None:
         coro = spawn_durable(app, note, "never")
@@ -370,7 +370,7 @@ def test_spawn_before_the_start_does_not_choose_the_loop(path: Path) -> None:
 async def test_spawn_after_the_end_is_refused_and_promises_nothing(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The store is not lost but closed: nobody will try it again."""
+    """The store is not down but closed: it will not be tried again."""
     app, refused = make(path), list[str]()
 
     async def context(app: web.Application) -> AsyncIterator[None]:
@@ -396,7 +396,7 @@ async def digest_of(app: web.Application) -> None:
 
 
 async def test_job_that_fails_is_tried_again_then_buried(path: Path) -> None:
-    """R2: Each failed attempt is a failed job, told once. The id stays."""
+    """R2: Each failed attempt is a failed job, reported once. The id stays the same."""
     app = make(path)
     async with run(app):
         number = await spawn_durable(app, fail, "boom")
@@ -426,7 +426,7 @@ async def test_job_that_succeeds_at_last_is_done(path: Path) -> None:
 
 
 async def test_job_that_gives_up_is_buried_at_once(path: Path) -> None:
-    """To try again would not help."""
+    """Trying again would not help."""
     app = make(path)
     async with run(app):
         await spawn_durable(app, fail, "give up")
@@ -466,7 +466,7 @@ async def test_waits_for_a_backoff_between_attempts(path: Path) -> None:
 
 
 async def test_job_whose_backoff_fails_is_buried_with_both(path: Path) -> None:
-    """It would not come back otherwise."""
+    """Otherwise it would never come back."""
     store = MemoryStore()
     app = make(store, [durable("fail", backoff=lambda n: 1 / 0)(fail.function)])
     async with run(app):
@@ -479,7 +479,8 @@ async def test_job_whose_backoff_fails_is_buried_with_both(path: Path) -> None:
 
 @pytest.mark.parametrize("pause", [float("nan"), float("inf"), -float("inf")])
 async def test_job_whose_backoff_is_no_moment_is_buried(path: Path, pause: float) -> None:
-    """SQLite keeps NaN as NULL: it would come first for ever, and hold up all others."""
+    """SQLite keeps NaN as NULL: the job would always come first and hold up all
+    others."""
     app = make(path, [note, durable("fail", backoff=lambda n: pause)(fail.function)])
     async with run(app):
         await spawn_durable(app, app[DURABLE].tasks["fail"], "boom")
@@ -492,7 +493,7 @@ async def test_job_whose_backoff_is_no_moment_is_buried(path: Path, pause: float
 
 
 async def test_job_with_arguments_that_cannot_be_read_is_not_lost(path: Path) -> None:
-    """It is tried as others are, and buried with the reason."""
+    """It is tried like any other job, and buried with the reason."""
     store = MemoryStore()
     app = make(store)
     async with run(app):
@@ -506,7 +507,7 @@ async def test_job_with_arguments_that_cannot_be_read_is_not_lost(path: Path) ->
 async def test_job_that_lets_another_one_s_cancellation_through_has_failed(
     path: Path,
 ) -> None:
-    """R7: It was not cancelled itself, so it is not given back for nothing."""
+    """R7: It was not cancelled itself, so it is not given back uncounted."""
 
     @durable("let through", max_attempts=1)
     async def let_through(app: web.Application) -> None:
@@ -545,7 +546,7 @@ async def test_job_whose_coroutine_is_closed_goes_back_uncounted() -> None:
 
 
 async def test_cancelled_job_goes_back_uncounted_and_at_once(path: Path) -> None:
-    """Whoever has cancelled it."""
+    """Whoever cancelled it."""
     app = make(path)
     async with run(app):
         await spawn_durable(app, wait, "it")
@@ -562,7 +563,7 @@ async def test_cancelled_job_goes_back_uncounted_and_at_once(path: Path) -> None
 
 
 async def test_job_that_is_cancelled_before_its_first_step_goes_back(path: Path) -> None:
-    """Its coroutine never runs, so somebody else sees to it."""
+    """Its coroutine never runs, so something else has to give it back."""
     app = make(path)
 
     class Closer:
@@ -646,7 +647,7 @@ async def test_jobs_end_before_what_they_use(path: Path) -> None:
 
 
 async def test_drain_that_is_too_short_loses_nothing(path: Path) -> None:
-    """What runs is cancelled and given back; what was not begun waits as before."""
+    """Running jobs are cancelled and given back; the others wait as before."""
     app = make(path, limit=2, wait_timeout=0.01)
     async with run(app):
         for name in "abc":
@@ -659,7 +660,7 @@ async def test_drain_that_is_too_short_loses_nothing(path: Path) -> None:
 
 
 async def test_nothing_begins_once_the_application_shuts_down(path: Path) -> None:
-    """It would have to be cancelled. What a handler still spawns is kept."""
+    """It would have to be cancelled. Jobs that a handler still spawns are kept."""
 
     async def shut_down(app: web.Application) -> None:
         await spawn_durable(app, wait, "second")
@@ -736,7 +737,7 @@ async def test_jobs_of_a_sub_application_end_before_the_parent_s_resources(
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the pauses between two tries be short."""
+    """Make the pauses between two tries short."""
     monkeypatch.setattr(upkeep, "SHORTEST", 0.001)
     monkeypatch.setattr(upkeep, "LONGEST", 0.01)
 
@@ -751,7 +752,7 @@ def about_store(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def test_store_is_down_at_the_start_and_comes_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """W7: The application runs; its clients get 503 until then. The log tells twice."""
+    """W7: The application runs; its clients get 503 until then. The log says both."""
 
     async def handler(request: web.Request) -> web.Response:
         await spawn_durable(request, note, "it")
@@ -784,7 +785,7 @@ async def test_store_is_down_at_the_start_and_comes_back(
 async def test_store_is_lost_and_comes_back(
     fault: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A fault of the store's own ends the worker as little."""
+    """An unexpected error of the store does not end the worker either."""
     store = MemoryStore()
     app = make(store)
     async with run(app):
@@ -812,14 +813,14 @@ def test_pauses_grow_up_to_half_a_minute() -> None:
 
 @pytest.mark.usefixtures("quick")
 async def test_store_that_never_comes_back_does_not_hold_up_the_end() -> None:
-    """Whatever it is in the middle of."""
+    """Whatever is going on then."""
     store = MemoryStore()
     store.fault = StoreUnavailable("it is away")
     app = make(store, periodic={durable("digest")(digest_of): every(60)})
     async with run(app):
         with pytest.raises(StoreUnavailable, match="it is away"):
             await spawn_durable(app, note)
-    assert "stop" not in store.calls  # what has not started has nothing to stop
+    assert "stop" not in store.calls  # a store that never started need not stop
 
 
 async def test_start_does_not_wait_for_a_store_that_hangs(
@@ -845,7 +846,7 @@ digest = durable("digest")(digest_of)
 
 
 class Soon:
-    """A schedule with a tick every so many seconds, however short."""
+    """A schedule with a tick every `seconds`, however short."""
 
     def __init__(self, seconds: float) -> None:
         self._schedule = every(seconds)
@@ -877,7 +878,7 @@ def _near(now: float) -> range:
 async def test_ticks_that_were_missed_run_once_at_the_start_or_not(
     path: Path, catch_up: bool
 ) -> None:
-    """As told. However many they were."""
+    """As the option says, however many they were."""
     async with started(path, "digest", worker=False) as store:
         ten_hours_ago = time() - 36_000
         assert await store.last_tick("digest", ten_hours_ago) == ten_hours_ago
@@ -895,7 +896,7 @@ async def test_ticks_that_were_missed_run_once_at_the_start_or_not(
 async def test_store_that_does_not_remember_ticks_needs_one_who_puts_them(
     put_periodic: bool | None, puts: bool
 ) -> None:
-    """Else each process would put them, and each would run."""
+    """Otherwise each process would put each tick, and all of them would run."""
     store = MemoryStore()
     app = make(store, periodic={digest: Soon(0.05)}, put_periodic=put_periodic)
     async with run(app):
@@ -908,7 +909,7 @@ async def test_store_that_does_not_remember_ticks_needs_one_who_puts_them(
 
 @pytest.mark.usefixtures("quick")
 async def test_tick_that_could_not_be_put_is_put_when_the_store_is_back() -> None:
-    """Late, and once."""
+    """It is late, and runs once."""
     store = MemoryStore()
     app = make(store, periodic={digest: Soon(0.05)}, put_periodic=True)
     async with run(app):
@@ -926,7 +927,7 @@ async def test_tick_that_could_not_be_put_is_put_when_the_store_is_back() -> Non
 
 
 class Broken:
-    """A schedule that tells what is no later tick, or raises."""
+    """A schedule that returns an invalid next tick, or raises."""
 
     def __init__(self, tick: Any) -> None:
         self._tick = tick
@@ -944,7 +945,7 @@ BROKEN = [KeyError("x"), -5.0, 0.0, float("nan"), None, "soon"]
 async def test_schedule_that_fails_is_told_and_is_not_the_store_s_fault(
     path: Path, tick: Any
 ) -> None:
-    """It is followed no more, as that of repeat(), and does not turn in circles."""
+    """It is no longer followed, like that of repeat(), and does not spin."""
     broken: Any = durable("broken")(note.function)
     app = make(path, periodic={broken: Broken(tick), digest: Soon(0.05)})
     async with run(app):
@@ -958,7 +959,7 @@ async def test_schedule_that_fails_is_told_and_is_not_the_store_s_fault(
 
 
 async def test_schedule_may_tell_numbers_of_any_kind(path: Path) -> None:
-    """Also those that a store cannot keep, as fractions and NumPy's."""
+    """Even kinds that a store cannot keep, such as fractions and NumPy's."""
 
     class Fractions:
         def next_after(self, moment: float) -> Any:
@@ -979,7 +980,7 @@ async def test_schedule_may_tell_numbers_of_any_kind(path: Path) -> None:
 def test_worker_without_a_server_runs_jobs_until_it_is_told_to_end(
     path: Path, number: signal.Signals
 ) -> None:
-    """It drains, as a server does."""
+    """It drains like a server."""
     with running("tests.worker", str(path)) as command:
         command.read_until(lambda line: "begins" in line)
         command.send(number)
@@ -996,7 +997,7 @@ def test_worker_without_a_server_runs_jobs_until_it_is_told_to_end(
 def test_worker_whose_start_up_hangs_ends_at_the_second_signal(
     path: Path, number: signal.Signals
 ) -> None:
-    """The first one lets the start-up end, which this one never does."""
+    """The first signal waits for the start-up to end, which this one never does."""
     with running("tests.worker", str(path), number.name) as command:
         command.read_until(lambda line: "hangs" in line)
         command.send(number)
@@ -1007,7 +1008,7 @@ def test_worker_whose_start_up_hangs_ends_at_the_second_signal(
 
 
 async def test_how_long_it_takes_to_keep_a_job_is_told(path: Path) -> None:
-    """Of those that are kept when the call returns; one who is told and raises does no
+    """Only for jobs that are kept when the call returns; a listener that raises does no
     harm."""
     told = list[float]()
 

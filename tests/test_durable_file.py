@@ -1,4 +1,4 @@
-"""The file of the SQLite store: what can be wrong with it, owners, locks, versions."""
+"""The file of the SQLite store: faults, owners, locks, versions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from aiohttp_jobs.durable.sqlite.locks import Locks
 from tests.envelopes import envelope, look, opened, started
 from tests.processes import ROOT, needs_signals, running
 
-# Seconds after which what never comes is a failure; none of the tests waits for it.
+# Seconds after which waiting is a failure; a passing test never waits this long.
 PATIENCE = 30.0
 
 
@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def refusal(path: Path) -> str:
-    """What a store says that cannot be started."""
+    """Return the message of a store that cannot be started."""
     store = SQLiteStore(path)
     with pytest.raises(StoreUnavailable) as raised:
         await store.start(["mail"], worker=True)
@@ -48,7 +48,7 @@ async def refusal(path: Path) -> str:
 
 
 def connecting(monkeypatch: pytest.MonkeyPatch, *statements: str, **options: Any) -> None:
-    """Let stores connect with these options, and begin with these statements."""
+    """Make stores connect with these options, and begin with these statements."""
     connect = schema.connect
     if "timeout" in options:
         monkeypatch.setattr(turn, "PATIENCE", options["timeout"])
@@ -73,7 +73,7 @@ async def test_file_that_is_no_database_is_named(path: Path) -> None:
 
 
 async def test_damaged_file_is_named(path: Path) -> None:
-    """Nothing is accepted that nobody would find again."""
+    """It accepts no job that could not be found again."""
     async with started(path) as store:
         await store.put(envelope())
     content = bytearray(path.read_bytes())
@@ -83,7 +83,7 @@ async def test_damaged_file_is_named(path: Path) -> None:
 
 
 async def test_folder_that_is_missing_is_named(tmp_path: Path) -> None:
-    """It is not made: it may be a disk that is not mounted."""
+    """It is not created: it may be a disk that is not mounted."""
     path = tmp_path / "data" / "jobs.sqlite"
     assert f"the file {path} cannot be opened: make its folder" in await refusal(path)
 
@@ -101,7 +101,7 @@ async def test_file_that_cannot_be_written_is_named(
 @needs_signals
 @pytest.mark.skipif(_IS_ROOT, reason="root may write to everything")
 async def test_file_that_belongs_to_somebody_else_is_named(path: Path) -> None:
-    """The same with the permissions of the real thing."""
+    """The same with real permissions."""
     async with started(path):
         pass
     path.chmod(0o400)
@@ -111,7 +111,7 @@ async def test_file_that_belongs_to_somebody_else_is_named(path: Path) -> None:
 async def test_full_disk_refuses_and_serves_again_when_there_is_room(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of a batch: each of it is refused, or kept."""
+    """In the middle of a batch, each job is either refused or kept."""
     connecting(monkeypatch, "PRAGMA max_page_count = 30")
     async with started(path) as store:
         big = [envelope(arguments="x" * 5000) for _ in range(40)]
@@ -136,7 +136,8 @@ async def test_full_disk_refuses_and_serves_again_when_there_is_room(
 async def test_file_that_stays_locked_is_named(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody holds a transaction open; what came meanwhile is refused, not lost."""
+    """Somebody holds a transaction open; jobs that come meanwhile are refused, not
+    lost."""
     connecting(monkeypatch, timeout=0.2)
     async with started(path) as store:
         await store.put(sent := envelope())
@@ -154,7 +155,7 @@ async def test_file_that_stays_locked_is_named(
 async def test_end_of_a_job_is_noted_when_the_file_is_back(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What ended while it was locked does not run again."""
+    """A job that ended while the file was locked does not run again."""
     connecting(monkeypatch, timeout=0.2)
     async with started(path) as store:
         await store.put(envelope())
@@ -172,10 +173,11 @@ async def test_end_of_a_job_is_noted_when_the_file_is_back(
 async def test_end_does_not_wait_long_for_a_file_that_stays_locked(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever has told the process to end kills it soon: others have to end, too. What it
-    could not note is logged, and the job runs again: at-least-once.
+    """The process will be killed soon, and other parts have to end, too. What the store
+    could not write is logged, and the job runs again: at-least-once.
 
-    It would be half a minute for what is under way, and as long for each step after it.
+    Otherwise it would wait half a minute for the current step, and again for each
+    further one.
     """
     store = SQLiteStore(path)
     await store.start(["mail"], worker=True)
@@ -200,7 +202,7 @@ async def test_end_does_not_wait_long_for_a_file_that_stays_locked(
 
 
 async def test_file_of_a_newer_release_is_named(path: Path) -> None:
-    """It is not touched: there may be more to it than is known here."""
+    """It is not touched: it may contain things that this release does not know."""
     async with started(path):
         pass
     with opened(path) as connection:
@@ -221,13 +223,13 @@ async def test_file_on_a_network_is_named(
 async def test_journal_that_stays_as_it_is_is_named(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A database in memory has no log; some file systems let none be."""
+    """A database in memory has no log; some file systems do not allow one."""
     monkeypatch.setattr(writer, "connect", lambda path: schema.connect(":memory:"))
     assert "cannot have a write-ahead log" in await refusal(path)
 
 
 async def test_file_that_was_removed_takes_no_job(path: Path) -> None:
-    """SQLite would write on into what has no name any more."""
+    """SQLite would go on writing to a file that no longer has a name."""
     async with started(path) as store:
         await store.put(envelope())
         path.unlink()
@@ -241,7 +243,7 @@ async def test_file_that_was_removed_takes_no_job(path: Path) -> None:
 
 
 async def test_file_that_was_replaced_takes_no_job(path: Path, tmp_path: Path) -> None:
-    """A backup that is put into its place, say."""
+    """For example by a backup."""
     async with started(other := tmp_path / "backup.sqlite"):
         pass
     async with started(path) as store:
@@ -255,7 +257,7 @@ async def test_file_that_was_replaced_takes_no_job(path: Path, tmp_path: Path) -
 async def test_job_of_a_file_that_was_replaced_is_not_taken_for_one_of_the_new_file(
     path: Path,
 ) -> None:
-    """Both have the first number of their file, and the same process runs them."""
+    """Both jobs have the first number in their file, and the same process runs them."""
     async with started(path) as store:
         await store.put(envelope())
         async with asyncio.timeout(PATIENCE):
@@ -277,7 +279,7 @@ async def test_job_of_a_file_that_was_replaced_is_not_taken_for_one_of_the_new_f
 
 
 def test_fault_of_one_row_is_no_fault_of_the_file() -> None:
-    """Those are told apart by SQLite's codes."""
+    """SQLite's error codes tell them apart."""
     assert fault_of(OverflowError("too large"), "jobs") is None
     assert fault_of(sqlite3.IntegrityError("NOT NULL"), "jobs") is None
     with (
@@ -312,7 +314,7 @@ broken
     ],
 )
 def test_file_system_is_that_of_the_nearest_mount(place: str, kind: str) -> None:
-    """Whole names count, and the later one of two at the same place."""
+    """Whole names count, and the later of two mounts at the same place."""
     assert file_system_of(place, MOUNTS) == kind
 
 
@@ -324,7 +326,7 @@ def test_file_system_is_that_of_the_nearest_mount(place: str, kind: str) -> None
 async def test_jobs_of_a_dead_process_come_back(
     path: Path, how: signal.Signals, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Uncounted as attempts; within a heartbeat and the pause; and the log tells."""
+    """Without counting an attempt, within a heartbeat and the pause; the log says so."""
     async with started(path) as store:
         sent = [envelope() for _ in range(3)]
         await asyncio.gather(*map(store.put, sent))
@@ -364,7 +366,8 @@ async def test_jobs_of_a_process_that_lives_stay_with_it(
             await asyncio.to_thread(claimer.read_until, lambda line: "claimed" in line)
             if sys.platform != "win32":
                 claimer.send(signal.SIGSTOP)
-            # In this process there are two more, which do not take from each other.
+            # In this process there are two more stores, which do not take from each
+            # other.
             async with started(path), started(path), asyncio.timeout(PATIENCE):
                 for _ in range(20):
                     assert await beats.get() == []
@@ -406,7 +409,7 @@ def test_pause_after_a_crash_is_random_and_grows() -> None:
 
 
 def test_poison_does_not_bury_its_neighbours(path: Path) -> None:
-    """Nine short jobs ran with it at first; it is buried, and none of them."""
+    """Nine short jobs ran with it at first; it alone is buried."""
     now = 0.0
     with opened(path) as connection:
         schema.prepare(connection, str(path))
@@ -427,7 +430,7 @@ def test_poison_does_not_bury_its_neighbours(path: Path) -> None:
 async def test_removed_file_of_locks_is_made_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its owner is seen by the others again, and keeps what it has."""
+    """The others see its owner again, and the owner keeps its jobs."""
     monkeypatch.setattr(writer, "HEARTBEAT", 0.01)
     locks = Path(f"{path}-owners")
     async with started(path) as store, asyncio.timeout(PATIENCE):
@@ -453,7 +456,7 @@ print([number for number in map(int, sys.argv[2:]) if not locks.take(number)])
 
 
 def taken(path: Path, numbers: Iterable[int] = range(1, 6)) -> str:
-    """Those of these numbers that another process finds locked."""
+    """Return the numbers among these that another process finds locked."""
     return subprocess.run(
         [sys.executable, "-c", PROBE, str(path), *map(str, numbers)],
         cwd=ROOT,
@@ -464,7 +467,7 @@ def taken(path: Path, numbers: Iterable[int] = range(1, 6)) -> str:
 
 
 def test_lock_is_seen_by_the_same_process_and_by_others(path: Path) -> None:
-    """To open and close the file once more takes none of them away."""
+    """Opening and closing the file once more does not drop any lock."""
     one, two = Locks(str(path)), Locks(str(path))
     assert one.take(1)
     assert two.take(4)
@@ -483,7 +486,7 @@ def test_lock_is_seen_by_the_same_process_and_by_others(path: Path) -> None:
 
 @needs_signals
 def test_lock_does_not_live_on_in_a_child(path: Path) -> None:
-    """That of flock() would, and the parent's jobs would wait for the child's end."""
+    """A lock by flock() would, and the parent's jobs would wait for the child's end."""
     code = (
         "import subprocess, sys, os\n"
         "from aiohttp_jobs.durable.sqlite.locks import Locks\n"
@@ -514,7 +517,7 @@ def test_lock_does_not_live_on_in_a_child(path: Path) -> None:
 
 # -- versions ---------------------------------------------------------------------------
 
-# As the first release has made it. It stands here for ever, as files of it do elsewhere.
+# As the first release created it. It stays here for ever, as such files may still exist.
 VERSION_1 = """
 CREATE TABLE aiohttp_jobs (
     number INTEGER PRIMARY KEY, state INTEGER NOT NULL, task TEXT NOT NULL,
@@ -552,7 +555,7 @@ UPDATE aiohttp_jobs_schema SET version = 2;
 
 @pytest.mark.parametrize("tables", [VERSION_1, VERSION_2])
 async def test_file_of_an_older_version_is_brought_up(path: Path, tables: str) -> None:
-    """Its jobs run, those that a process took with it too; the dead stay."""
+    """Its jobs run, even those that a dead process had claimed; dead jobs stay."""
     with opened(path) as connection:
         connection.executescript(tables)
     async with started(path, worker=False) as store:
@@ -577,7 +580,7 @@ async def test_file_of_an_older_version_is_brought_up(path: Path, tables: str) -
 async def test_new_file_is_what_the_steps_make_of_an_old_one(
     path: Path, tmp_path: Path
 ) -> None:
-    """Whichever way it has come, a file of today has the same tables."""
+    """A current file has the same tables, whether it is new or upgraded."""
     with opened(old := tmp_path / "old.sqlite") as connection:
         connection.executescript(VERSION_1)
     async with started(old), started(path):
@@ -596,7 +599,7 @@ async def test_new_file_is_what_the_steps_make_of_an_old_one(
 async def test_step_that_fails_leaves_the_file_as_it_was(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step of a release to come, and a crash in its middle."""
+    """A step of a future release fails in the middle."""
     async with started(path) as store:
         await store.put(sent := envelope())
 
@@ -634,7 +637,7 @@ async def test_file_may_be_the_application_s_own(path: Path) -> None:
 
 
 def test_file_is_made_by_several_processes_at_once(path: Path) -> None:
-    """Each of them can put at once, and none finds half a file."""
+    """Each of them can put at once, and none finds an incomplete file."""
     command = [sys.executable, "-m", "tests.claimer", str(path)]
     processes = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -649,7 +652,7 @@ def test_file_is_made_by_several_processes_at_once(path: Path) -> None:
 async def test_log_of_what_is_lost_names_the_logger(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fault of the store's own is told with its traceback, and ends nothing."""
+    """An unexpected error of the store is logged with its traceback, and ends nothing."""
 
     def fail(*args: Any) -> None:
         raise ZeroDivisionError("a fault of ours")

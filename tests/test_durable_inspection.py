@@ -1,4 +1,4 @@
-"""What people and metrics ask a store: seldom, one at a time, and nobody waits long."""
+"""Questions of people and metrics to a store: seldom, one at a time, with short waits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def inspection(store: Glass) -> Inspection:
 async def test_question_is_put_once_a_second(
     store: Glass, inspection: Inspection
 ) -> None:
-    """Whoever asks meanwhile is given the same answer."""
+    """Callers that ask meanwhile get the same answer."""
     VARIABLE.set("somebody's")
     for _ in range(3):
         answers = await asyncio.gather(*(inspection.statistics() for _ in range(20)))
@@ -48,7 +48,7 @@ async def test_question_is_put_once_a_second(
 async def test_store_that_takes_long_is_asked_less_often(
     store: Glass, inspection: Inspection, takes: float, rests: float
 ) -> None:
-    """So it is idle most of the time; but nobody sees figures that are minutes old."""
+    """So it is idle most of the time; but figures are never minutes old."""
     store.go.clear()
     asking = asyncio.ensure_future(inspection.statistics())
     await later(takes)
@@ -65,7 +65,7 @@ async def test_store_that_takes_long_is_asked_less_often(
 async def test_one_question_is_put_at_a_time(
     store: Glass, inspection: Inspection
 ) -> None:
-    """So a store that hangs takes one thread."""
+    """So a store that hangs occupies only one thread."""
     await asyncio.gather(
         inspection.statistics(),
         *(inspection.jobs(place, 25, 50) for place in Place),
@@ -83,7 +83,8 @@ async def test_one_question_is_put_at_a_time(
 async def test_store_that_hangs_is_not_waited_for(
     store: Glass, inspection: Inspection
 ) -> None:
-    """Once for a second; then not at all, until it has answered."""
+    """The first caller waits a second; the next ones not at all, until it has
+    answered."""
     loop, begin = asyncio.get_running_loop(), 0.0
     store.go.clear()
     for waits in (inspection_module.PATIENCE, 0, 0):
@@ -101,7 +102,7 @@ async def test_store_that_hangs_is_not_waited_for(
 async def test_store_that_hangs_gives_no_old_answer(
     store: Glass, inspection: Inspection
 ) -> None:
-    """What was true once may be wrong by now."""
+    """The old answer may be wrong by now."""
     assert await inspection.statistics() == NOTHING
     store.go.clear()
     await later(5)
@@ -136,7 +137,7 @@ async def test_whatever_the_store_raises_it_is_unavailable(
 
 
 async def test_store_that_is_not_open_is_not_asked(store: Glass) -> None:
-    """It may not be."""
+    """A store need not allow that."""
 
     def check() -> None:
         raise StoreUnavailable("not yet")
@@ -150,7 +151,7 @@ async def test_store_that_is_not_open_is_not_asked(store: Glass) -> None:
 
 
 async def test_store_that_cannot_be_looked_into_says_so() -> None:
-    """As that of a broker."""
+    """For example the store of a broker."""
     inspection = Inspection(MemoryStore(), lambda: None)
     assert not inspection.is_possible
     with pytest.raises(StoreUnavailable, match="MemoryStore does not tell"):
@@ -158,7 +159,7 @@ async def test_store_that_cannot_be_looked_into_says_so() -> None:
 
 
 async def test_change_is_seen_at_once(store: Glass, inspection: Inspection) -> None:
-    """Nobody is shown the job that they have just dropped."""
+    """Visitors do not see a job that they have just dropped."""
     await inspection.statistics()
     assert await inspection.retry_dead(["7f"]) == 2
     assert await inspection.drop_dead(until=5.0) == 3
@@ -169,7 +170,7 @@ async def test_change_is_seen_at_once(store: Glass, inspection: Inspection) -> N
 
 
 async def test_change_that_hangs_is_said_to(store: Glass, inspection: Inspection) -> None:
-    """It may be done or not."""
+    """The change may or may not happen."""
     store.go.clear()
     with pytest.raises(StoreUnavailable, match="10 s: check later how much"):
         await inspection.drop_dead()
@@ -178,7 +179,7 @@ async def test_change_that_hangs_is_said_to(store: Glass, inspection: Inspection
 async def test_answers_do_not_pile_up(
     inspection: Inspection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many pages somebody turns."""
+    """However many pages are visited."""
     for number in range(200):
         await inspection.find_dead(str(number))
     assert len(inspection._answers) == inspection_module.MOST

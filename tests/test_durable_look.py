@@ -1,4 +1,4 @@
-"""To look into the file of durable jobs, in Python and by the command; and the dead."""
+"""Looking into the file of durable jobs, in Python and by the command; and dead jobs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Where SQLite's steps in reading are counted, in tens: in the last of these."""
+    """A list whose last item counts SQLite's steps in reading, in tens."""
     steps = list[int]()
 
     def tick() -> int:
@@ -57,7 +57,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 async def fill(store: SQLiteStore) -> list[Delivery]:
-    """Let one job be at each place, two be dead and one be unknown."""
+    """Put a job into each state, with two dead ones and one of an unknown task."""
     for name in ("dead", "buried", "runs"):
         await store.put(envelope("mail", id=name, arguments=f'[["{SECRET}"], {{}}]'))
     deliveries = list(await store.fetch(3))
@@ -76,7 +76,7 @@ async def fill(store: SQLiteStore) -> list[Delivery]:
 
 
 async def test_statistics_tell_how_many_are_where(path: Path) -> None:
-    """And for how long the first of those that wait has waited."""
+    """And for how long the first waiting job has waited."""
     async with started(path) as store:
         assert await store.statistics() == DurableStatistics(0, 0, 0, 0, 0.0)
         await fill(store)
@@ -86,7 +86,7 @@ async def test_statistics_tell_how_many_are_where(path: Path) -> None:
 
 
 async def assert_counts(store: SQLiteStore) -> None:
-    """What the store tells is what the table has."""
+    """Assert that the store's counts are those of the table."""
     found = await store.statistics()
     told = {
         Place.WAITING: found.waiting,
@@ -99,7 +99,7 @@ async def assert_counts(store: SQLiteStore) -> None:
 
 
 async def test_counts_are_exact_whatever_happens_to_jobs(path: Path) -> None:
-    """Each move that there is, of one job and of several; of two workers."""
+    """After every possible move, of one job and of several, of two workers."""
     async with started(path) as store, started(path, "other") as other:
         await fill(store)
         await assert_counts(store)
@@ -135,7 +135,7 @@ async def test_counts_are_exact_whatever_happens_to_jobs(path: Path) -> None:
 
 
 async def test_counts_are_those_of_what_is_committed(path: Path) -> None:
-    """A transaction of the application's own counts when it ends; so do other hands."""
+    """A transaction of the application or of another program counts once it ends."""
     async with started(path) as store:
         with opened(path) as connection:
             connection.execute("BEGIN")
@@ -164,7 +164,7 @@ async def test_counts_are_those_of_what_is_committed(path: Path) -> None:
 
 
 async def test_cost_of_the_statistics_does_not_grow(path: Path, steps: list[int]) -> None:
-    """Counted: what SQLite does for a hundred of each place, or for ten thousand."""
+    """Counted: SQLite's steps with a hundred jobs in each state, or ten thousand."""
     async with started(path) as store:
         for count in (400, 10_000):
             await asyncio.gather(*(store.put(envelope()) for _ in range(count)))
@@ -180,7 +180,7 @@ async def test_cost_of_the_statistics_does_not_grow(path: Path, steps: list[int]
 
 
 async def test_jobs_of_each_place_are_listed_without_their_arguments(path: Path) -> None:
-    """The dead with their reasons, what runs with its process."""
+    """Dead jobs with their reasons, running ones with their process."""
     async with started(path) as store:
         await fill(store)
         found = {place: list(await store.jobs(place)) for place in Place}
@@ -202,7 +202,7 @@ async def test_jobs_of_each_place_are_listed_without_their_arguments(path: Path)
 
 
 async def test_dead_jobs_run_again_as_new_ones(path: Path) -> None:
-    """With their ids, all their attempts, and at once; those that are asked for."""
+    """Those asked for, at once, with their ids and all their attempts."""
     async with started(path) as store:
         await store.put(envelope(id="dead", attempt=5))
         [delivery] = await store.fetch(1)
@@ -224,7 +224,7 @@ async def test_dead_jobs_run_again_as_new_ones(path: Path) -> None:
 
 
 async def test_dead_job_gets_no_second_one_beside_the_one_that_waits(path: Path) -> None:
-    """With its key: it waits without."""
+    """If its key is taken, it waits without the key."""
     async with started(path) as store:
         await store.put(envelope(id="dead", key="k"))
         [delivery] = await store.fetch(1)
@@ -236,7 +236,7 @@ async def test_dead_job_gets_no_second_one_beside_the_one_that_waits(path: Path)
 
 
 async def test_dead_jobs_are_dropped(path: Path) -> None:
-    """Nobody else is."""
+    """Other jobs are not."""
     async with started(path) as store:
         await fill(store)
         assert await store.drop_dead(["dead", "waits"]) == 1
@@ -246,12 +246,12 @@ async def test_dead_jobs_are_dropped(path: Path) -> None:
 
 
 async def bury_many(store: SQLiteStore, count: int) -> None:
-    """Let so many be dead, whose ids are numbers, in this order."""
+    """Bury this many jobs, with numbers as ids, in order."""
     for number in range(count):
         await store.put(envelope(id=str(number)))
     for each in await store.fetch(count):
         store.bury(each, "no")
-    await store.last_tick("mail", 0)  # they are written
+    await store.last_tick("mail", 0)  # waits until they are written
     with opened(Path(store.path)) as connection:
         connection.execute("UPDATE aiohttp_jobs SET buried_at = number")
 
@@ -267,7 +267,7 @@ def parts_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_many_dead_jobs_are_changed_a_part_at_a_time(
     path: Path, change: str, ids: list[str] | None
 ) -> None:
-    """A job that is put meanwhile waits for one part."""
+    """A job that is put meanwhile waits for one part only."""
     async with started(path) as store:
         await bury_many(store, 33)
         changing = asyncio.create_task(getattr(store, change)(ids))
@@ -286,7 +286,7 @@ async def test_many_dead_jobs_are_changed_a_part_at_a_time(
 async def test_change_of_the_dead_ends_in_time_and_says_how_many(
     path: Path,
 ) -> None:
-    """The first that were buried come first."""
+    """The jobs that were buried first come first."""
     async with started(path) as store:
         await bury_many(store, 25)
         assert await store.drop_dead(within=0) == 10
@@ -301,7 +301,7 @@ async def test_change_of_the_dead_ends_in_time_and_says_how_many(
 async def test_jobs_that_die_while_the_dead_are_retried_are_left(
     path: Path,
 ) -> None:
-    """Else it would never end, with a worker that fails at once."""
+    """Otherwise it would never end, with jobs that fail at once."""
     async with started(path) as store:
         await bury_many(store, 25)
         changing = asyncio.create_task(store.retry_dead())
@@ -317,7 +317,7 @@ async def test_jobs_that_die_while_the_dead_are_retried_are_left(
 async def test_change_that_fails_in_the_middle_says_how_many(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those before it are done."""
+    """The parts before it are done."""
     do_part = dead.Change.do_part
 
     def do_one(change: dead.Change, connection: sqlite3.Connection) -> dead.Part:
@@ -348,13 +348,13 @@ async def test_file_that_cannot_be_read_is_named(path: Path) -> None:
 
 
 def test_store_says_whether_it_can_be_looked_into(path: Path) -> None:
-    """A broker's cannot."""
+    """The store of a broker cannot."""
     assert isinstance(SQLiteStore(path), Inspectable)
     assert not isinstance(MemoryStore(), Inspectable)
 
 
 async def test_dead_jobs_are_found_by_their_ids(path: Path) -> None:
-    """With their tracebacks; what is not dead is not found."""
+    """With their tracebacks; other jobs are not found."""
     async with started(path) as store:
         await fill(store)
         found = await store.find_dead("buried")
@@ -367,7 +367,7 @@ async def test_dead_jobs_are_found_by_their_ids(path: Path) -> None:
 
 
 async def test_dead_jobs_that_come_later_are_left_alone(path: Path) -> None:
-    """Whoever says "all" means those that were there."""
+    """A user who says "all" means those that were there."""
     async with started(path) as store:
         await fill(store)
         with opened(path) as connection:
@@ -380,8 +380,8 @@ async def test_dead_jobs_that_come_later_are_left_alone(path: Path) -> None:
 
 
 async def test_lists_have_pages(path: Path) -> None:
-    """What waits is in the order in which it was accepted, whatever its task and
-    priority are."""
+    """Waiting jobs are in the order in which they were accepted, whatever their task and
+    priority."""
     async with started(path) as store:
         for number in range(60):
             task, priority = f"task {number % 7}", number % 3
@@ -401,7 +401,7 @@ async def test_lists_have_pages(path: Path) -> None:
 async def test_order_of_what_waits_is_the_same_with_many_priorities(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then all is sorted."""
+    """Then all jobs are sorted."""
     monkeypatch.setattr(look_module, "_MOST_KINDS", 10)
     async with started(path) as store:
         for number in range(20):
@@ -415,7 +415,7 @@ async def test_order_of_what_waits_is_the_same_with_many_priorities(
 async def test_cost_of_a_list_does_not_grow_with_what_is_elsewhere(
     path: Path, steps: list[int], place: Place
 ) -> None:
-    """Counted: SQLite does not go through the table, for the sake of an order."""
+    """Counted: SQLite does not go through the whole table to sort."""
     async with started(path) as store:
         for count in (20, 5000):
             await asyncio.gather(*(store.put(envelope()) for _ in range(count)))
@@ -442,7 +442,7 @@ async def test_cost_of_a_list_does_not_grow_with_what_is_elsewhere(
 async def test_cost_of_a_list_does_not_grow_with_what_waits(
     path: Path, steps: list[int]
 ) -> None:
-    """Counted: what SQLite does for the first of a hundred or of ten thousand jobs."""
+    """Counted: SQLite's steps for the first of a hundred or of ten thousand jobs."""
     async with started(path) as store:
         for count in (100, 9_900):
             await asyncio.gather(*(store.put(envelope()) for _ in range(count)))
@@ -508,7 +508,7 @@ async def test_command_deals_with_the_dead(
 def test_command_refuses_what_makes_no_sense(
     path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is dropped by a slip."""
+    """Nothing is dropped by mistake."""
     with pytest.raises(SystemExit):
         main([str(path), *arguments])
     assert "usage:" in capsys.readouterr().err
@@ -518,7 +518,7 @@ def test_command_refuses_what_makes_no_sense(
 async def test_command_names_what_is_wrong_with_the_file(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And makes none."""
+    """And does not create one."""
     assert main([str(path)]) == 1
     assert f"there is no file {path}" in capsys.readouterr().err
     assert not path.exists()
