@@ -137,7 +137,7 @@ async def test_whatever_the_store_raises_it_is_unavailable(
 
 
 async def test_store_that_is_not_open_is_not_asked(store: Glass) -> None:
-    """A store need not allow that."""
+    """The question is refused, and never reaches the store."""
 
     def check() -> None:
         raise StoreUnavailable("not yet")

@@ -52,7 +52,7 @@ async def hang(app: web.Application, name: str) -> None:
 
 @durable("fail", max_attempts=3)
 async def fail(app: web.Application, times: int) -> None:
-    """Its pauses are those of every task: a second and more."""
+    """Fail that often; the pauses in between are the default, a second and more."""
     current = current_durable()
     assert current is not None
     app[DONE].append(current.attempt)
@@ -105,7 +105,7 @@ async def run(app: web.Application) -> AsyncIterator[web.Application]:
 
 
 async def test_jobs_run_at_once_and_are_waited_for() -> None:
-    """Also those that are spawned by others; nothing is left."""
+    """Even those spawned by other jobs; nothing is left."""
     async with run(make()) as app:
         await spawn_durable(app, chain, 3)
         await drain_jobs(app)
@@ -119,7 +119,7 @@ async def test_jobs_run_at_once_and_are_waited_for() -> None:
 
 
 async def test_delays_are_kept_and_not_waited_for() -> None:
-    """A reminder of tomorrow runs now; when it was meant to stands in `due`."""
+    """A reminder for tomorrow runs now; `due` says when it was meant to run."""
     async with run(make()) as app:
         tomorrow = datetime.now(UTC) + timedelta(days=1)
         await spawn_durable(app, note.options(at=tomorrow), "at")
@@ -130,7 +130,7 @@ async def test_delays_are_kept_and_not_waited_for() -> None:
 
 
 async def test_higher_priority_comes_first_and_keys_are_joined() -> None:
-    """Among those that wait, as with other stores."""
+    """Among waiting jobs, as with other stores."""
     async with run(make(limit=1)) as app:
         await spawn_durable(app, hang, "first")
         await turns(5)
@@ -152,7 +152,7 @@ async def test_option_connection_is_refused() -> None:
 
 
 async def test_periodic_jobs_are_not_put(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the time of day is, also if every moment is a tick."""
+    """Whatever the time of day, even if every moment is a tick."""
     put = asyncio.Event()
 
     class Watched(MemoryStore):
@@ -169,7 +169,7 @@ async def test_periodic_jobs_are_not_put(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_what_was_fetched_waits_again_after_a_stop() -> None:
-    """The promise of every store; here for who looks after the application's end."""
+    """Every store promises this; here it lets a test look after the application's end."""
     store: Store = MemoryStore()
     app = make(store)
     async with run(app):
@@ -188,7 +188,7 @@ async def test_what_was_fetched_waits_again_after_a_stop() -> None:
 
 
 async def test_attempts_follow_at_once_and_only_the_last_failure_is_raised() -> None:
-    """R2: the exception handler is called for each of them, as ever."""
+    """R2: the exception handler is called for each of them, as usual."""
     async with run(make()) as app:
         await spawn_durable(app, fail, 2)
         await drain_jobs(app)
@@ -218,7 +218,7 @@ async def test_job_that_gives_up_is_raised() -> None:
 
 @pytest.mark.parametrize("is_eager", [False, True])
 async def test_attempt_that_is_followed_by_another_is_no_failure(is_eager: bool) -> None:
-    """R2: neither for those who watch all schedulers, as the plugin does."""
+    """R2: neither for watchers of all schedulers, such as the plugin."""
     if is_eager and sys.version_info < (3, 12):
         pytest.skip("eager task factories came with Python 3.12")
     if is_eager and sys.version_info >= (3, 12):
@@ -246,7 +246,7 @@ async def test_attempt_that_is_followed_by_another_is_no_failure(is_eager: bool)
 
 
 async def test_held_jobs_do_not_run() -> None:
-    """They are forgotten at the end of the block; what came before goes on, and after."""
+    """They are dropped at the end of the block; jobs before and after it run."""
     async with run(make(limit=1)) as app:
         await spawn_durable(app, hang, "before")
         await spawn_durable(app, note, "waits")
@@ -272,7 +272,7 @@ async def test_held_jobs_do_not_run() -> None:
 
 
 async def test_drain_does_not_wait_for_what_this_process_does_not_run() -> None:
-    """It only spawns; or its end has come."""
+    """Because it only spawns, or is shutting down."""
     async with run(make(worker=False)) as app:
         await spawn_durable(app, note, 1)
         await drain_jobs(app, timeout=1)
@@ -283,7 +283,7 @@ async def test_drain_does_not_wait_for_what_this_process_does_not_run() -> None:
 
 
 async def test_drain_finds_the_durable_jobs_of_sub_applications() -> None:
-    """Where a job of one spawns into another one."""
+    """Where a job of one application spawns into another."""
     parent, below = make(), make()
 
     async def back_and_forth() -> None:
@@ -298,7 +298,7 @@ async def test_drain_finds_the_durable_jobs_of_sub_applications() -> None:
 
 
 async def test_drain_waits_for_jobs_in_a_file(tmp_path: Path) -> None:
-    """For all that are due, in the file or on their way; not for those that are not."""
+    """For all jobs that are due, in the file or on their way, and for no others."""
     async with run(make(tmp_path / "jobs.sqlite", limit=2)) as app:
         await spawn_durable(app, note.options(delay=1000), "later")
         for number in range(5):
@@ -312,7 +312,7 @@ async def test_drain_waits_only_for_jobs_that_run_where_a_store_tells_nothing() 
     """A broker does not say what waits in it."""
 
     class Silent:
-        """A store that is nobody's class."""
+        """A store that inherits from nothing."""
 
         def __init__(self) -> None:
             self._store = MemoryStore()

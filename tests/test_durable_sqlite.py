@@ -1,4 +1,4 @@
-"""SQLiteStore: what it has promised as a store, in one process and between several."""
+"""SQLiteStore keeps the promises of a store, in one process and between several."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aiohttp_jobs.durable import Delivery, SQLiteStore, StoreUnavailable
 from aiohttp_jobs.durable.sqlite import rows, schema
 from tests.envelopes import envelope, look, opened, started
 
-# Seconds after which what never comes is a failure; none of the tests waits for it.
+# Seconds after which waiting is a failure; a passing test never waits this long.
 PATIENCE = 30.0
 
 
@@ -32,7 +32,7 @@ async def fetch(store: SQLiteStore, count: int = 100) -> list[Delivery]:
 
 
 async def is_idle(store: SQLiteStore) -> bool:
-    """Is nothing due? Known when the store has looked, since a fetch waits then."""
+    """Whether nothing is due, which shows if a fetch waits after the store has looked."""
     fetching = asyncio.create_task(fetch(store))
     await store.last_tick("a question that is answered after the look", 0)
     await store.last_tick("and one that was handed over after the first", 0)
@@ -86,7 +86,7 @@ async def test_what_is_put_together_shares_a_transaction(path: Path) -> None:
 async def test_any_number_at_once_is_kept_fetched_and_settled(
     path: Path, count: int
 ) -> None:
-    """Each once, in its order, by however many statements."""
+    """Each once, in order, by however many statements."""
     sent = [envelope(arguments=f"[[{number}], {{}}]") for number in range(count)]
     async with started(path) as store, asyncio.timeout(PATIENCE):
         assert await asyncio.gather(*map(store.put, sent)) == [each.id for each in sent]
@@ -100,7 +100,7 @@ async def test_any_number_at_once_is_kept_fetched_and_settled(
 
 
 async def test_what_waits_shares_the_next_transaction(path: Path) -> None:
-    """While one is written, what comes in one turn after the other waits together."""
+    """While one transaction is written, jobs of several turns collect for the next."""
     async with started(path) as store:
         before = store.counts.lasting
         with opened(path) as other:
@@ -118,7 +118,7 @@ async def test_what_waits_shares_the_next_transaction(path: Path) -> None:
 async def test_transaction_with_a_put_waits_for_the_disk_and_others_do_not(
     path: Path,
 ) -> None:
-    """Claims, and the ends of jobs, are written without."""
+    """Claims, and the ends of jobs, are written without waiting for the disk."""
     async with started(path) as store:
         await asyncio.gather(*(store.put(envelope()) for _ in range(20)))
         before = store.counts.lasting
@@ -132,7 +132,7 @@ async def test_transaction_with_a_put_waits_for_the_disk_and_others_do_not(
 
 
 async def test_fsync_acks_lets_every_transaction_wait_for_the_disk(path: Path) -> None:
-    """For those to whom a power cut must not repeat what had ended."""
+    """For users who do not want a power cut to repeat jobs that had ended."""
     async with started(path, fsync_acks=True) as store:
         await store.put(envelope())
         before = store.counts.lasting
@@ -144,7 +144,7 @@ async def test_fsync_acks_lets_every_transaction_wait_for_the_disk(path: Path) -
 
 
 async def test_bad_row_fails_alone(path: Path) -> None:
-    """What shares its transaction is kept."""
+    """Jobs that share its transaction are kept."""
     async with started(path) as store:
         good = [envelope() for _ in range(10)]
         bad = [
@@ -162,7 +162,7 @@ async def test_bad_row_fails_alone(path: Path) -> None:
 
 
 async def test_cancelled_put_may_be_kept_and_harms_nobody(path: Path) -> None:
-    """The others of its transaction are answered."""
+    """The other puts of its transaction get their answers."""
     async with started(path) as store:
         puts = [asyncio.create_task(store.put(envelope())) for _ in range(3)]
         await asyncio.sleep(0)
@@ -188,7 +188,7 @@ async def test_put_into_a_store_that_is_not_started_is_refused(path: Path) -> No
 
 
 async def test_second_job_with_a_key_is_given_the_id_of_the_first(path: Path) -> None:
-    """Also in one transaction; and per task."""
+    """Even in the same transaction; keys are per task."""
     async with started(path) as store:
         first, second = envelope(key="k"), envelope(key="k")
         ids = await asyncio.gather(store.put(first), store.put(second))
@@ -200,7 +200,8 @@ async def test_second_job_with_a_key_is_given_the_id_of_the_first(path: Path) ->
 
 
 async def test_key_is_free_again_when_its_job_has_begun(path: Path) -> None:
-    """At most one waits; one that runs may have begun before what the second is for."""
+    """At most one waits; a running job may have begun before the reason for the
+    second."""
     async with started(path) as store:
         first, second = envelope(key="k"), envelope(key="k")
         await store.put(first)
@@ -219,7 +220,7 @@ async def test_key_is_free_again_when_its_job_has_begun(path: Path) -> None:
 
 
 async def test_any_number_may_be_fetched(path: Path) -> None:
-    """Also one that SQLite has no room for, as a limit that means none."""
+    """Even one too large for SQLite, meaning no limit."""
     async with started(path) as store:
         await store.put(sent := envelope())
         async with asyncio.timeout(PATIENCE):
@@ -228,7 +229,7 @@ async def test_any_number_may_be_fetched(path: Path) -> None:
 
 
 async def test_jobs_with_and_without_keys_come_in_the_order_of_put(path: Path) -> None:
-    """Also those of one transaction."""
+    """Even those of one transaction."""
     keys = [None, None, "a", None, "b", "c", None]
     sent = [envelope(key=key) for key in keys]
     async with started(path) as store:
@@ -254,9 +255,9 @@ async def test_jobs_come_in_the_order_of_priority_then_of_put(path: Path) -> Non
 
 
 async def test_fetch_waits_for_what_is_put_later(path: Path) -> None:
-    """By this process, and by another one, which nobody is told of."""
+    """By this process, and by another one, which sends no notice."""
     async with started(path) as store, started(path, worker=False) as other:
-        for putter in (store, other):  # the other one tells nobody
+        for putter in (store, other):  # the other one sends no notice
             fetching = asyncio.create_task(fetch(store))
             await asyncio.sleep(0)
             sent = envelope()
@@ -289,7 +290,7 @@ async def test_job_is_fetched_once(path: Path) -> None:
 
 
 async def test_job_that_is_not_due_waits(path: Path) -> None:
-    """One that is comes before it; then its time comes, and nobody has to do anything."""
+    """A job that is due comes first; later the other one comes by itself."""
     async with started(path) as store:
         later, now = envelope(due=time() + 0.5), envelope()
         await asyncio.gather(store.put(later), store.put(now))
@@ -301,7 +302,7 @@ async def test_job_that_is_not_due_waits(path: Path) -> None:
 
 
 async def test_job_of_an_unknown_task_waits_for_who_knows_it(path: Path) -> None:
-    """As those of a new release do while the old one still runs."""
+    """For example, of a new release while the old one still runs."""
     async with started(path, "old") as old:
         await old.put(envelope("new"))
         assert await is_idle(old)
@@ -311,7 +312,7 @@ async def test_job_of_an_unknown_task_waits_for_who_knows_it(path: Path) -> None
 
 
 async def test_cancelled_fetch_loses_nothing(path: Path) -> None:
-    """What was claimed for it meanwhile is given back."""
+    """Jobs that were claimed for it meanwhile are given back."""
     async with started(path) as store:
         for _ in range(20):
             fetching = asyncio.create_task(store.fetch(10))
@@ -353,7 +354,7 @@ async def test_given_back_job_comes_back_at_once_and_uncounted(path: Path) -> No
 
 
 async def test_buried_job_is_kept_with_its_reason(path: Path) -> None:
-    """And runs no more."""
+    """And does not run again."""
     async with started(path) as store:
         await store.put(envelope())
         [delivery] = await fetch(store)
@@ -365,7 +366,7 @@ async def test_buried_job_is_kept_with_its_reason(path: Path) -> None:
 
 
 async def test_stop_gives_back_what_is_not_settled(path: Path) -> None:
-    """And finishes what was handed over in the same turn."""
+    """And settles the jobs that were handed over in the same turn."""
     async with started(path) as store:
         await asyncio.gather(*(store.put(envelope(priority=p)) for p in (3, 2, 1)))
         done, _, retried = await fetch(store)
@@ -406,7 +407,8 @@ async def test_what_is_settled_after_the_stop_is_ignored(path: Path) -> None:
 
 
 def test_jobs_of_two_owners_are_acknowledged_together(path: Path) -> None:
-    """Each as its owner's: whoever has lost one keeps nobody else from ending it."""
+    """Each for its owner: an owner that has lost a job does not keep others from ending
+    it."""
     with opened(path) as connection:
         schema.prepare(connection, str(path))
         rows.insert(connection, [rows.row_of(envelope(), 0) for _ in range(6)])
@@ -443,7 +445,7 @@ async def test_who_has_lost_a_job_does_not_settle_it(path: Path) -> None:
 
 
 async def test_tick_is_put_once_by_however_many(path: Path) -> None:
-    """The first one puts it; all of them know it as seen."""
+    """The first one puts it; all of them take it as seen."""
     async with started(path) as one, started(path) as two:
         assert await one.last_tick("mail", 100.0) == 100.0
         assert await two.last_tick("mail", 150.0) == 100.0
@@ -461,7 +463,8 @@ async def test_tick_is_put_once_by_however_many(path: Path) -> None:
 
 
 async def test_sqlalchemy_has_the_driver_s_connection(path: Path) -> None:
-    """Its own connections and sessions are refused with what to pass instead."""
+    """SQLAlchemy's own connections and sessions are refused, with what to pass
+    instead."""
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
     async with started(path) as store:
         async with engine.connect() as connection, AsyncSession(engine) as session:
@@ -480,7 +483,7 @@ async def test_sqlalchemy_has_the_driver_s_connection(path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["sqlite3", "aiosqlite"])
 async def test_job_shares_the_application_s_transaction(path: Path, kind: str) -> None:
-    """Rolled back means never sent; committed, it is fetched."""
+    """If rolled back, the job was never put; if committed, it is fetched."""
     async with started(path) as store, contextlib.AsyncExitStack() as stack:
         connection: Any
         if kind == "sqlite3":
@@ -507,7 +510,7 @@ async def test_job_shares_the_application_s_transaction(path: Path, kind: str) -
 async def test_job_shares_the_transaction_of_a_file_that_is_attached(
     path: Path, tmp_path: Path
 ) -> None:
-    """Whatever it is called there, and whatever the connection makes of rows."""
+    """Whatever its schema name there, and whatever row factory the connection has."""
     async with started(path) as store:
         with opened(tmp_path / "shop.sqlite") as connection:
             connection.row_factory = lambda cursor, row: {
@@ -523,7 +526,7 @@ async def test_job_shares_the_transaction_of_a_file_that_is_attached(
 
 
 async def test_connection_to_another_file_is_refused(path: Path, tmp_path: Path) -> None:
-    """With the names of both."""
+    """With the names of both files."""
     async with started(path) as store:
         with opened(tmp_path / "shop.sqlite") as connection:
             with pytest.raises(ValueError, match=r"shop\.sqlite") as raised:
@@ -545,7 +548,7 @@ async def test_connection_to_another_file_is_refused(path: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["", ":memory:", "file:jobs.sqlite?mode=ro"])
 def test_store_takes_the_path_of_a_file(name: str) -> None:
-    """What is in memory survives nothing."""
+    """A database in memory survives nothing."""
     with pytest.raises(ValueError, match="takes the path of a file"):
         SQLiteStore(name)
 

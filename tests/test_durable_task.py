@@ -54,14 +54,14 @@ def packed(task: Task[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 async def test_task_is_still_the_function() -> None:
-    """Tests, and other tasks, call it as it was."""
+    """Tests, and other tasks, can call it as before."""
     app = web.Application()
     assert await welcome(app, "ada@example.com", 2) == ("ada@example.com", 2)
     assert repr(welcome) == "<Task 'mail.welcome'>"
 
 
 def test_task_has_what_it_was_given() -> None:
-    """And defaults for the rest."""
+    """With defaults for the rest."""
     assert (digest.name, digest.max_attempts, digest.timeout) == ("digest", 3, 9)
     assert digest.backoff(2) == 20
     assert (welcome.max_attempts, welcome.timeout) == (5, None)
@@ -69,7 +69,7 @@ def test_task_has_what_it_was_given() -> None:
 
 
 def test_backoff_grows_with_jitter_up_to_an_hour() -> None:
-    """What has failed together does not come back together."""
+    """Jobs that failed together do not come back together."""
     for attempt in (1, 2, 5, 12, 13, 10_000):
         pauses = {backoff(attempt) for _ in range(100)}
         longest = min(2 ** min(attempt - 1, 20), 3600)
@@ -79,7 +79,7 @@ def test_backoff_grows_with_jitter_up_to_an_hour() -> None:
 
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 201, 7, None])
 def test_name_is_checked(name: Any) -> None:
-    """It stands in logs, and in the store for ever."""
+    """It is in logs, and in the store for ever."""
     with pytest.raises((TypeError, ValueError), match=r"durable\(\) takes"):
         durable(name)
 
@@ -120,14 +120,14 @@ def test_task_takes_a_coroutine_function_with_an_application() -> None:
     st.dictionaries(st.from_regex("z[a-z]{1,9}"), JSON, max_size=4),
 )
 def test_json_comes_back_as_it_was(args: list[Any], kwargs: dict[str, Any]) -> None:
-    """Whatever it is made of, by place and by name."""
+    """Whatever it consists of, by position and by keyword."""
     assert packed(welcome, *args, **kwargs) == [args, kwargs]
     sent = envelope(arguments=welcome.arguments.pack(tuple(args), kwargs))
     assert Envelope.from_json(sent.to_json()).unpack() == (args, kwargs)
 
 
 def test_members_of_enumerations_come_back_as_their_values() -> None:
-    """If these are strings or numbers."""
+    """If their values are strings or numbers."""
 
     class Colour(enum.StrEnum):
         RED = "red"
@@ -172,7 +172,7 @@ def test_what_is_nested_in_itself_is_refused() -> None:
 
 
 def test_number_with_more_digits_than_python_writes_is_refused() -> None:
-    """By the name of its parameter, wherever it stands."""
+    """With the name of its parameter, wherever the number is."""
     huge = 10**5000
     for value in huge, [1, huge], {"a": [huge]}:
         with pytest.raises(
@@ -186,7 +186,7 @@ def test_number_with_more_digits_than_python_writes_is_refused() -> None:
 
 
 def test_lone_number_with_too_many_digits_is_refused() -> None:
-    """Also in the short way that is taken for one argument."""
+    """Even on the fast path for a single argument."""
 
     @durable("count")
     async def count(app: web.Application, number: int) -> None:
@@ -210,7 +210,7 @@ def test_lone_number_with_too_many_digits_is_refused() -> None:
 def test_arguments_that_do_not_fit_are_refused(
     task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], fault: str
 ) -> None:
-    """As Python would when the job runs."""
+    """At the call, where Python would refuse them only when the job runs."""
     with pytest.raises(
         TypeError, match=f"{task.name} cannot be called like that: .*{fault}"
     ):
@@ -218,7 +218,7 @@ def test_arguments_that_do_not_fit_are_refused(
 
 
 def test_arguments_that_fit_are_taken() -> None:
-    """By place, by name, and those with defaults left out."""
+    """By position, by keyword, and with defaults left out."""
     assert packed(welcome, "a") == [["a"], {}]
     assert packed(digest) == [[], {}]
     assert packed(strict, 1, "a", colour="b") == [[1, "a"], {"colour": "b"}]
@@ -229,7 +229,7 @@ def test_arguments_that_fit_are_taken() -> None:
 
 
 def test_order_knows_when_it_is_due() -> None:
-    """By a delay, or by a moment."""
+    """By a delay, or by a point in time."""
     moment = datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=3)))
     assert digest.options().due(100.0) is None
     assert digest.options(delay=5).due(100.0) == 105
@@ -237,7 +237,7 @@ def test_order_knows_when_it_is_due() -> None:
 
 
 def test_order_knows_what_it_asks_for() -> None:
-    """Only that has to be in the power of the store."""
+    """The store has to support only that."""
     assert Order(digest).asks_for() == []
     order = digest.options(delay=0, priority=1, key="k", connection="c")
     assert order.asks_for() == ["delay", "priority", "key", "connection"]
@@ -270,7 +270,7 @@ def test_options_of_a_call_are_checked(options: dict[str, Any], match: str) -> N
 
 
 def test_envelope_comes_back_as_it_was() -> None:
-    """With each of its fields."""
+    """With all of its fields."""
     sent = envelope(
         arguments='[["é"], {}]',
         attempt=3,
@@ -289,7 +289,8 @@ def test_envelope_comes_back_as_it_was() -> None:
 
 
 def test_envelope_of_the_first_release_can_be_read_for_ever() -> None:
-    """Also with a field that a later one has added, and without those with defaults."""
+    """Even with a field that a later release has added, and without those with
+    defaults."""
     text = (
         '{"version": 1, "id": "7", "task": "mail", "arguments": "[[1], {}]", '
         '"accepted_at": 1.5, "new": 1}'
@@ -323,6 +324,6 @@ def test_what_is_no_envelope_is_refused(text: str | bytes) -> None:
     "arguments", ["", "{}", "[1, 2]", "[[], []]", "[[], {}, 1]", "7", "[[], {}]]"]
 )
 def test_arguments_that_cannot_be_read_are_refused(arguments: str) -> None:
-    """Somebody else has written them."""
+    """Another program may have written them."""
     with pytest.raises(ValueError, match="cannot be read"):
         envelope(arguments=arguments).unpack()

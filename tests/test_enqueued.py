@@ -1,4 +1,4 @@
-"""What durable jobs and tracers know of each other."""
+"""What durable jobs and tracers know about each other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.work import nothing
 
 
 class Slotted(Coroutine[Any, Any, None]):
-    """One of somebody else's, as some compilers make them."""
+    """A foreign coroutine without weak references, as some compilers make them."""
 
     __slots__ = ()
 
@@ -47,7 +47,7 @@ def nobody_tells() -> Iterator[None]:
 
 
 def test_coroutine_is_known_as_an_attempt_as_long_as_it_lives() -> None:
-    """Others are none, also those that cannot be referred to weakly."""
+    """Other coroutines are not, even those without weak references."""
     before = len(enqueued._attempts)
     coro, other = nothing(), nothing()
     now = CurrentDurable("7f", 1, "mail", None)
@@ -66,7 +66,7 @@ def test_coroutine_is_known_as_an_attempt_as_long_as_it_lives() -> None:
 
 
 def test_span_is_told_by_the_tracer_that_is_there() -> None:
-    """None without one."""
+    """Without a tracer, there is none."""
     assert current_traceparent() is None
     tell_spans_by(lambda: "00-1-2-01")
     assert current_traceparent() == "00-1-2-01"

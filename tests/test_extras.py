@@ -21,7 +21,7 @@ PACKAGES = {
 
 @pytest.mark.parametrize("extra", PACKAGES)
 def test_missing_extra_is_named(extra: str) -> None:
-    """In one sentence, by an ImportError as for every missing package."""
+    """In one sentence, by an ImportError, as for any missing package."""
     program = f"import sys; sys.modules[{PACKAGES[extra]!r}] = None; {MISSING[extra]}"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
@@ -33,5 +33,5 @@ def test_missing_extra_is_named(extra: str) -> None:
 
 
 def test_every_extra_for_users_is_tried() -> None:
-    """By `make extras`, which installs each by itself."""
+    """`make extras` installs each by itself."""
     assert EXTRAS.keys() == {"", *PACKAGES} == {"", *MISSING}

@@ -1,8 +1,8 @@
-"""Task factories that do something else than to run the coroutine (rule A9), and contexts
+"""Task factories that do something else than run the coroutine (rule A9), and contexts
 that are given to several jobs.
 
-That everything else goes on under those that do run it, is what the other tests of the
-core say, on the loops of tests/loops.py.
+The other tests of the core, on the loops of tests/loops.py, check that everything works
+under factories that do run it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobo
 
 @contextlib.contextmanager
 def tasks_made_by(factory: Any) -> Iterator[None]:
-    """For those made in this block only, and not for what the test itself does."""
+    """Use the factory in this block only, and not for the tasks of the test itself."""
     loop = asyncio.get_running_loop()
     before = loop.get_task_factory()
     loop.set_task_factory(factory)
@@ -42,7 +42,7 @@ def is_closed(coro: Coroutine[Any, Any, Any]) -> bool:
 
 
 async def outcome_of(job: Job[Any]) -> object:
-    """What comes out of waiting for it, if it ends."""
+    """Return what waiting for the job returns or raises, if it ends."""
     async with asyncio.timeout(10):
         try:
             return await job
@@ -53,7 +53,7 @@ async def outcome_of(job: Job[Any]) -> object:
 
 
 async def check_it_works(scheduler: Scheduler) -> None:
-    """Its one slot is free, and it closes."""
+    """Check that the one slot is free, and that the scheduler closes."""
     async with asyncio.timeout(10):
         assert scheduler.slots_taken == 0
         assert len(scheduler) == 0
@@ -76,7 +76,7 @@ Drop = Callable[[], Dropping]
 
 @pytest.mark.parametrize("drop", WAYS_TO_DROP)
 async def test_task_ends_without_running_the_coroutine_job_is_over(drop: Drop) -> None:
-    """A9: whatever ends a job's task ends the job; nothing of it is left."""
+    """A9: whatever ends a job's task ends the job, and nothing is left of it."""
     scheduler, coro = Scheduler(limit=1), wait_for(asyncio.Event())
     with tasks_made_by(drop()):
         job = await scheduler.spawn(coro)
@@ -90,7 +90,7 @@ async def test_task_ends_without_running_the_coroutine_job_is_over(drop: Drop) -
 
 @pytest.mark.parametrize("drop", WAYS_TO_DROP)
 async def test_task_of_a_pending_job_ends_without_running_it(drop: Drop) -> None:
-    """A9: also if it is started by the end of another one, and somebody waits by then."""
+    """A9: also if the end of another job starts it, and somebody waits for it already."""
     go, coro = asyncio.Event(), wait_for(asyncio.Event())
     scheduler = Scheduler(limit=1)
     first = await scheduler.spawn(wait_for(go))
@@ -109,7 +109,7 @@ async def test_task_of_a_pending_job_ends_without_running_it(drop: Drop) -> None
 
 @pytest.mark.parametrize("drop", WAYS_TO_DROP)
 async def test_very_many_jobs_are_dropped_one_after_the_other(drop: Drop) -> None:
-    """A9, L3: each hands its slot on, and nothing recurses."""
+    """A9, L3: each passes its slot on, without recursion."""
     scheduler = Scheduler(limit=1, pending_limit=0, exception_handler=lambda *told: None)
     with tasks_made_by(drop()):
         jobs = [await scheduler.spawn(give(n)) for n in range(500)]
@@ -121,7 +121,7 @@ async def test_very_many_jobs_are_dropped_one_after_the_other(drop: Drop) -> Non
 
 @pytest.mark.parametrize("drop", WAYS_TO_DROP)
 async def test_job_outside_of_the_limit_is_dropped(drop: Drop) -> None:
-    """A9, W5: it is counted no more either."""
+    """A9, W5: it is no longer counted either."""
     scheduler, coro = Scheduler(limit=1), wait_for(asyncio.Event())
     with tasks_made_by(drop()):
         job = scheduler.spawn_at_once(coro)
@@ -132,7 +132,7 @@ async def test_job_outside_of_the_limit_is_dropped(drop: Drop) -> None:
 
 @pytest.mark.parametrize("drop", WAYS_TO_DROP)
 async def test_child_is_dropped_while_its_parent_waits_for_it(drop: Drop) -> None:
-    """A9, L2: the slot that was handed over comes back."""
+    """A9, L2: the slot that was lent comes back."""
     scheduler, outcomes = Scheduler(limit=1), list[object]()
 
     async def parent() -> None:
@@ -150,7 +150,7 @@ async def test_child_is_dropped_while_its_parent_waits_for_it(drop: Drop) -> Non
 
 
 async def test_exception_of_a_task_that_never_ran_is_the_jobs_failure() -> None:
-    """A9, R2: told once to who waits, or else to the exception handler."""
+    """A9, R2: either the waiter gets it or the exception handler, once."""
     reports = Reports()
     scheduler = Scheduler(limit=1, exception_handler=reports)
     with tasks_made_by(Dropping(DROPPED)):
@@ -168,7 +168,7 @@ async def test_exception_of_a_task_that_never_ran_is_the_jobs_failure() -> None:
 
 
 async def test_cancellation_of_a_task_that_never_ran_cancels_the_job() -> None:
-    """A9, R7: who waits for it gets JobCancelled, and nobody is told of a failure."""
+    """A9, R7: waiters get JobCancelled, and no failure is reported."""
     reports = Reports()
     scheduler = Scheduler(limit=1, exception_handler=reports)
     with tasks_made_by(Dropping(cancels=True)):
@@ -189,7 +189,7 @@ async def test_task_that_waits_for_ever_instead_of_running_is_cancelled() -> Non
         await asyncio.Event().wait()
 
     def never(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
-        coros.append(coro)  # somebody has it, and will not run it
+        coros.append(coro)  # keeps a reference to it, and never runs it
         return asyncio.Task(wait_instead(), loop=loop, **options)
 
     coros = list[Any]()
@@ -211,7 +211,7 @@ async def test_task_that_waits_for_ever_instead_of_running_is_cancelled() -> Non
 
 @pytest.mark.eager
 async def test_task_that_never_ran_is_done_when_it_is_made() -> None:
-    """A9: an eager one has ended before anybody has it in hand."""
+    """A9: an eager task has ended before create_task() returns it."""
 
     async def instead() -> str:
         return "instead"
@@ -259,7 +259,7 @@ async def test_task_ends_before_the_coroutine_job_is_over() -> None:
 
 
 async def test_factory_that_bounds_the_time_ends_the_job() -> None:
-    """A9: its wrapper cancels the coroutine and raises TimeoutError in its place."""
+    """A9: its wrapper cancels the coroutine and raises TimeoutError instead."""
 
     async def bound(coro: Any) -> Any:
         async with asyncio.timeout(1):
@@ -280,7 +280,7 @@ async def test_factory_that_bounds_the_time_ends_the_job() -> None:
 
 
 async def test_factory_that_swallows_failures_ends_the_job() -> None:
-    """A9: what its task says when the coroutine has failed is its own affair."""
+    """A9: the outcome of its task counts, even if the coroutine has failed."""
 
     async def swallow(coro: Any) -> None:
         with contextlib.suppress(Boom):
@@ -298,7 +298,7 @@ async def test_factory_that_swallows_failures_ends_the_job() -> None:
 
 
 async def test_job_of_a_foreign_task_is_let_go_and_ends_later() -> None:
-    """A9, E0: the end of a task whose job was let go changes nothing any more."""
+    """A9, E0: the end of a task whose job was let go no longer changes anything."""
     go, reports = asyncio.Event(), Reports()
     scheduler = Scheduler(limit=1, exception_handler=reports, close_timeout=1)
 
@@ -320,7 +320,7 @@ async def test_job_of_a_foreign_task_is_let_go_and_ends_later() -> None:
     assert reports.contexts == []
 
 
-# -- no task comes of it -----------------------------------------------------------------
+# -- the factory makes no task -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ async def test_job_of_a_foreign_task_is_let_go_and_ends_later() -> None:
 async def test_factory_raises_the_job_has_ended(
     error: BaseException, pending: bool
 ) -> None:
-    """A9, R2: its slot is free, its coroutine closed, and somebody is told."""
+    """A9, R2: its slot is free, its coroutine closed, and the failure is reported."""
     reports, go, coro = Reports(), asyncio.Event(), give(1)
     scheduler = Scheduler(limit=1, exception_handler=reports)
 
@@ -367,7 +367,7 @@ async def test_factory_returns_what_is_no_task_the_job_has_failed() -> None:
 
 @pytest.mark.parametrize("named", ["name", None])
 async def test_factory_returns_a_future_its_end_is_the_jobs(named: str | None) -> None:
-    """A9: asyncio asks for no more than a future; it has no name and runs nothing."""
+    """A9: asyncio requires only a future, which has no name and runs nothing."""
     future = asyncio.get_running_loop().create_future()
     scheduler = Scheduler(limit=1, exception_handler=Reports())
     coro = wait_for(asyncio.Event())
@@ -386,7 +386,7 @@ async def test_factory_returns_a_future_its_end_is_the_jobs(named: str | None) -
 
 
 async def test_type_error_after_the_first_step_no_second_run() -> None:
-    """A9: the coroutine has begun; it is not given to the factory once more."""
+    """A9: the coroutine has begun, so it is not given to the factory again."""
     log = list[str]()
 
     async def work() -> None:
@@ -411,7 +411,7 @@ async def test_type_error_after_the_first_step_no_second_run() -> None:
 
 
 async def test_type_error_from_inside_is_what_is_told() -> None:
-    """A9, R2: and not one of a second call that was made in vain."""
+    """A9, R2: and not the TypeError of a second, useless call."""
 
     def mistaken(loop: Any, coro: Any, **options: Any) -> Any:
         raise TypeError("a mistake of the factory")
@@ -446,7 +446,7 @@ def as_one(name: str) -> contextvars.Context:
 def test_factory_of_two_arguments_runs_jobs_with_names_and_contexts(
     make_loop: Callable[[], VirtualLoop],
 ) -> None:
-    """A9, A6: started at once or later, each in the context of who spawned it."""
+    """A9, A6: started at once or later, each in the context of its spawner."""
     seen = list[tuple[str | None, str]]()
 
     async def work(name: str | None) -> None:
@@ -507,7 +507,7 @@ def test_job_in_the_context_that_runs_just_now() -> None:
 
 
 async def test_factory_names_the_task_after_the_users_function() -> None:
-    """A9: tasks show the user's coroutine by name, also to a factory that asks for it."""
+    """A9: tasks show the user's coroutine by name, even to a factory that asks for it."""
     go, seen = asyncio.Event(), list[str]()
 
     def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
@@ -526,7 +526,7 @@ async def test_factory_names_the_task_after_the_users_function() -> None:
 
 @pytest.mark.parametrize("asked", ["repr", "coroutine", "both"])
 async def test_a_task_shows_the_users_coroutine_to_whoever_looks(asked: str) -> None:
-    """A9: in its repr(), as in debug mode and in warnings, and by get_coro()."""
+    """A9: in its repr(), which debug mode and warnings use, and by get_coro()."""
     go = asyncio.Event()
     async with Scheduler() as scheduler:
         with tasks_made_by(None):
@@ -543,9 +543,9 @@ async def test_a_task_shows_the_users_coroutine_to_whoever_looks(asked: str) -> 
 
 
 async def test_a_task_without_its_job_can_be_shown() -> None:
-    """A9: a KeyboardInterrupt may keep it from its job, and somebody tells of it then."""
+    """A9: a KeyboardInterrupt may separate it from its job before it is shown."""
 
-    async def _run() -> None:  # called as what a job's task runs
+    async def _run() -> None:  # has the name of what a job's task runs
         pass
 
     task = JobTask(_run(), loop=asyncio.get_running_loop())
@@ -558,8 +558,8 @@ async def test_a_task_without_its_job_can_be_shown() -> None:
 
 @pytest.mark.parametrize("limit", [1, 2])
 async def test_jobs_in_one_context_wait_for_their_children(limit: int) -> None:
-    """A9, L2: neither takes the other one's job for its own: each slot goes to a child of
-    its owner and comes back."""
+    """A9, L2: neither mistakes the other one's job for its own: each slot goes to a child
+    of its owner and comes back."""
 
     async def parent(name: str) -> list[str]:
         children = [await scheduler.spawn(give(f"{name} {n}")) for n in range(2)]
@@ -594,11 +594,12 @@ async def test_jobs_in_one_context_wait_for_children_in_it_too(limit: int) -> No
 
 
 async def test_job_that_waits_lends_its_own_slot_and_not_its_neighbours() -> None:
-    """A9, L2: two in one context; the one that works has its slot all the time."""
+    """A9, L2: of two jobs in one context, the one that works keeps its slot
+    throughout."""
     go, rest = asyncio.Event(), asyncio.Event()
 
     async def parent() -> str:
-        await asyncio.sleep(0)  # an eager one begins before the others are there
+        await asyncio.sleep(0)  # an eager job begins before the others exist
         child = await scheduler.spawn(wait_for(go))
         assert child.pending
         return str(await child)
@@ -620,7 +621,7 @@ async def test_job_that_waits_lends_its_own_slot_and_not_its_neighbours() -> Non
 
 
 async def test_job_that_closes_spares_itself_and_not_its_neighbour() -> None:
-    """A9, E3: one in the same context is another one."""
+    """A9, E3: a job in the same context is still another job."""
     log = list[str]()
 
     async def neighbour() -> None:
@@ -671,7 +672,7 @@ async def test_job_that_drains_waits_for_its_neighbour() -> None:
 
 
 async def test_job_waits_for_its_neighbour_and_not_for_itself() -> None:
-    """A9, R8: who it is is told by its task and not by its context."""
+    """A9, R8: the task, not the context, identifies the caller."""
     jobs, refused = list[Job[Any]](), list[str]()
 
     async def ask() -> Any:
@@ -692,7 +693,7 @@ async def test_job_waits_for_its_neighbour_and_not_for_itself() -> None:
 
 @pytest.mark.not_on("contextless")
 async def test_task_in_the_context_of_a_job_that_has_ended_is_nobodys() -> None:
-    """A9, E3: it closes the scheduler from outside, and waits for all."""
+    """A9, E3: a close by it counts as coming from outside, and waits for all."""
     context = contextvars.copy_context()
     scheduler, other = Scheduler(limit=2), wait_for(asyncio.Event())
     first = await scheduler.spawn(give(1), context=context)
@@ -709,7 +710,7 @@ async def test_task_in_the_context_of_a_job_that_has_ended_is_nobodys() -> None:
 
 @pytest.mark.not_on("contextless")
 async def test_task_in_the_context_of_active_jobs_waits_for_a_pending_one() -> None:
-    """A9, L2: whose slot it hands over is not written down; that all end is."""
+    """A9, L2: it is not specified whose slot it lends, only that all end."""
     go = asyncio.Event()
     context = contextvars.copy_context()
     async with Scheduler(limit=2) as scheduler:

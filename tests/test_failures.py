@@ -1,4 +1,4 @@
-"""How an exception is told of, whatever the exception is."""
+"""How exceptions are described, whatever the exception is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Unprintable(Exception):
 
 
 class Cancelling(Exception):
-    """Not even an Exception comes out of it."""
+    """Its str() raises something that is not even an Exception."""
 
     def __str__(self) -> str:
         raise asyncio.CancelledError
@@ -70,7 +70,7 @@ class Main(Exception):
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
 def test_failure_is_told_in_one_line(error: BaseException, line: str) -> None:
-    """The class as tracebacks have it, and the first line of the message."""
+    """The class as in tracebacks, and the first line of the message."""
     assert line_of(error) == line
     assert line.startswith(type_name_of(error))
 
@@ -80,7 +80,7 @@ def group(*errors: Exception, name: str = "unhandled") -> ExceptionGroup[Excepti
 
 
 def test_line_of_a_group_tells_what_is_inside() -> None:
-    """The first one that is no group itself; how many there are, the group tells."""
+    """The first one that is not itself a group; the group says how many there are."""
     error = group(group(Boom("boom\nmore"), KeyError(1), name="inner"), Boom())
     assert line_of(error) == (
         "ExceptionGroup: unhandled (2 sub-exceptions), first: tests.work.Boom: boom"
@@ -88,7 +88,7 @@ def test_line_of_a_group_tells_what_is_inside() -> None:
 
 
 def test_texts_are_the_message_and_the_notes() -> None:
-    """Whole, as they may have many lines; of many notes the first ones."""
+    """Complete, even with many lines; of many notes only the first ones."""
     error = Boom("a\nb")
     assert texts_of(error) == ["a\nb"]
     error.add_note("order 3")
@@ -99,7 +99,7 @@ def test_texts_are_the_message_and_the_notes() -> None:
 
 
 def test_what_it_came_from_is_its_cause_or_else_its_context() -> None:
-    """As a traceback has it; whatever the attributes are."""
+    """As in a traceback, whatever the attributes are."""
     first, second = Boom(1), Boom(2)
     assert before(first) == (None, False)
     first.__context__ = second
@@ -118,7 +118,7 @@ class BrokenNotes(Exception):
 
 
 def test_notes_that_are_none_are_borne() -> None:
-    """They are an attribute that anybody may set."""
+    """Any code may set this attribute to anything."""
     error: Any = Boom("boom")
     error.__notes__ = [3, Unprintable()]
     assert texts_of(error) == ["boom", "3", "(its text cannot be shown)"]

@@ -1,4 +1,4 @@
-"""Requests that were given up while something still answers them."""
+"""Requests that were given up while something still tries to answer them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.clients import (
     turns,
 )
 
-# What must not come to anybody.
+# Data that must not reach anybody else.
 SECRET = "alice's secret"
 
 
@@ -82,7 +82,7 @@ async def by_timeout(answer: Awaitable[Any], passed: asyncio.Event) -> Any:
 
 
 async def by_a_hasty_task(answer: Awaitable[Any], passed: asyncio.Event) -> Any:
-    """It does not wait for what it cancels, and so answers before that is left."""
+    """Answer without waiting for the cancelled task to end."""
     task = asyncio.ensure_future(answer)
     watcher = asyncio.create_task(passed.wait())
     await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
@@ -94,7 +94,7 @@ async def by_a_hasty_task(answer: Awaitable[Any], passed: asyncio.Event) -> Any:
 
 
 async def by_a_task(answer: Awaitable[Any], passed: asyncio.Event) -> Any:
-    """As asyncio.wait_for() does on Python 3.11."""
+    """Do as asyncio.wait_for() does on Python 3.11."""
     task = asyncio.ensure_future(answer)
     watcher = asyncio.create_task(passed.wait())
     try:
@@ -185,11 +185,11 @@ Write = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Late:
-    """A handler whose work goes on, and writes, when its request was given up.
+    """A handler whose work goes on, and writes, after its request was given up.
 
     Args:
-        write: how.
-        way: how the request comes to have that work, one of `SHAPES`.
+        write: how it writes.
+        shape: how the work belongs to the request, one of `SHAPES`.
     """
 
     def __init__(self, write: Write = write_stream, shape: str = "atomic") -> None:
@@ -229,7 +229,7 @@ def in_atomic_view(work: Write) -> Any:
 
 
 def in_hidden_atomic(work: Write) -> Any:
-    """A decorator hides that the handler is atomic."""
+    """Wrap the work in an atomic handler that a decorator hides."""
     inner = atomic(work)
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -262,7 +262,7 @@ def in_shielded_gather(work: Write) -> Any:
 
 
 def in_shield_of_atomic(work: Write) -> Any:
-    """What an atomic handler shields goes on when that has answered."""
+    """Shield the work in an atomic handler, which may answer before it ends."""
 
     @atomic
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -284,7 +284,7 @@ all_shapes = pytest.mark.parametrize("shape", SHAPES)
 
 
 async def rest(client: Client) -> str:
-    """Everything that comes until the server ends the connection."""
+    """Return everything that comes until the server ends the connection."""
     received = ""
     with contextlib.suppress(ConnectionError):
         while some := await client.receive_some():
@@ -300,7 +300,7 @@ def is_last_answer(answer: Answer) -> bool:
     )
 
 
-# -- what goes on writes to nobody ------------------------------------------------------
+# -- work that goes on writes to nobody -------------------------------------------------
 
 
 @all_shapes
@@ -310,7 +310,7 @@ async def test_deadline_outside_answers_work_that_goes_on_writes_to_nobody(
     shape: str, way: str, place: str
 ) -> None:
     """W4: nothing that an atomic handler or a shielded awaitable still writes reaches the
-    connection, which is closed after the answer; wherever the deadline is."""
+    connection, which is closed after the answer, wherever the deadline is."""
     late, deadline = Late(shape=shape), Deadline(way)
     app = root = one_route(late.handler)
     path = "/"
@@ -344,8 +344,8 @@ async def test_deadline_outside_answers_work_that_goes_on_writes_to_nobody(
 async def test_answer_is_delayed_what_is_written_meanwhile_does_not_take_its_place(
     write: Write, shape: str, way: str
 ) -> None:
-    """W4: between the give-up and the answer that is given, nobody else answers, and the
-    answer comes out as it would have."""
+    """W4: between the give-up and the answer, nothing else is sent, and the answer is
+    unchanged."""
     late, deadline = Late(write, shape), Deadline(way, hold=True)
     app = one_route(late.handler)
     app.middlewares.append(deadline.middleware)
@@ -369,7 +369,7 @@ async def test_answer_is_delayed_what_is_written_meanwhile_does_not_take_its_pla
 
 
 async def test_answer_is_streamed_by_the_deadline_nothing_is_written_in_between() -> None:
-    """W4: whoever gave the request up may stream the answer."""
+    """W4: the code that gave up the request may stream its answer."""
     late, gate = Late(write_text), Gate()
     passed = asyncio.Event()
 
@@ -401,8 +401,8 @@ async def test_answer_is_streamed_by_the_deadline_nothing_is_written_in_between(
 
 
 async def test_decorator_has_a_deadline_hidden_atomic_handler_writes_to_nobody() -> None:
-    """W4: also where the deadline is inside of setup's middleware, around a handler that
-    is a job of its own."""
+    """W4: also if the deadline is inside setup's middleware, around a handler that is a
+    job of its own."""
     late, deadline = Late(), Deadline(hold=True)
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -428,7 +428,7 @@ async def test_decorator_has_a_deadline_hidden_atomic_handler_writes_to_nobody()
 async def test_handler_stops_waiting_and_answers_its_shield_writes_to_nobody(
     shape: str,
 ) -> None:
-    """W4: the handler itself may give up what it shields."""
+    """W4: the handler itself may give up on what it shields."""
     late, deadline = Late(shape=shape), Deadline()
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -451,8 +451,8 @@ async def test_handler_stops_waiting_and_answers_its_shield_writes_to_nobody(
 
 
 async def test_handler_stops_waiting_and_streams_its_answer_is_complete() -> None:
-    """W4: the answer that the handler gave is the one that is given, also if it had begun
-    with it before."""
+    """W4: the client gets the answer of the handler, even if that had begun before the
+    handler stopped waiting."""
     late = Late()
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -476,8 +476,8 @@ async def test_handler_stops_waiting_and_streams_its_answer_is_complete() -> Non
 
 
 async def test_requests_are_pipelined_none_is_begun_after_one_that_was_given_up() -> None:
-    """W4: the connection is closed after the answer that was given; the client, which was
-    told so, sends again what was not answered."""
+    """W4: the connection is closed after that answer; the client, which was told so,
+    repeats the requests that were not answered."""
     late, deadline = Late(), Deadline()
     app = one_route(late.handler)
     app.middlewares.append(deadline.middleware)
@@ -498,7 +498,7 @@ async def test_requests_are_pipelined_none_is_begun_after_one_that_was_given_up(
 
 
 async def test_outer_middleware_tries_again_only_the_second_try_answers() -> None:
-    """W4: what was given up is the first try, not the request."""
+    """W4: only the first try was given up, not the request."""
     late, deadline = Late(), Deadline(hold=True)
     tries = 0
 
@@ -539,7 +539,7 @@ async def test_outer_middleware_tries_again_only_the_second_try_answers() -> Non
 
 async def test_atomic_handler_was_let_go_it_writes_to_nobody() -> None:
     """W4, E0: a handler that swallows its cancellation counts as closed, and its client
-    gets 503 (W7); what it goes on to write reaches nobody."""
+    gets 503 (W7); nothing that it then writes reaches anybody."""
     late = Late()
 
     @atomic
@@ -568,7 +568,7 @@ async def test_atomic_handler_was_let_go_it_writes_to_nobody() -> None:
 async def test_server_shuts_down_work_that_goes_on_reads_and_writes_nothing(
     handler_cancellation: bool,
 ) -> None:
-    """W4: also when it is the server that gave the request up."""
+    """W4: also when the server gave the request up."""
     late = Late()
     app = one_route(late.handler)
     late.set_up(app)
@@ -604,7 +604,7 @@ class Begun(Late):
 
 
 async def test_deadline_does_not_wait_for_what_it_cancels_the_answer_is_whole() -> None:
-    """W4: also if the answer is given before setup's middleware is left, nothing is added
+    """W4: even if the answer is sent before setup's middleware is left, nothing is added
     to it, and the connection is closed."""
     late, deadline = Late(), Deadline("hasty")
     app = one_route(late.handler)
@@ -629,7 +629,7 @@ async def test_deadline_does_not_wait_for_what_it_cancels_the_answer_is_whole() 
 async def test_response_had_begun_the_connection_breaks_off(
     shape: str, hold: bool
 ) -> None:
-    """W4: what has begun cannot be answered otherwise: what was sent stays, nothing is
+    """W4: a response that has begun cannot be replaced: what was sent stays, nothing is
     added, and the connection ends."""
     begun, deadline = Begun(shape=shape), Deadline(hold=hold)
     begun._write = begun.write_on
@@ -673,18 +673,18 @@ async def test_response_was_prepared_and_not_sent_the_answer_does_not_suffer() -
         late.gate.open()
         await turns()
     head, _, body = received.partition("\r\n\r\n")
-    # Or an older one has sent the head, and that is all.
+    # Or an older aiohttp has sent the head, and nothing else.
     assert (head.split()[1], body) in (("504", "too slow"), ("200", ""))
 
 
 async def test_file_is_being_sent_the_connection_breaks_off_and_the_job_ends(
     tmp_path: Path,
 ) -> None:
-    """W4: also if it is the system that sends the file, of which asyncio would wait for
-    ever if its transport were closed."""
+    """W4: also if the operating system sends the file, for which asyncio would wait for
+    ever if the transport were closed."""
     path = tmp_path / "big"
     with path.open("wb") as file:
-        file.truncate(2**28)  # more than any buffer on the way
+        file.truncate(2**28)  # more than all buffers on the way hold
     late, deadline = Late(), Deadline()
 
     @atomic
@@ -719,13 +719,13 @@ async def test_file_is_being_sent_the_connection_breaks_off_and_the_job_ends(
 async def test_client_does_not_read_the_response_what_writes_it_ends(
     shape: str, shuts_down: bool
 ) -> None:
-    """W4, L4: else it would wait for as long as that client likes."""
+    """W4, L4: otherwise it would wait for as long as the client likes."""
     deadline = Deadline()
 
     async def write_much(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        # More than any buffer on the way: this waits for the client to read.
+        # More than all buffers on the way hold: this waits for the client to read.
         await response.write(b"much" * 2**24)
         await response.write(b"more")
         raise AssertionError("it was sent in full")
@@ -751,7 +751,7 @@ async def test_client_does_not_read_the_response_what_writes_it_ends(
 
 
 async def test_web_socket_is_open_it_is_broken_off() -> None:
-    """W4: a web socket whose request was given up is written to no more."""
+    """W4: nothing more is written to a web socket whose request was given up."""
     late, deadline = Late(), Deadline()
 
     @atomic
@@ -827,8 +827,8 @@ async def test_body_never_arrives_reading_it_raises(
     way: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """W4: to read the body of a request that was given up raises, so that the job of an
-    upload that never ends does end; aiohttp does not take that for its own error."""
+    """W4: reading the body of a request that was given up raises, so that the job of an
+    endless upload does end; aiohttp does not take that for an error of its own."""
     late, deadline = Late(), Deadline(way, hold=True)
     reading = asyncio.Event()
 
@@ -944,7 +944,7 @@ async def answer_cancelled_job(request: web.Request) -> web.StreamResponse:
 
 
 async def answer_after_a_deadline_of_its_own(request: web.Request) -> web.StreamResponse:
-    """The shielded awaitable is over before the answer, though nobody has waited."""
+    """Answer after a shielded awaitable is over, though the handler stopped waiting."""
     shielded = asyncio.ensure_future(asyncio.sleep(0))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0):
@@ -985,8 +985,8 @@ async def test_nobody_gave_the_request_up_its_connection_stays(
 
 
 async def test_middleware_outside_shields_its_own_work_the_connection_stays() -> None:
-    """W4: what a middleware outside of setup's shields, and waits for after the handler,
-    was not left behind by the handler."""
+    """W4: a middleware outside setup's may shield work and wait for it after the handler,
+    which has not left that behind."""
     gate = Gate()
 
     @web.middleware
@@ -1008,7 +1008,7 @@ async def test_middleware_outside_shields_its_own_work_the_connection_stays() ->
 
 
 async def test_deadline_passes_for_a_plain_handler_the_connection_stays() -> None:
-    """W4: where nothing goes on, a deadline is no more than it was."""
+    """W4: if nothing goes on, a deadline works as usual."""
     deadline, gate = Deadline(), Gate()
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -1028,12 +1028,12 @@ async def test_deadline_passes_for_a_plain_handler_the_connection_stays() -> Non
         assert (answer.status, answer.headers.get("connection")) == (504, None)
 
 
-# -- what is shared, kept and cannot be done --------------------------------------------
+# -- what is shared, what is kept, what cannot be done ----------------------------------
 
 
 async def test_requests_share_what_they_shield_it_keeps_none_of_them() -> None:
-    """W4, L4: a task that many requests shield is none's own: it goes on, and keeps no
-    request that has stopped waiting for it."""
+    """W4, L4: a task that many requests shield belongs to none of them: it goes on, and
+    keeps no request that has stopped waiting for it."""
     refresh = Gate()
     alive: list[web.Request] = []
     references: list[weakref.ref[web.Request]] = []
@@ -1066,7 +1066,7 @@ def test_writer_of_another_kind_cannot_be_guarded() -> None:
 
 
 async def test_mocked_request_of_a_test_is_given_up_without_an_error() -> None:
-    """W4: those who test a handler alone have no connection."""
+    """W4: a unit test of a handler has no connection."""
     late = Late()
     app = web.Application()
     late.set_up(app)

@@ -1,4 +1,4 @@
-"""What the docs say of gunicorn's own times, seen with a real one."""
+"""What the docs say about gunicorn's own timeouts, with a real gunicorn."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ async def make_runner():
 def test_max_requests_drain_is_cut_off_by_timeout(
     tmp_path: Path, wait_timeout: int, timeout: int, is_cut_off: bool
 ) -> None:
-    """A worker that has served --max-requests drains, and has --timeout seconds for it:
-    if that is less than the drain takes, it is killed, and no job is cancelled."""
+    """A worker that has served --max-requests has --timeout seconds to drain: if the
+    drain takes longer, it is killed, and no job is cancelled."""
     (tmp_path / "module.py").write_text(MODULE.format(wait_timeout=wait_timeout))
     process = subprocess.Popen(
         [

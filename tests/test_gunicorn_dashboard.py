@@ -1,4 +1,4 @@
-"""One dashboard of all workers of a real gunicorn, behind a real nginx."""
+"""One dashboard for all workers of a real gunicorn, behind a real nginx."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ pytestmark = [
     ),
 ]
 
-# The file of the docs, for one application on a port. What a killed worker has not
-# answered is asked again, if it only looks: the same server is there twice for that.
+# The file of the docs, for one application on a port. A request that a killed worker has
+# not answered is sent again if it is a GET: the server is listed twice for that.
 CONFIGURATION = """
 daemon off;
 worker_processes 1;
@@ -86,7 +86,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def nginx(directory: Path, to: int) -> Iterator[str]:
-    """Put it before an application; its address."""
+    """Run nginx in front of an application; yield its address."""
     if not NGINX.exists():
         if os.environ.get("CI") == "true":
             raise RuntimeError("nginx is missing: apt-get install nginx-light")
@@ -105,14 +105,14 @@ def nginx(directory: Path, to: int) -> Iterator[str]:
 
 
 class Shop:
-    """What is asked of the application, by connections that are new each time."""
+    """Sends requests to the application, each on a new connection."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.processes: dict[str, int] = {}
 
     async def json(self, path: str) -> Any:
-        """What one of its workers answers; None if that one has just ended."""
+        """Return the answer of one of its workers; None if that one has just ended."""
         try:
             async with (
                 ClientSession(timeout=ClientTimeout(total=20)) as session,
@@ -123,7 +123,7 @@ class Shop:
             return None
 
     async def until(self, found: Callable[[Any], bool]) -> Any:
-        """Look at the overview until it is as it should be."""
+        """Poll the overview until it is as expected."""
         end = time.monotonic() + PATIENCE
         told = None
         while time.monotonic() < end:
@@ -133,7 +133,7 @@ class Shop:
         raise AssertionError(f"it stays at {told and told['workers']}")
 
     async def workers(self, number: int = 2) -> dict[int, tuple[str, int]]:
-        """The name and the process of each, when so many answer."""
+        """Return the name and the process of each worker, once this many answer."""
 
         def all_there(told: Any) -> bool:
             workers = told["workers"]
@@ -163,7 +163,7 @@ def share(tmp_path: Path) -> str:
 async def test_workers_stop_go_on_die_and_are_replaced(
     share: str, options: tuple[str, ...]
 ) -> None:
-    """Each worker's page shows all that answer, and says who does not."""
+    """Each worker's page shows all workers that answer, and names those that do not."""
     with gunicorn(share, *options) as server:
         shop = Shop(server.url)
         first = await shop.workers()
@@ -197,7 +197,7 @@ async def test_workers_stop_go_on_die_and_are_replaced(
 
 
 async def test_recycled_workers_keep_numbers_few(share: str) -> None:
-    """With --max-requests: each of four processes was shown beside another one."""
+    """With --max-requests, each of four processes was shown beside another one."""
     options = "--max-requests=10", "--graceful-timeout=2"
     with gunicorn(share, *options) as server:
         shop = Shop(server.url)
@@ -215,8 +215,8 @@ async def test_recycled_workers_keep_numbers_few(share: str) -> None:
 async def test_pages_of_several_workers_are_accessible_and_fit(
     share: str, browser: Browser
 ) -> None:
-    """With one that does not answer: axe finds nothing, and no page is wider than its
-    window."""
+    """With one worker that does not answer, axe finds nothing, and no page is wider than
+    its window."""
     code = axe()
     with gunicorn(share) as server:
         shop = Shop(server.url)
@@ -261,7 +261,7 @@ async def test_pages_of_several_workers_are_accessible_and_fit(
 CLICKS, CANCELS = 200, 50
 
 
-# Where the running jobs' links or buttons are, and which job's one is at a point.
+# Where the links or buttons of the running jobs are, and whose is at a given point.
 PLACES = """at => [...document.querySelectorAll(`table.active ${at}`)].map(found => {
     const box = found.getBoundingClientRect();
     return [box.x + box.width / 2, box.y + box.height / 2];
@@ -274,13 +274,13 @@ UNDER = """([x, y, at]) => {
 
 
 class Hands:
-    """Who clicks and cancels, and what has come of it."""
+    """Clicks on jobs and cancels them, and records the results."""
 
     def __init__(self, shop: Shop, browser: Browser) -> None:
         self.shop = shop
         self.browser = browser
         self.random = random.Random(11)
-        # Names of jobs, with the addresses that they have.
+        # The addresses of the jobs, by name.
         self.spawned: dict[str, str] = {}
         self.cancelled: list[str] = []
         self.clicked = 0
@@ -288,11 +288,11 @@ class Hands:
         self.lost: list[str] = []
 
     async def supply(self) -> None:
-        """See to it that each worker has jobs, for as long as there is need."""
+        """Keep each worker supplied with jobs for as long as needed."""
         number = 0
         while self.is_busy:
             number += 1
-            # Whichever worker answers has it.
+            # Whichever worker answers has spawned them.
             addresses = await self.shop.json(f"/spawn?name=r{number}-x&most=6")
             if addresses:
                 self.spawned[f"r{number}-x"] = addresses[0]
@@ -304,7 +304,7 @@ class Hands:
         return self.clicked < CLICKS or len(self.cancelled) < CANCELS
 
     async def open(self, scripts: bool = True) -> Page:
-        # As high as is needed to see the running jobs: it takes time to be painted.
+        # Just high enough to see the running jobs, as painting takes time.
         page = await self.browser.new_page(
             base_url=self.shop.url,
             viewport={"width": 1280, "height": 1400},
@@ -314,8 +314,8 @@ class Hands:
         return page
 
     async def aim(self, page: Page, at: str) -> tuple[str, str] | None:
-        """Move the pointer to one of the running jobs, and read which one it is at: its
-        address and name; None if it is at none. From then on rows do not move."""
+        """Move the pointer to one of the running jobs; return the address and name of the
+        job it is at, or None if at none. From then on rows do not move."""
         places = await page.evaluate(PLACES, at)
         if not places:
             await page.wait_for_timeout(100)
@@ -326,7 +326,7 @@ class Hands:
         return None if found is None else (found[0], found[1])
 
     async def click(self, scripts: bool) -> None:
-        """Click on jobs, and see that it is the page of that job which comes."""
+        """Click on jobs, and check that each click opens the page of that job."""
         page = await self.open(scripts)
         await page.goto("/jobs/")
         while self.clicked < CLICKS:
@@ -353,7 +353,7 @@ class Hands:
         await page.close()
 
     async def cancel(self) -> None:
-        """Cancel jobs, and write down which were said to be."""
+        """Cancel jobs, and record which were reported as cancelled."""
         page = await self.open()
         await page.goto("/jobs/")
         await expect_live(page)
@@ -368,14 +368,14 @@ class Hands:
             await page.wait_for_timeout(NOT_A_DOUBLE_CLICK)
             button = page.locator(f"[id='job-{address}'] form.cancel button")
             if not await button.count() or await button.is_disabled():
-                continue  # it has ended meanwhile
+                continue  # the job has ended meanwhile
             try:
                 async with page.expect_response("**/cancel", timeout=5_000) as response:
                     await page.mouse.down()
                     await page.mouse.up()
                 answer = await response.value
             except PlaywrightTimeout:
-                continue  # likewise, in this moment
+                continue  # the same, at this very moment
             assert f"/job/{address}/" in answer.url
             if answer.status == 502:
                 continue  # the page says that it has to be tried again
@@ -389,7 +389,7 @@ class Hands:
         await page.close()
 
     def is_lost(self, address: str, says: str) -> bool:
-        """Was nothing done, though there was something to do?"""
+        """Whether nothing was done though the job was running."""
         is_over = "had ended before" in says or "being cancelled already" in says
         return not is_over and address.partition("-")[0] not in self.gone
 
@@ -430,6 +430,6 @@ async def test_no_click_is_lost_and_no_cancel_hits_another_job(
     told = set(hands.cancelled)
     assert len(told) == len(hands.cancelled) >= CANCELS
     assert told <= set(ended)
-    # The others that were cancelled are those of the worker that was recycled.
+    # The other cancelled jobs are those of the recycled worker.
     others = {hands.spawned[name].partition("-")[0] for name in set(ended) - told}
     assert others <= hands.gone

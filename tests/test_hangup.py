@@ -67,7 +67,7 @@ async def write_through_gather(request: web.Request) -> None:
 
 
 async def write_by_a_library(request: web.Request) -> None:
-    """It knows of no request that it writes to, only how."""
+    """Write by a library that does not know the request."""
     response = web.StreamResponse()
     await json_lines(response.prepare(request))
 
@@ -87,7 +87,7 @@ TALKS = {
     "gather": write_through_gather,
     "library": write_by_a_library,
 }
-# They are over before anybody can hang up.
+# These are over before anybody can hang up.
 QUICK = {"headers", "text", "library"}
 
 
@@ -129,8 +129,8 @@ class Job:
 async def test_client_hangs_up_that_is_no_failure_and_counted_by_itself(
     name: str, when: str, handler_cancellation: bool
 ) -> None:
-    """W4: a ConnectionError of the job's own request, whose client has gone, is told to
-    nobody."""
+    """W4: a ConnectionError of the job's own request, whose client has gone, is not
+    reported."""
     job = Job(TALKS[name])
     async with serving(job.app, handler_cancellation=handler_cancellation) as server:
         client = await server.connect()
@@ -159,7 +159,7 @@ async def test_client_hangs_up_that_is_no_failure_and_counted_by_itself(
 async def test_client_hangs_up_on_a_file_that_is_no_failure(
     handler_cancellation: bool, tmp_path: Path
 ) -> None:
-    """W4: also if it is the system that sends, which is the first to know."""
+    """W4: also if the operating system sends the file, and is the first to notice."""
     path = tmp_path / "big"
     with path.open("wb") as file:
         file.truncate(2**28)  # more than any buffer on the way
@@ -212,7 +212,7 @@ async def use_a_database(request: web.Request) -> None:
 
 
 async def use_a_database_that_hangs_up(request: web.Request) -> None:
-    """With asyncio's own streams, as drivers do."""
+    """Use asyncio's own streams, as drivers do."""
     async with asyncio.timeout(10):
 
         async def hang_up(
@@ -232,7 +232,7 @@ async def use_a_database_that_hangs_up(request: web.Request) -> None:
 
 
 async def fail_while_writing(request: web.Request) -> None:
-    """What is to be written comes from a database."""
+    """Write rows that come from a failing database."""
 
     async def rows() -> Any:
         yield b"row"
@@ -270,8 +270,8 @@ FAILING = {
 async def test_client_hangs_up_the_failure_of_something_else_is_told(
     talk: Talk,
 ) -> None:
-    """W4, R2: the ConnectionError of a database is a failure, also when the client has
-    gone; so is what the handler makes of a hang-up."""
+    """W4, R2: the ConnectionError of a database is a failure, even when the client has
+    gone; so is an exception that the handler raises because of a hang-up."""
     job = Job(talk)
     async with serving(job.app, handler_cancellation=True) as server:
         client = await server.send("GET", "/")
@@ -295,8 +295,8 @@ async def test_database_is_down_while_the_client_waits_it_gets_500(talk: Talk) -
 
 
 async def test_another_client_hangs_up_that_is_a_failure() -> None:
-    """W4: the handler that tells everybody something has failed, if it does not expect
-    that somebody has gone; its own client waits for the answer."""
+    """W4: a handler that writes to many clients has failed if it does not expect that one
+    of them has gone; its own client waits for the answer."""
     sockets: list[web.WebSocketResponse] = []
     connected, gone = asyncio.Event(), asyncio.Event()
 
@@ -336,8 +336,8 @@ async def test_another_client_hangs_up_that_is_a_failure() -> None:
 async def test_client_hangs_up_on_what_is_shielded_that_is_no_failure(
     talk: Talk, shape: str
 ) -> None:
-    """W4: nor is it one of a shielded awaitable, whose caller has gone with the client;
-    but what else fails there is told (R2)."""
+    """W4: nor is it a failure of a shielded awaitable, whose caller has gone with the
+    client; but other failures there are reported (R2)."""
     gate, failures = Gate(), Failures()
     ended = asyncio.Event()
 
@@ -370,7 +370,7 @@ async def test_client_hangs_up_on_what_is_shielded_that_is_no_failure(
 
 
 async def test_caller_waits_for_what_is_shielded_it_gets_the_error() -> None:
-    """W4: whoever is there to get it, gets it."""
+    """W4: a caller that is still there gets the error."""
     gate, failures = Gate(), Failures()
     caught: list[BaseException] = []
 

@@ -1,7 +1,7 @@
 """KeyboardInterrupt at each line of the core (rules R6, R10); tests/ctrl_c raises it.
 
-Here it is a sample; ``make interrupts`` takes every line, at later times of it too, on
-every kind of loop. Some lines are left out: see `Place.is_out_of_reach`.
+This is a sample; ``make interrupts`` tries every line, also at later times that it runs,
+on every kind of loop. Some lines are left out: see `Place.is_out_of_reach`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.ctrl_c.scenarios import SCENARIOS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a timer's signal")
 
-# How many places of each scenario on plain asyncio, and on another kind of loop.
+# How many places to try of each scenario, on plain asyncio and on another kind of loop.
 SAMPLE, ELSEWHERE = 40, 20
 
 
@@ -24,7 +24,7 @@ SAMPLE, ELSEWHERE = 40, 20
 def test_interrupt_at_any_line_the_books_are_closed(
     scenario: Scenario,
 ) -> None:
-    """R10, R6: its slot is free, its waiters are told, and every later call ends."""
+    """R10, R6: the slots are free, waiters are told, and every later call ends."""
     chance = random.Random(scenario.__name__)
     for kind, most in (("asyncio", SAMPLE), (chance.choice(ON), ELSEWHERE)):
         places = places_of(scenario, kind, times=2)

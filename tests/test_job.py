@@ -53,7 +53,7 @@ async def test_any_number_of_waiters_get_the_exception(reports: Reports) -> None
             await job
         frames = [entry.name for entry in caught.traceback]
         assert frames.count("fail") == 1
-        assert "_run" not in frames  # ours is not shown
+        assert "_run" not in frames  # the package's own frame is not shown
     assert reports.contexts == []
 
 
@@ -78,7 +78,7 @@ async def test_failure_without_waiter_reaches_the_handler_once(reports: Reports)
         job = await scheduler.spawn(fail(), "name")
         await settle()
         with pytest.raises(Boom) as caught:
-            await job  # came late, and gets it too
+            await job  # a late waiter gets it too
     (context,) = reports.contexts
     assert context["message"] == "Job processing failed"
     assert context["job"] is job
@@ -125,7 +125,7 @@ async def test_of_two_waiters_one_was_cancelled(
 async def test_waiter_that_is_cancelled_in_the_turn_of_the_failure(
     reports: Reports,
 ) -> None:
-    """R2: it was told, but never came to collect: then the handler gets it, once."""
+    """R2: it was woken, but never received the failure: the handler gets it, once."""
     go = asyncio.Event()
     async with Scheduler(exception_handler=reports) as scheduler:
 
@@ -150,7 +150,7 @@ async def test_waiter_that_is_cancelled_in_the_turn_of_the_failure(
 
 
 async def test_failure_goes_through_nested_jobs_once(reports: Reports) -> None:
-    """R2: a job that waits for another is a waiter like others."""
+    """R2: a job that waits for another one is a waiter like any other."""
 
     async def parent() -> None:
         await (await scheduler.spawn(fail()))
@@ -196,7 +196,7 @@ async def test_expired_wait_cancels_the_job() -> None:
 
 
 async def test_expired_wait_for_a_pending_job_drops_it() -> None:
-    """R3: a pending job never starts then."""
+    """R3: then a pending job never starts."""
     go = asyncio.Event()
     async with Scheduler(limit=1) as scheduler:
         await scheduler.spawn(wait_for(go))
@@ -209,7 +209,7 @@ async def test_expired_wait_for_a_pending_job_drops_it() -> None:
 
 
 async def test_wait_that_was_cancelled_does_nothing_later() -> None:
-    """R3: one whose caller was cancelled does nothing later."""
+    """R3: a wait whose caller was cancelled does nothing later."""
     go = asyncio.Event()
     async with Scheduler() as scheduler:
         job = await scheduler.spawn(wait_for(go))
@@ -223,7 +223,7 @@ async def test_wait_that_was_cancelled_does_nothing_later() -> None:
 
 
 async def test_wait_that_is_cancelled_in_the_turn_of_its_deadline() -> None:
-    """R3: its caller was cancelled before: then the job is left alone."""
+    """R3: if its caller was cancelled first, the job is left alone."""
     loop = asyncio.get_running_loop()
     go = asyncio.Event()
     async with Scheduler() as scheduler:
@@ -242,7 +242,7 @@ async def test_wait_that_is_cancelled_in_the_turn_of_its_deadline() -> None:
 async def test_expired_wait_carries_the_failure_of_the_clean_up(
     reports: Reports,
 ) -> None:
-    """R2, R3: a failure while it is cancelled is the cause, and reported nowhere else."""
+    """R2, R3: a failure while being cancelled is the cause, and is not reported."""
 
     async def bad_clean_up() -> None:
         try:
@@ -259,7 +259,7 @@ async def test_expired_wait_carries_the_failure_of_the_clean_up(
 
 
 async def test_result_in_the_turn_of_the_deadline_counts() -> None:
-    """R3: a job that ended is not said to have timed out."""
+    """R3: a job that has ended has not timed out."""
     async with Scheduler() as scheduler:
         job = await scheduler.spawn(later(1))
         await job.wait(timeout=1.0001)
@@ -283,7 +283,7 @@ async def test_bad_wait_timeout_is_refused(timeout: Any) -> None:
 
 
 async def test_spawn_timeout_bounds_the_run_from_its_start(reports: Reports) -> None:
-    """R4: it bounds the run itself, from its start; the job fails with TimeoutError."""
+    """R4: the timeout bounds the run itself; the job fails with TimeoutError."""
     loop = asyncio.get_running_loop()
     async with Scheduler(limit=1, exception_handler=reports) as scheduler:
         await scheduler.spawn(later(10))
@@ -331,7 +331,7 @@ async def test_job_whose_time_is_up_has_failed_however_it_ends(
 async def test_job_that_swallows_the_end_of_its_time_is_told_once(
     reports: Reports,
 ) -> None:
-    """R4: one that swallows that cancellation too is told once, when it is let go."""
+    """R4: if it swallows that cancellation, it is reported once, when it is let go."""
     go = asyncio.Event()
     scheduler = Scheduler(exception_handler=reports, close_timeout=2)
     job = await scheduler.spawn(stubborn(go), timeout=1)
@@ -351,7 +351,7 @@ async def test_job_that_swallows_the_end_of_its_time_is_told_once(
 async def test_handler_that_raises_is_reported_with_both_exceptions(
     loop_errors: list[dict[str, Any]],
 ) -> None:
-    """R5: it is itself reported, through the loop's handler with both exceptions."""
+    """R5: its own failure is reported to the loop's handler, with both exceptions."""
 
     def handler(scheduler: Scheduler, context: dict[str, Any]) -> None:
         raise LookupError("handler")
@@ -383,7 +383,7 @@ async def test_failures_go_to_the_loops_handler_by_default(
 async def test_call_exception_handler_is_public(
     reports: Reports, loop_errors: list[dict[str, Any]]
 ) -> None:
-    """Compatibility: the handler can be called by hand, also before the first job."""
+    """Compatibility: the handler can be called directly, even before the first job."""
     Scheduler(exception_handler=reports).call_exception_handler({"message": "mine"})
     assert reports.messages == ["mine"]
     Scheduler().call_exception_handler({"message": "loop's"})
@@ -398,7 +398,7 @@ async def test_call_exception_handler_is_public(
 def test_keyboard_interrupt_leaves_through_the_loop(
     kind: type[BaseException], eager: bool, reports: Reports
 ) -> None:
-    """R6: they leave through the loop as they do in asyncio; bookkeeping survives."""
+    """R6: it leaves through the loop as it does in asyncio; the books stay right."""
     loop = asyncio.new_event_loop()
     if eager:
         loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009
@@ -440,7 +440,7 @@ def test_keyboard_interrupt_leaves_through_the_loop(
 
 
 def test_exception_handler_that_exits_keeps_nobody_waiting() -> None:
-    """R6, E7: SystemExit leaves through the loop; who waits for the end is told of it."""
+    """R6, E7: SystemExit leaves through the loop; waits for the end still return."""
 
     def handler(scheduler: Scheduler, context: dict[str, Any]) -> None:
         raise SystemExit("stop")
@@ -466,7 +466,7 @@ def test_exception_handler_that_exits_keeps_nobody_waiting() -> None:
 
 
 def test_exception_handler_that_exits_does_not_lose_a_job_that_is_let_go() -> None:
-    """R6: it is told of both, and the job is held as long as it runs."""
+    """R6: the handler is told of both, and the job is kept as long as it runs."""
     go, messages = asyncio.Event(), list[str]()
 
     def handler(scheduler: Scheduler, context: dict[str, Any]) -> None:
@@ -494,7 +494,7 @@ def test_exception_handler_that_exits_does_not_lose_a_job_that_is_let_go() -> No
 def test_keyboard_interrupt_out_of_an_eager_start_harms_no_other_job(
     reports: Reports,
 ) -> None:
-    """R6, A9: the failure of the job whose slot it took is reported, a drain ends."""
+    """R6, A9: the failure of the job whose slot it took is reported, and a drain ends."""
     go = asyncio.Event()
 
     async def interrupt() -> None:
@@ -540,7 +540,7 @@ async def test_other_base_exception_is_a_failure_like_others(reports: Reports) -
 
 
 async def test_waiting_for_a_closed_job_raises_job_cancelled() -> None:
-    """R7: JobCancelled, a CancelledError: to be told from being cancelled oneself."""
+    """R7: JobCancelled is a CancelledError that the waiter can tell from its own."""
     go = asyncio.Event()
     async with Scheduler(limit=1) as scheduler:
         active = await scheduler.spawn(wait_for(go), "active")
@@ -569,7 +569,7 @@ async def test_job_that_cancels_itself_is_cancelled() -> None:
 
 
 async def test_job_that_is_cancelled_before_its_first_step() -> None:
-    """R7, A5: its coroutine is closed, its books are closed, nothing warns."""
+    """R7, A5: its coroutine is closed, the books are right, and nothing warns."""
     async with Scheduler(limit=1) as scheduler:
         job = await scheduler.spawn(wait_for(asyncio.Event()))
         await job.close()
@@ -578,7 +578,7 @@ async def test_job_that_is_cancelled_before_its_first_step() -> None:
 
 
 async def test_task_of_a_job_that_somebody_cancels() -> None:
-    """R7: whoever cancels the task, the job is cancelled and its books are closed."""
+    """R7: whoever cancels the task, the job is cancelled and the books are right."""
     async with Scheduler(limit=1) as scheduler:
         started = asyncio.Event()
         for wait in (False, True):
@@ -620,8 +620,8 @@ async def test_job_that_waits_for_or_closes_itself(verb: str) -> None:
 
 
 async def test_exception_handler_is_called_from_the_loop() -> None:
-    """R9: no current task, no sys.exc_info(), also where a timer tells the end, and for a
-    shielded awaitable."""
+    """R9: with no current task and no sys.exc_info(), even if a timer ends the job, and
+    for a shielded awaitable."""
     seen, go = list[tuple[str, object, object]](), asyncio.Event()
 
     def handler(scheduler: Scheduler, context: dict[str, Any]) -> None:
@@ -649,7 +649,7 @@ async def test_exception_handler_is_called_from_the_loop() -> None:
 
 
 async def test_close_is_a_hard_deadline(reports: Reports) -> None:
-    """E0, R2: close returns on time, tells its caller alone, and lets the job go."""
+    """E0, R2: close returns on time, tells only its caller, and lets the job go."""
     loop = asyncio.get_running_loop()
     go, cancelled = asyncio.Event(), list[float]()
     async with Scheduler(exception_handler=reports, limit=1) as scheduler:
@@ -735,7 +735,7 @@ async def test_failure_after_it_was_let_go_is_reported(reports: Reports) -> None
 
 
 async def test_job_is_cancelled_at_most_once() -> None:
-    """E1: however often and by whatever it is closed; the earliest deadline counts."""
+    """E1: however often and by whomever it is closed; the earliest deadline counts."""
     loop = asyncio.get_running_loop()
     go, cancelled = asyncio.Event(), list[float]()
     scheduler = Scheduler(close_timeout=50, exception_handler=Reports())
@@ -787,7 +787,7 @@ async def test_close_raises_what_the_job_raised_while_cancelled(
 
 
 async def test_close_in_the_clean_up_of_a_cancelled_task() -> None:
-    """E2: job.close() from a task that is being cancelled does its work to the end."""
+    """E2: job.close() from a task that is being cancelled runs to its end."""
     go, steps = asyncio.Event(), list[str]()
 
     async def slow_clean_up() -> None:
@@ -817,7 +817,7 @@ async def test_close_in_the_clean_up_of_a_cancelled_task() -> None:
 async def test_cancellation_that_arrives_while_closing_gets_through(
     reports: Reports,
 ) -> None:
-    """E2: a cancellation that arrives while it waits gets through; deadlines stay."""
+    """E2: a cancellation that arrives while close waits gets through; deadlines stay."""
     go = asyncio.Event()
     async with Scheduler(exception_handler=reports) as scheduler:
         job = await scheduler.spawn(stubborn(go))
@@ -852,7 +852,7 @@ async def test_close_without_a_bound_waits_as_long_as_it_takes() -> None:
 
 
 async def test_state_as_its_owner_sees_it() -> None:
-    """Compatibility: active, pending, closed, names and reprs as the peer's."""
+    """Compatibility: active, pending, closed, names and reprs are as in aiojobs."""
     go = asyncio.Event()
     async with Scheduler(limit=1) as scheduler:
         first = await scheduler.spawn(wait_for(go))
@@ -861,7 +861,7 @@ async def test_state_as_its_owner_sees_it() -> None:
         assert repr(second).startswith("<Job pending coro=<<coroutine object wait_for")
         name = first.get_name()
         assert name is not None
-        # "None" by the eager factory of 3.13.0; the last by one that gives names.
+        # "None" under the eager factory of 3.13.0; the last under one that names tasks.
         assert name.startswith("Task-") or name in ("None", "wait_for (traced)")
         assert second.get_name() == "second"
         second.set_name("renamed")
@@ -893,7 +893,7 @@ async def test_unnamed_job_is_called_as_its_task_until_its_end_is_told() -> None
 
 
 async def test_illegal_move_is_refused() -> None:
-    """A job's state is changed in one place, which refuses to go back."""
+    """A job's state changes in one place, which refuses to go back."""
     async with Scheduler() as scheduler:
         job = await scheduler.spawn(give(1))
         await job
@@ -902,7 +902,7 @@ async def test_illegal_move_is_refused() -> None:
 
 
 async def test_job_whose_client_has_gone_has_not_failed(reports: Reports) -> None:
-    """W4: a client's own hang-up is no failure of the job; it is counted by itself."""
+    """W4: a client's own hang-up is no failure of the job; it is counted separately."""
     error = ConnectionResetError("gone")
 
     async def answer() -> None:

@@ -27,7 +27,7 @@ def never() -> Coroutine[Any, Any, Any]:
 
 
 async def test_job_that_is_active_is_given_again() -> None:
-    """A5: the new coroutine is closed, and its arguments count for nothing."""
+    """A5: the new coroutine is closed, and the other arguments are ignored."""
     go = asyncio.Event()
     async with Scheduler() as scheduler:
         job = await scheduler.spawn(wait_for(go), "first", key="report:42")
@@ -70,7 +70,7 @@ async def test_keys_and_schedulers_are_independent_of_each_other() -> None:
 
 
 async def test_job_that_is_held_back_is_given_again() -> None:
-    """W8: and one that is held back is given what runs already."""
+    """W8: and a spawn that would be held back gets the job that runs already."""
     go = asyncio.Event()
     response = asyncio.get_running_loop().create_future()
     async with Scheduler() as scheduler:
@@ -106,7 +106,7 @@ async def test_ten_at_once_make_one() -> None:
 
 
 async def test_job_that_is_being_cancelled_is_there_yet() -> None:
-    """E1: until it has cleaned up, nobody comes into its way."""
+    """E1: until it has cleaned up, no other job starts."""
     go = asyncio.Event()
     async with Scheduler(close_timeout=None) as scheduler:
         job: Job[Any] = await scheduler.spawn(stubborn(go), key="report")
@@ -133,7 +133,7 @@ async def test_job_may_spawn_its_own_key_and_gets_itself() -> None:
 
 
 async def test_observer_that_spawns_the_key_gets_the_job() -> None:
-    """It is told in the middle of the first spawn."""
+    """The observer is called in the middle of the first spawn."""
     given: list[Job[Any]] = []
 
     class Spawner:
@@ -154,7 +154,7 @@ async def test_observer_that_spawns_the_key_gets_the_job() -> None:
 
 
 async def test_coroutine_of_the_job_itself_is_left_alone() -> None:
-    """A5: given twice by mistake, it runs all the same."""
+    """A5: if it is passed twice by mistake, it runs all the same."""
     go = asyncio.Event()
     async with Scheduler() as scheduler:
         coro = wait_for(go)
@@ -165,7 +165,7 @@ async def test_coroutine_of_the_job_itself_is_left_alone() -> None:
 
 
 async def test_coroutine_of_the_job_itself_is_left_alone_where_there_is_no_room() -> None:
-    """A5, A3: likewise."""
+    """A5, A3: the same without room."""
     async with Full() as full:
         coro = give("once")
         callers = [full.spawn(coro, "a") for _ in range(2)]
@@ -180,13 +180,13 @@ async def test_coroutine_of_the_job_itself_is_left_alone_where_there_is_no_room(
 
 
 async def is_free(scheduler: Scheduler, key: str) -> bool:
-    """Does this key lead to a job of its own?"""
+    """Whether a spawn with this key makes a new job."""
     job = await scheduler.spawn(give("new"), key=key)
     return bool(await job == "new")
 
 
 async def test_key_is_free_in_the_turn_in_which_its_job_ends() -> None:
-    """L4: whoever waits for the job can spawn the next one."""
+    """L4: a caller that waits for the job can spawn the next one."""
     async with Scheduler() as scheduler:
         for _ in range(3):
             job = await scheduler.spawn(give(1), key="a")
@@ -196,7 +196,7 @@ async def test_key_is_free_in_the_turn_in_which_its_job_ends() -> None:
 
 @pytest.mark.parametrize("how", ["fails", "times out", "is cancelled", "is let go"])
 async def test_key_is_free_whatever_ends_the_job(how: str) -> None:
-    """L4, E0: also if it still runs, and only nobody waits for it any longer."""
+    """L4, E0: even if it was let go and still runs."""
     go, reports = asyncio.Event(), Reports()
     async with Scheduler(exception_handler=reports) as scheduler:
         job: Job[Any]
@@ -222,7 +222,7 @@ async def test_key_is_free_whatever_ends_the_job(how: str) -> None:
 
 
 async def test_key_of_a_pending_job_that_is_closed_is_free() -> None:
-    """L1, L4: it never started."""
+    """L1, L4: that job never starts."""
     go = asyncio.Event()
     async with Scheduler(limit=1) as scheduler:
         await scheduler.spawn(wait_for(go))
@@ -235,7 +235,7 @@ async def test_key_of_a_pending_job_that_is_closed_is_free() -> None:
 
 
 async def test_nothing_is_kept_of_ended_jobs() -> None:
-    """L4: neither the keys nor the jobs, nor cycles for the collector."""
+    """L4: neither keys nor jobs are kept, nor cycles for the garbage collector."""
     gc.disable()
     try:
         async with Scheduler(limit=2, pending_limit=1) as scheduler:
@@ -261,7 +261,7 @@ async def test_nothing_is_kept_of_ended_jobs() -> None:
 
 
 async def test_spawn_nowait_that_is_full_gives_the_job_that_is_there() -> None:
-    """A3: which needs no room; another key does."""
+    """A3: this needs no room; another key does."""
     go = asyncio.Event()
     async with Scheduler(limit=1, pending_limit=1) as scheduler:
         active = await scheduler.spawn(wait_for(go), key="a")
@@ -278,7 +278,7 @@ async def test_spawn_nowait_that_is_full_gives_the_job_that_is_there() -> None:
 
 
 class Full:
-    """A scheduler in which as many jobs run and are pending as may."""
+    """A scheduler whose slots and queue are full."""
 
     def __init__(self, pending: int = 1) -> None:
         self.scheduler = Scheduler(limit=1, pending_limit=pending)
@@ -301,7 +301,7 @@ class Full:
 
 
 async def test_callers_that_wait_for_room_are_given_the_one_that_gets_in() -> None:
-    """A3, A2: ten clicks make one report also then; others keep their places."""
+    """A3, A2: even then ten clicks make one report; others keep their places."""
     ran: list[int] = []
 
     async def report(number: int) -> None:
@@ -326,7 +326,7 @@ async def test_callers_that_wait_for_room_are_given_the_one_that_gets_in() -> No
 
 
 async def test_caller_that_gives_up_leaves_the_key_to_the_next() -> None:
-    """A5: its coroutine never ran, and the others have lost nothing by it."""
+    """A5: its coroutine never ran, and the other callers lose nothing."""
     async with Full() as full:
         first = full.spawn(never(), "report")
         await settle()
@@ -341,7 +341,7 @@ async def test_caller_that_gives_up_leaves_the_key_to_the_next() -> None:
 
 
 async def test_caller_that_gives_up_with_its_place_leaves_the_key_to_the_next() -> None:
-    """A5: in each turn from the one on in which it has been let in."""
+    """A5: in each turn from the one in which it was let in."""
     for turns in range(6):
         async with Full() as full:
             first = full.spawn(give("first"), "report")
@@ -359,7 +359,7 @@ async def test_caller_that_gives_up_with_its_place_leaves_the_key_to_the_next() 
 
 
 async def test_callers_that_get_in_together_have_one_job() -> None:
-    """A3: the second one has its place in the queue, and gives it back."""
+    """A3: the second one gets a place in the queue, and gives it back."""
     async with Full(pending=2) as full:
         first = full.spawn(give("first"), "report")
         second = full.spawn(give("second"), "report")
@@ -373,7 +373,7 @@ async def test_callers_that_get_in_together_have_one_job() -> None:
 
 
 async def test_job_that_waits_for_room_with_a_key_lends_its_slot() -> None:
-    """L2: although it waits for what another one is to spawn."""
+    """L2: even if it waits for a job that another caller is to spawn."""
     async with Full() as full:
 
         async def parent() -> Any:
@@ -388,7 +388,7 @@ async def test_job_that_waits_for_room_with_a_key_lends_its_slot() -> None:
 
 
 async def test_closing_refuses_the_callers_that_wait() -> None:
-    """A4: all of them, and their coroutines are closed."""
+    """A4: all of them are refused, and their coroutines are closed."""
     async with Full() as full:
         tasks = [full.spawn(never(), "report") for _ in range(3)]
         await settle()
@@ -400,7 +400,7 @@ async def test_closing_refuses_the_callers_that_wait() -> None:
 
 
 async def test_closing_beside_the_one_that_gets_in() -> None:
-    """A4, E3: in each turn; who has got the job finds it cancelled."""
+    """A4, E3: in each turn; a caller that has got the job finds it cancelled."""
     for turns in range(7):
         async with Full() as full:
             tasks = [full.spawn(give(1), "report") for _ in range(3)]

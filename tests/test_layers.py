@@ -1,6 +1,6 @@
 """The layers of the package: arrows point down, and the core knows nothing of aiohttp.
 
-The imports are read, not run. What is imported for type checkers only counts like all.
+The imports are read, not run. Imports only for type checkers count like all others.
 """
 
 from __future__ import annotations
@@ -61,21 +61,21 @@ AIOHTTP_LAYER = (
     "web.middleware",
     "web.setup",
 )
-# The names that applications import which come from aiojobs, by the modules they come by.
+# The modules that applications which come from aiojobs import.
 FROM_AIOJOBS = (
     "_job",
     "_scheduler",
     "aiohttp",
 )
-# For what runs in jobs: of the standard library, and beside the core.
+# Helpers for code in jobs: based on the standard library, beside the core.
 BESIDE = ("threads",)
-# When periodic jobs are due: of the standard library, but for what cron() needs.
+# When periodic jobs are due: based on the standard library, except for cron().
 SCHEDULE = ("schedule",)
-# Above all these, and of nothing but them.
+# Above all these, and based on nothing else.
 ABOVE = ("repeats",)
-# Of nothing, for those who cannot import the package whole.
+# For modules that cannot import the whole package.
 VERSION = ("_version",)
-# The processes of one application, among themselves: below what shows them.
+# How the processes of one application communicate: below the parts that show them.
 SHARE = (
     "share.forks",
     "share.names",
@@ -139,9 +139,9 @@ DASHBOARD = (
     "dashboard.app",
     "dashboard",
 )
-# What comes with its extra, and with aiohttp.
+# The packages that come with its extra, and with aiohttp.
 DASHBOARD_NEEDS = {"aiohttp", "aiohttp_jinja2", "jinja2", "markupsafe", "multidict"}
-# Jobs that survive the process: of the standard library and what is below.
+# Jobs that survive the process: based on the standard library and the layers below.
 DURABLE = (
     "durable.envelope",
     "durable.store",
@@ -173,9 +173,9 @@ DURABLE = (
     "durable.__main__",
     "durable",
 )
-# Where those on top find what an application has of these.
+# Where the layers on top find an application's durable jobs.
 DURABLE_OF = ("_durable_of",)
-# For tests of applications, and so above all that these use.
+# For tests of applications, and so above everything that those use.
 FOR_TESTS = ("testing",)
 LAYERS = (
     *("core", *CORE),
@@ -194,7 +194,7 @@ LAYERS = (
     "",
 )
 
-# Where aiohttp keeps what everybody may use.
+# The public modules of aiohttp.
 PUBLIC_MODULES = {
     "aiohttp",
     "aiohttp.abc",
@@ -209,7 +209,7 @@ modules = pytest.mark.parametrize("module", LAYERS)
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module; those of the package by their own name, after a dot."""
+    """One imported module; modules of the package have their own name, after a dot."""
 
     module: str
     names: tuple[str, ...]
@@ -265,13 +265,12 @@ def _imports(
 
 
 def test_every_module_has_its_layer() -> None:
-    """A new module has to be given its place in the table above, and an old one stays in
-    it no longer than it is there."""
+    """A new module has to be added to the table above, and a removed one has to go."""
     assert set(PACKAGE.rglob("*.py")) == {path_of(module) for module in LAYERS}
 
 
 def test_no_module_is_longer_than_one_reads_at_once() -> None:
-    """What grows beyond this has a second idea in it, which wants a module of its own."""
+    """A longer module contains a second idea, which wants a module of its own."""
     lines = {
         path.relative_to(PACKAGE): len(path.read_text(encoding="utf-8").splitlines())
         for path in PACKAGE.rglob("*.py")
@@ -293,15 +292,15 @@ def test_map_of_the_package_names_the_modules_in_this_order() -> None:
 
 @modules
 def test_imports_from_the_package_point_down(module: str) -> None:
-    """No module imports one that is above it, not even for type checkers: so there is no
-    circle of imports."""
+    """No module imports one above it, not even for type checkers: so there are no import
+    cycles."""
     lower = {f".{name}" for name in LAYERS[: LAYERS.index(module)]}
     inside = {each for each in imports(module) if each.module.startswith(".")}
     assert {each.module for each in inside} <= lower
 
 
 def names_defined_in(module: str) -> set[str]:
-    """Methods, fields and slots of its classes, and what is set on `self`."""
+    """Return methods, fields and slots of its classes, and attributes set on `self`."""
     names = set()
     for node in ast.walk(tree_of(module)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -317,7 +316,7 @@ def names_defined_in(module: str) -> set[str]:
 
 @pytest.mark.parametrize("module", CORE)
 def test_private_attributes_stay_in_their_module(module: str) -> None:
-    """What one module of the core needs of another one has a name without underscore."""
+    """A name that another module of the core uses has no leading underscore."""
     reached = {
         node.attr
         for node in ast.walk(tree_of(module))
@@ -329,7 +328,7 @@ def test_private_attributes_stay_in_their_module(module: str) -> None:
 
 @pytest.mark.parametrize("module", CORE)
 def test_classes_of_the_core_inherit_from_no_other_module(module: str) -> None:
-    """They are composed."""
+    """They are composed instead."""
     imported = {
         name
         for each in imports(module)
@@ -392,7 +391,7 @@ def test_schedule_needs_the_standard_library_and_cronsim(module: str) -> None:
 
 @pytest.mark.parametrize(("module", "package"), EXTRAS.items())
 def test_extra_needs_one_package_more(module: str, package: str) -> None:
-    """The one that it is there for."""
+    """The one that the extra is for."""
     outside = {each.module for each in imports(module) if each.module[0] != "."}
     top_level = {name.partition(".")[0] for name in outside}
     assert package in top_level
@@ -401,7 +400,7 @@ def test_extra_needs_one_package_more(module: str, package: str) -> None:
 
 @pytest.mark.parametrize("module", SHARE)
 def test_share_needs_aiohttp_and_the_standard_library(module: str) -> None:
-    """It knows nothing of what shows the workers; it needs no extra."""
+    """It knows nothing of the parts that show the workers, and needs no extra."""
     outside = {each.module for each in imports(module) if each.module[0] != "."}
     top_level = {name.partition(".")[0] for name in outside}
     assert top_level <= {"aiohttp"} | sys.stdlib_module_names
@@ -426,7 +425,8 @@ def is_private(name: str) -> bool:
 
 
 def private_names(module: str) -> set[str]:
-    """The private attributes that a module asks for, also by getattr() and the like."""
+    """Return the private attributes that a module uses, even by getattr() and the
+    like."""
     names = set()
     for node in ast.walk(tree_of(module)):
         if isinstance(node, ast.Attribute):
@@ -454,7 +454,7 @@ def test_nothing_private_of_aiohttp_is_imported(module: str) -> None:
 
 @pytest.mark.parametrize("module", AIOHTTP_LAYER)
 def test_no_private_attribute_of_aiohttp_is_used(module: str) -> None:
-    """Where aiohttp's objects are at hand, no private attribute is called as one of
-    theirs; so what is private is the package's own."""
+    """Modules that handle aiohttp's objects use no private attribute with a name that
+    aiohttp has too; so all of them are the package's own."""
     assert words_of_aiohttp() >= {"_state", "_task_handler", "_match_info"}
     assert private_names(module) & words_of_aiohttp() == set()

@@ -1,4 +1,4 @@
-"""Log records: all of one logger, with fields that a formatter can turn into JSON."""
+"""Log records: all by one logger, with fields that a formatter can turn into JSON."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.work import Boom, Reports, fail, hang_up, nothing, stubborn, wait_for
 
 REFERENCE = Path(__file__).parent.parent / "docs/reference.rst"
 
-# What every record has, whatever is logged.
+# The attributes that every record has.
 PLAIN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
 def fields(record: logging.LogRecord) -> dict[str, Any]:
-    """The fields that were added, as they come out of a JSON formatter."""
+    """Return the added fields, as a JSON formatter would."""
     assert record.name == "aiohttp_jobs"
     added = {key: value for key, value in vars(record).items() if key not in PLAIN}
     read: dict[str, Any] = json.loads(json.dumps(added))
@@ -92,7 +92,7 @@ async def test_end_of_a_job_is_logged_with_its_fields(
 async def test_job_that_never_started_did_not_run(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It waited until it was cancelled."""
+    """It was pending until it was cancelled."""
     caplog.set_level(logging.INFO, "aiohttp_jobs")
     go = asyncio.Event()
     async with Scheduler(limit=1, observers=[JobLogger()]) as scheduler:
@@ -107,7 +107,7 @@ async def test_job_that_never_started_did_not_run(
 
 
 async def test_level_of_the_records_is_chosen(caplog: pytest.LogCaptureFixture) -> None:
-    """What is not enabled is not logged."""
+    """Records below the enabled level are not logged."""
     caplog.set_level(logging.INFO, "aiohttp_jobs")
     observers = [JobLogger(logging.DEBUG), JobLogger(logging.WARNING)]
     async with Scheduler(observers=observers) as scheduler:
@@ -141,8 +141,8 @@ SYNTAX_ERROR = SyntaxError("invalid syntax", ("s", 1, 3, "a b", 1, 4))
 async def test_unusual_exception_is_logged_in_one_line(
     caplog: pytest.LogCaptureFixture, error: Exception, line: str
 ) -> None:
-    """Without a text, with a place in a source, with many lines or others inside: the
-    logger is not dropped for it."""
+    """Without a message, with a source position, with many lines, or with inner
+    exceptions: the logger is not dropped for it."""
     caplog.set_level(logging.INFO, "aiohttp_jobs")
 
     async def raises() -> None:
@@ -164,7 +164,7 @@ class Empty(Exception):
 async def test_exception_that_is_false_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """By its name, and not as the object that no formatter can turn into JSON."""
+    """By name, and not as an object that no formatter can turn into JSON."""
     caplog.set_level(logging.INFO, "aiohttp_jobs")
 
     async def raises() -> None:
@@ -200,7 +200,7 @@ async def test_record_of_a_close_has_fields(caplog: pytest.LogCaptureFixture) ->
 
 
 async def test_record_of_a_drain_has_fields(caplog: pytest.LogCaptureFixture) -> None:
-    """E5: how many are left."""
+    """E5: how many jobs are left."""
     caplog.set_level(logging.INFO, "aiohttp_jobs")
     go = asyncio.Event()
     scheduler = Scheduler(limit=1, close_timeout=1)
@@ -222,7 +222,7 @@ async def test_record_of_a_drain_has_fields(caplog: pytest.LogCaptureFixture) ->
 async def test_record_of_a_broken_observer_has_fields(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Its method, and the job that it was told of."""
+    """The method of the observer, and the job that it was told of."""
 
     class Broken:
         def job_started(self, job: Job[Any]) -> None:
