@@ -127,7 +127,7 @@ async def test_scheduler_is_closed_client_gets_503_with_retry_after(
     scheduler = setup(app, exception_handler=failures)
     async with serving(app) as server:
         if kind == "atomic":
-            # Its own job would be cancelled: so close before the job can be made.
+            # The close would cancel its job, so close before the job is made.
             await scheduler.close()
         client = await server.send("GET", "/")
         if kind == "plain":
@@ -166,7 +166,7 @@ async def test_scheduler_closes_while_the_handler_waits_for_room_client_gets_503
 async def test_refusal_in_a_subapp_middleware_or_view_becomes_503(
     place: str, error: Exception
 ) -> None:
-    """W7: whatever lets it through inside of setup's middleware."""
+    """W7: whatever code inside setup's middleware lets it through."""
 
     class View(web.View):
         async def get(self) -> web.StreamResponse:
@@ -192,7 +192,7 @@ async def test_refusal_in_a_subapp_middleware_or_view_becomes_503(
 
 
 async def test_outer_middleware_sees_503_as_an_http_exception() -> None:
-    """W7: what is outside of setup's middleware can tell the 503 as any other answer."""
+    """W7: a middleware outside setup's sees the 503 like any other answer."""
     seen: list[BaseException | None] = []
 
     @web.middleware
@@ -233,7 +233,7 @@ async def test_handler_catches_the_refusal_its_own_answer_is_given(kind: str) ->
 @kinds_of_handlers
 @pytest.mark.parametrize("error", [RuntimeError, ValueError, KeyError])
 async def test_other_errors_stay_500(kind: str, error: type[Exception]) -> None:
-    """W7: 503 is for refusals of the scheduler alone, and no other RuntimeError."""
+    """W7: 503 is only for refusals of the scheduler, and for no other RuntimeError."""
 
     async def handler(request: web.Request) -> web.Response:
         raise error("boom")
@@ -277,7 +277,7 @@ async def test_response_has_begun_a_refusal_does_not_replace_it(
 async def test_client_was_told_to_continue_a_refusal_is_503_all_the_same(
     kind: str,
 ) -> None:
-    """W7: "100 Continue", for which big uploads wait, is not yet the response."""
+    """W7: "100 Continue", which big uploads wait for, is not yet the response."""
 
     async def handler(request: web.Request) -> web.Response:
         await request.read()
@@ -297,7 +297,7 @@ async def test_client_was_told_to_continue_a_refusal_is_503_all_the_same(
 async def test_client_was_refused_it_may_try_again_on_the_same_connection(
     kind: str,
 ) -> None:
-    """W7: the 503 is an answer like others: the connection stays."""
+    """W7: the 503 is an answer like others: the connection stays open."""
     refusals = [SchedulerFull(1), SchedulerClosed()]
 
     async def handler(request: web.Request) -> web.Response:
@@ -343,7 +343,7 @@ async def shielded(request: web.Request, job: Job[Any]) -> None:
 
 
 class Export:
-    """A handler that waits for a job of its own, and lets through what comes of it."""
+    """A handler that waits for a job of its own, and lets its exception through."""
 
     def __init__(
         self, wait: Callable[[web.Request, Job[Any]], Awaitable[None]], kind: str
@@ -370,8 +370,8 @@ class Export:
 async def test_job_is_closed_that_the_handler_waits_for_client_gets_503(
     kind: str, wait: Any
 ) -> None:
-    """W7: so does the JobCancelled of a job that somebody else cancelled; R2: and nobody
-    else is told."""
+    """W7: the JobCancelled of a job that somebody else cancelled becomes 503, too; R2:
+    and is not reported."""
     export = Export(wait, kind)
     async with serving(export.app) as server:
         client = await server.connect()
@@ -388,7 +388,7 @@ async def test_job_is_closed_that_the_handler_waits_for_client_gets_503(
 async def test_scheduler_closes_the_job_that_the_handler_waits_for_client_gets_503(
     kind: str,
 ) -> None:
-    """W7: also if it is closed with all others, and the atomic handler with it."""
+    """W7: also if all jobs are closed, and the atomic handler with them."""
     export = Export(waiting_for_a_job, kind)
     async with serving(export.app) as server:
         client = await server.send("GET", "/")
@@ -399,7 +399,7 @@ async def test_scheduler_closes_the_job_that_the_handler_waits_for_client_gets_5
 
 
 async def test_atomic_handler_is_closed_itself_client_gets_503() -> None:
-    """W7: the job that an operator closes may be the one that answers."""
+    """W7: an operator may close the very job that answers."""
     gate = Gate()
 
     @atomic
@@ -423,7 +423,7 @@ async def test_atomic_handler_is_closed_itself_client_gets_503() -> None:
 
 
 async def test_handler_is_cancelled_itself_while_it_waits_the_connection_ends() -> None:
-    """W7: a handler that the server cancels at shutdown was not refused anything, though
+    """W7: a handler that the server cancels at shutdown was not refused anything, even if
     the job that it waits for was cancelled as well."""
     seen: list[str] = []
 
@@ -479,7 +479,7 @@ async def test_response_has_begun_when_the_job_is_cancelled_it_breaks_off(
 
 
 async def test_outer_middleware_sees_503_for_a_job_that_was_cancelled() -> None:
-    """W7: as an HTTPException, and no cancellation, which a deadline would take for its
+    """W7: as an HTTPException, not as a cancellation, which a deadline would take for its
     own."""
     seen: list[BaseException | None] = []
 
@@ -503,7 +503,7 @@ async def test_outer_middleware_sees_503_for_a_job_that_was_cancelled() -> None:
 
 
 async def test_subapp_is_full_its_parent_is_not_each_refuses_for_itself() -> None:
-    """W7, W3: it is the scheduler of the nearest application that has to have room."""
+    """W7, W3: the scheduler of the nearest application is the one that needs room."""
     slot = Gate()
 
     async def handler(request: web.Request) -> web.Response:
@@ -547,7 +547,7 @@ async def test_websocket_is_open_a_refusal_breaks_it_off() -> None:
 
 
 class Counting:
-    """A handler that tells in how many jobs it runs, and then waits at a gate."""
+    """A handler that records how many jobs it runs in, and then waits at a gate."""
 
     def __init__(self) -> None:
         self.gate = Gate()
@@ -601,7 +601,7 @@ async def test_methods_are_atomic_client_hangs_up_their_handlers_run_to_their_en
 
 
 async def test_marked_handler_of_an_atomic_method_is_one_job() -> None:
-    """W6: both ways together are one job, and so are those of parent and child."""
+    """W6: both ways together make one job, as do those of parent and child together."""
     counting = Counting()
     counting.gate.open()
     app = one_route(atomic(counting.handler))
@@ -624,7 +624,7 @@ async def test_marked_handler_of_an_atomic_method_is_one_job() -> None:
 
 
 async def test_atomic_method_without_a_route_is_404_or_405() -> None:
-    """W6: what is no handler of the application answers as before."""
+    """W6: answers that are not from a handler of the application stay the same."""
 
     async def handler(request: web.Request) -> web.Response:
         return web.Response()

@@ -1,4 +1,4 @@
-"""Moving over from aiojobs: its names, and the one line that the page begins with."""
+"""Migrating from aiojobs: its names, and the one line that the page begins with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from aiohttp_jobs import SCHEDULER, Job, Scheduler, _job, _scheduler, create_sch
 
 ROOT = Path(__file__).parent.parent
 
-# The parameters of aiojobs 1.4.0; whatever comes besides is keyword-only.
+# The parameters of aiojobs 1.4.0; all additional ones are keyword-only.
 PARAMETERS = {
     "setup": ["app"],
     "spawn": ["request", "coro"],
@@ -30,7 +30,7 @@ PARAMETERS = {
     "get_scheduler_from_app": ["app"],
     "get_scheduler_from_request": ["request"],
 }
-# What its Scheduler takes, and setup() passes on to it.
+# The options of its Scheduler, which setup() passes on.
 OPTIONS: dict[str, Any] = {
     "close_timeout": 0.1,
     "wait_timeout": 60,
@@ -50,14 +50,14 @@ def positional(function: Callable[..., object]) -> list[inspect.Parameter]:
 
 @pytest.mark.parametrize("name", [*PARAMETERS, "atomic"])
 def test_module_has_the_functions_of_the_package(name: str) -> None:
-    """They are the same objects, so it does not matter where one comes from."""
+    """They are the same objects, so it does not matter where they are imported from."""
     assert getattr(from_aiojobs, name) is getattr(aiohttp_jobs, name)
     assert name in from_aiojobs.__all__
 
 
 @pytest.mark.parametrize(("name", "expected"), PARAMETERS.items())
 def test_functions_take_the_same_parameters(name: str, expected: list[str]) -> None:
-    """By position and by name; more of them have defaults."""
+    """By position and by name; more of them may have defaults."""
     parameters = positional(getattr(from_aiojobs, name))
     assert [each.name for each in parameters][: len(expected)] == expected
     needed = [each.name for each in parameters if each.default is each.empty]
@@ -72,7 +72,7 @@ def test_options_are_the_same(function: Callable[..., object]) -> None:
 
 
 async def test_app_key_finds_the_scheduler() -> None:
-    """The key is the same one, whatever it is called."""
+    """The key is the same object under both names."""
     app = web.Application()
     scheduler = from_aiojobs.setup(app)
     assert from_aiojobs.AIOJOBS_SCHEDULER is SCHEDULER
@@ -82,14 +82,14 @@ async def test_app_key_finds_the_scheduler() -> None:
 
 
 def test_private_modules_have_the_classes() -> None:
-    """Job could be imported from nowhere else for years, so many do it that way."""
+    """For years, Job could not be imported from anywhere else, so many import it here."""
     assert _job.Job is _scheduler.Job is Job
     assert _scheduler.Scheduler is Scheduler
     assert _scheduler.ExceptionHandler is aiohttp_jobs.ExceptionHandler
 
 
 def test_star_import_of_the_module_brings_what_it_names() -> None:
-    """Nothing of it is missing, and no helper comes along."""
+    """Nothing is missing, and no helper comes along."""
     names: dict[str, object] = {}
     exec("from aiohttp_jobs.aiohttp import *", names)
     names.pop("__builtins__")
@@ -110,7 +110,7 @@ async def test_create_scheduler_warns_where_it_is_called() -> None:
 
 @pytest.mark.filterwarnings("ignore:create_scheduler:DeprecationWarning")
 async def test_create_scheduler_passes_the_options_on() -> None:
-    """And leaves the defaults to Scheduler's own."""
+    """And leaves the defaults to Scheduler."""
 
     def report(scheduler: Scheduler, context: dict[str, Any]) -> None:
         pass
@@ -145,7 +145,7 @@ def test_create_scheduler_is_a_coroutine_function() -> None:
 
 # -- the line ---------------------------------------------------------------------------
 
-# An application with every kind of import that was met in public ones.
+# An application with every kind of import that was found in public applications.
 APPLICATION = """
 import asyncio
 
@@ -229,7 +229,7 @@ def moved(tmp_path: Path) -> Path:
     (tmp_path / "uv.lock").write_text('name = "aiojobs"\n')
     for command in ("git init --quiet", "git add ."):
         subprocess.run(command.split(), cwd=tmp_path, check=True)
-    # Made since, and no part of the project.
+    # Created afterwards, and not part of the project.
     (tmp_path / "aiojobs.py").write_text("import aiojobs\n")
     subprocess.run(["sh", "-c", line_of_the_page()], cwd=tmp_path, check=True)
     return tmp_path
@@ -248,7 +248,7 @@ def test_line_replaces_the_word_in_python_files_of_the_project(moved: Path) -> N
 async def test_application_runs_after_the_line(
     moved: Path, aiohttp_client: Callable[..., Awaitable[Any]]
 ) -> None:
-    """Nothing else was changed in it."""
+    """No other change is needed."""
     names = runpy.run_path(str(moved / "shop/app.py"))
     client = await aiohttp_client(names["app"])
     answers = [("/spawn", "shielded"), ("/save", "saved"), ("/view", "viewed")]

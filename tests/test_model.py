@@ -1,8 +1,8 @@
 """A state machine drives a scheduler through anything, and the contract is checked.
 
 Hypothesis chooses the steps. Several may fall into one turn of the loop, and the clock
-moves only when a step says so. tests/model.py has what is driven, tests/books.py what is
-checked. `make fuzz` takes many more and longer runs.
+moves only when a step says so. tests/model.py has the works and calls, tests/books.py the
+checks. `make fuzz` makes many more and longer runs.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ ends = st.sampled_from(
         Raise(KeyboardInterrupt),
     ]
 )
-# What a work has to do from its start: wait for orders, or end at once.
+# The orders that a work has from the start: wait for orders, or end at once.
 first_orders = st.lists(ends, max_size=1)
 ways_to_call = st.sampled_from(["wait", "wait", "close job", "drain", "shield"])
 ways_to_wait = st.sampled_from(["in turn", "gather", "group"])
 
 
-# A copy of the spawner's context, one for this job, or one of those that jobs share.
+# A copy of the spawner's context, one for this job, or a context that jobs share.
 contexts = st.sampled_from(["copy", "copy", "own", "shared 0", "shared 1"])
 places = st.sampled_from(["", "", "shared 0", "shared 1"])
 limits = st.sampled_from([1, 1, 2, 3, None])
@@ -112,7 +112,7 @@ class Model(RuleBasedStateMachine):
         batch: int,
         **options: Any,
     ) -> None:
-        # To look at what is there by now would take most of the time at the end.
+        # Visiting the objects that exist already would take most of the time at the end.
         gc.freeze()
         kind_of_loop = self.kinds[kind % len(self.kinds)]
         self.loop = cast(VirtualLoop, make_loop(kind_of_loop, seed))
@@ -156,7 +156,8 @@ class Model(RuleBasedStateMachine):
         self.call_by_test(Call("close", self.scheduler.close))
         self.advance(20)
         if self.scheduler.close_timeout is None:
-            # Without a bound, jobs that swallow it and wait for each other never end.
+            # Without a bound, jobs that swallow their cancellation and wait for each
+            # other never end.
             for work in self.books.works + self.books.shielded:
                 if work.is_running and work.calls:
                     self.cancel(work)
@@ -166,7 +167,7 @@ class Model(RuleBasedStateMachine):
         self.look_back()
 
     def look_back(self) -> None:
-        """R1: after its end, too, a job gives what has become of it."""
+        """R1: a job gives its outcome even after its end."""
         for work in self.books.works:
             if work.is_accepted and work.job is not None:
                 make = work.job.wait
@@ -177,7 +178,7 @@ class Model(RuleBasedStateMachine):
 
     @contextlib.contextmanager
     def standing(self) -> Iterator[None]:
-        """Between two callbacks of the loop."""
+        """Run the block as if between two callbacks of the loop."""
         with self.loop.standing():
             try:
                 yield
@@ -190,7 +191,7 @@ class Model(RuleBasedStateMachine):
             try:
                 self.loop.turn()
             except LEAVES as error:
-                self.books.left.append(error)  # in the midst of the turn
+                self.books.left.append(error)  # in the middle of the turn
             else:
                 times -= 1
                 self.books.turns += 1
@@ -288,7 +289,7 @@ class Model(RuleBasedStateMachine):
                 work.is_refused = True
                 raise
             except LEAVES:
-                work.is_accepted = True  # and in its first step it ended so
+                work.is_accepted = True  # and it ended so in its first step
                 raise
             finally:
                 trail.set((*trail.get(), f"after {work}"))
@@ -319,7 +320,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(n=some)
     def let_come(self, n: int) -> None:
-        """What a job is held back for is done."""
+        """Let the future be done that a job is held back for."""
         future = pick([f for f in self.books.futures if not f.done()], n)
         if future is not None:
             with self.standing():
@@ -345,7 +346,7 @@ class Model(RuleBasedStateMachine):
         self.steer(by, self.scheduler.release)
 
     def steer(self, by: int | None, steer: Callable[[], object]) -> None:
-        """Do it from outside, or let a work do it."""
+        """Call `steer` from outside, or let a work call it."""
         caller = self.caller(by)
 
         async def steer_from_inside() -> None:
@@ -422,7 +423,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(n=some)
     def cancel_work(self, n: int) -> None:
-        """Cancel the task of a job or of what is shielded, past the scheduler."""
+        """Cancel the task of a job or shielded awaitable, bypassing the scheduler."""
         work = self.running(n)
         if work is not None:
             self.cancel(work)
@@ -443,7 +444,7 @@ class Model(RuleBasedStateMachine):
 
     def call_by_test(self, call: Call, place: str = "") -> None:
         self.books.calls.append(call)
-        # In a context of its own, or one that jobs are given: it is part of no job.
+        # In a context of its own, or one that jobs are given; it is not part of a job.
         context = self.contexts.get(place) or contextvars.Context()
         with self.standing():
             call.task = self.books.make_task(call, context)
@@ -451,7 +452,7 @@ class Model(RuleBasedStateMachine):
     def call_by(
         self, calls: list[Call], by: Work | None, how: str = "in turn", place: str = ""
     ) -> None:
-        """Make each call by a task of the test, or all of them by a work."""
+        """Make each call in a task of the test, or all of them in a work."""
         if by is None:
             for call in calls:
                 self.call_by_test(call, place)

@@ -1,4 +1,4 @@
-"""Observers, and what a job and a scheduler know of themselves."""
+"""Observers, and what jobs and schedulers know about themselves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Events = list[tuple[str, str | None]]
 
 
 class Recorder:
-    """Writes down what it is told, with the job's name."""
+    """Records each event with the job's name."""
 
     def __init__(self) -> None:
         self.events: Events = []
@@ -43,7 +43,7 @@ class Recorder:
 
 
 async def test_observer_is_told_of_each_event_in_its_order() -> None:
-    """A job that starts at once, and one that was pending first."""
+    """For a job that starts at once, and one that is pending first."""
     go, recorder = asyncio.Event(), Recorder()
     async with Scheduler(limit=1, observers=[recorder]) as scheduler:
         await scheduler.spawn(wait_for(go), "a")
@@ -82,7 +82,7 @@ async def test_each_outcome_has_its_state() -> None:
 
 
 async def test_job_that_never_starts_is_spawned_and_closed() -> None:
-    """A pending job that is closed leaves out the start."""
+    """If a pending job is closed, there are no events of a start."""
     go, recorder = asyncio.Event(), Recorder()
     async with Scheduler(limit=1, observers=[recorder]) as scheduler:
         await scheduler.spawn(wait_for(go), "active")
@@ -94,7 +94,7 @@ async def test_job_that_never_starts_is_spawned_and_closed() -> None:
 
 
 async def test_what_was_never_accepted_is_not_told() -> None:
-    """A caller that waits for room has no job yet; it is told when it has."""
+    """A caller that waits for room has no job yet; the event comes when it has."""
     go, recorder = asyncio.Event(), Recorder()
     scheduler = Scheduler(limit=1, pending_limit=1, observers=[recorder])
     await scheduler.spawn(wait_for(go), "active")
@@ -121,7 +121,7 @@ async def test_what_was_never_accepted_is_not_told() -> None:
 
 
 class Inside:
-    """Sets a variable in each job that runs, and notes the task that it is called in."""
+    """Sets a variable in each running job, and records the task it is called in."""
 
     variable = contextvars.ContextVar[str | None]("variable", default=None)
 
@@ -139,7 +139,7 @@ async def look_inside() -> tuple[str | None, asyncio.Task[Any] | None]:
 
 
 async def test_running_is_told_in_the_job_itself() -> None:
-    """In its task and context: what is set there holds for the job and nobody else."""
+    """In its task and context: a variable set there is seen by this job only."""
     inside = Inside()
     async with Scheduler(limit=1, observers=[inside]) as scheduler:
         first = await scheduler.spawn(look_inside(), "first")
@@ -151,7 +151,7 @@ async def test_running_is_told_in_the_job_itself() -> None:
 
 
 class Variables:
-    """Notes what the variable is where it is told of a job."""
+    """Records the variable's value wherever it is told of a job."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str | None]] = []
@@ -167,14 +167,14 @@ class Variables:
 
 
 class Blind(Variables):
-    """Is told wherever that is, as it does not look."""
+    """May be told in any context, as it does not look at variables."""
 
     needs_context = False
 
 
 @pytest.mark.parametrize("blind_comes", ["never", "before", "after"])
 async def test_observer_is_told_in_the_context_of_the_job(blind_comes: str) -> None:
-    """A6: also where another one does not need it, and whoever closes the job."""
+    """A6: even if another observer does not need it, and whoever closes the job."""
     variables, go = Variables(), asyncio.Event()
     observers: list[object] = [variables]
     if blind_comes != "never":
@@ -206,7 +206,7 @@ async def test_observer_is_told_in_the_context_of_the_job(blind_comes: str) -> N
 
 
 async def test_observer_that_needs_no_context_is_told_where_that_is() -> None:
-    """For those of our own that every job pays for."""
+    """For the package's own observers, whose cost every job pays."""
     blind = Blind()
     async with Scheduler(observers=[blind]) as scheduler:
         context = contextvars.copy_context()
@@ -216,7 +216,7 @@ async def test_observer_that_needs_no_context_is_told_where_that_is() -> None:
 
 
 async def test_running_is_not_told_of_a_job_that_made_no_step() -> None:
-    """Cancelled before it started, or in the turn of its start."""
+    """Such a job was cancelled before it started, or in the turn of its start."""
     go, inside = asyncio.Event(), Inside()
     async with Scheduler(limit=1, observers=[inside]) as scheduler:
         first = await scheduler.spawn(wait_for(go), "first")
@@ -224,7 +224,7 @@ async def test_running_is_not_told_of_a_job_that_made_no_step() -> None:
         pending = await scheduler.spawn(nothing(), "pending")
         await pending.close()
         await first.close()
-    # An eager task factory makes the first step at once.
+    # Under an eager task factory the first step comes at once.
     assert inside.tasks == told
 
 
@@ -256,7 +256,7 @@ async def test_observer_needs_one_method_only(event: str) -> None:
 
 
 async def test_observer_is_added_and_removed_while_jobs_run() -> None:
-    """After the fact, too; twice is once."""
+    """Even after jobs have started; adding it twice counts once."""
     go, recorder = asyncio.Event(), Recorder()
     async with Scheduler() as scheduler:
         await scheduler.spawn(wait_for(go), "early")
@@ -312,7 +312,7 @@ def test_bad_observer_is_refused(observer: object, says: str) -> None:
 
 
 async def test_job_knows_where_and_when() -> None:
-    """Numbers that are its own, names, states and times in their order."""
+    """It has a number of its own, names, states, and times in order."""
     go = asyncio.Event()
     async with Scheduler(limit=1) as scheduler:
         first = await scheduler.spawn(wait_for(go), origin="GET /")
@@ -353,7 +353,7 @@ async def test_exception_can_be_looked_at_without_receiving_it() -> None:
 
 
 async def test_object_that_is_a_coroutine_is_called_by_its_class() -> None:
-    """Never by its address: a name that is new for each job fits no metric."""
+    """Never by its address: a new name for each job would be no use in metrics."""
 
     class Wrapped(Coroutine[Any, Any, int]):
         def __init__(self) -> None:
@@ -480,7 +480,7 @@ async def test_held_job_may_be_the_one_that_has_waited_longest() -> None:
 
 
 async def test_first_jobs_are_looked_at_without_going_over_the_others() -> None:
-    """L5: active and pending ones apart, in a snapshot; all of them without a count."""
+    """L5: a snapshot of active or pending jobs; without a count, all of them."""
     go = asyncio.Event()
     async with Scheduler(limit=2, pending_limit=0) as scheduler:
         jobs = [await scheduler.spawn(wait_for(go), str(n)) for n in range(6)]

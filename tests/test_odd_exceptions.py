@@ -1,6 +1,6 @@
-"""Odd exceptions on every way that an exception can take (rules R1, R2, R10).
+"""Odd exceptions on every path that an exception can take (rules R1, R2, R10).
 
-Each runs on one kind of loop, another one in each run.
+Each test runs on one kind of loop, which changes from run to run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KINDS = {type(make()) for make in ODD.values()}
 
 
 def odd(test: Callable[..., Coroutine[Any, Any, None]]) -> Any:
-    """Run a test with each; one that gets out of it would not let pytest tell of it."""
+    """Run a test with each odd exception; pytest could not report one that gets out."""
 
     @functools.wraps(test)
     async def contain(**arguments: Any) -> None:
@@ -68,7 +68,7 @@ async def fail_when_cancelled(error: BaseException) -> None:
 
 
 async def raised_by(awaitable: Awaitable[Any]) -> BaseException | None:
-    """What comes out. (pytest.raises() would look too closely at it.)"""
+    """Return the exception raised. (pytest.raises() would look at it too closely.)"""
     try:
         async with asyncio.timeout(100):
             await awaitable
@@ -78,12 +78,12 @@ async def raised_by(awaitable: Awaitable[Any]) -> BaseException | None:
 
 
 def told(reports: Reports) -> list[int]:
-    """Which exceptions, for none of them can be compared."""
+    """Return the ids of the reported exceptions, as they cannot be compared."""
     return [id(context["exception"]) for context in reports.contexts]
 
 
 async def check_it_works(scheduler: Scheduler) -> None:
-    """Its one slot is free, and it closes."""
+    """Check that the one slot is free, and that the scheduler closes."""
     async with asyncio.timeout(100):
         await scheduler.drain()
         assert scheduler.slots_taken == 0
@@ -99,13 +99,13 @@ async def check_it_works(scheduler: Scheduler) -> None:
 @odd
 @pytest.mark.parametrize("fail", [fail_with, fail_at_once_with])
 async def test_job_fails_its_waiters_get_the_exception(make: Make, fail: Any) -> None:
-    """R1: that very one, before the end and after it; the next job starts."""
+    """R1: the very same one, before the end and after it; the next job starts."""
     error, reports = make(), Reports()
     scheduler = Scheduler(limit=1, exception_handler=reports)
     job = await scheduler.spawn(fail(error), "odd")
     after = await scheduler.spawn(give("after"))
     waiters = [asyncio.create_task(raised_by(job.wait())) for _ in range(2)]
-    # With a parent that waits for it as a job.
+    # Another job waits for it, too.
     waiting = await scheduler.spawn(raised_by(job))
     for waiter in waiters:
         assert await waiter is error
@@ -122,7 +122,7 @@ async def test_job_fails_its_waiters_get_the_exception(make: Make, fail: Any) ->
 
 @odd
 async def test_job_fails_that_nobody_waits_for_its_handler_is_told(make: Make) -> None:
-    """R2: once, and the exception is what the job has raised."""
+    """R2: once, with the exception that the job raised."""
     error, reports = make(), Reports()
     scheduler = Scheduler(limit=1, exception_handler=reports)
     job = await scheduler.spawn(fail_with(error), "odd")
@@ -136,7 +136,7 @@ async def test_job_fails_that_nobody_waits_for_its_handler_is_told(make: Make) -
 async def test_job_fails_and_there_is_no_handler_the_loop_is_told(
     make: Make, loop_errors: list[dict[str, Any]]
 ) -> None:
-    """R5: in asyncio's way, once."""
+    """R5: as usual in asyncio, once."""
     error = make()
     scheduler = Scheduler(limit=1)
     await scheduler.spawn(fail_with(error), "odd")
@@ -147,7 +147,7 @@ async def test_job_fails_and_there_is_no_handler_the_loop_is_told(
 
 @odd
 async def test_waiter_is_cancelled_as_the_job_fails(make: Make) -> None:
-    """R2: then the exception handler has it."""
+    """R2: then the exception handler gets the failure."""
     error, reports, go = make(), Reports(), asyncio.Event()
 
     async def fail() -> None:
@@ -190,7 +190,7 @@ async def test_traceback_is_what_it_was_at_the_failure(make: Make) -> None:
 
 @odd
 async def test_job_fails_while_it_is_closed(make: Make) -> None:
-    """R2: who called job.close() gets it."""
+    """R2: the caller of job.close() gets the failure."""
     error, reports = make(), Reports()
     scheduler = Scheduler(limit=1, exception_handler=reports)
     job = await scheduler.spawn(fail_when_cancelled(error), "odd")
@@ -219,7 +219,7 @@ async def test_job_fails_while_its_scheduler_is_closed(make: Make) -> None:
 async def test_job_runs_out_of_time_and_fails_its_failure_is_the_cause(
     make: Make,
 ) -> None:
-    """R4: TimeoutError, from what came out of the cancelled job."""
+    """R4: TimeoutError, caused by the exception of the cancelled job."""
     error, reports = make(), Reports()
     scheduler = Scheduler(limit=1, exception_handler=reports)
     job = await scheduler.spawn(fail_when_cancelled(error), "odd", timeout=1)
@@ -231,7 +231,7 @@ async def test_job_runs_out_of_time_and_fails_its_failure_is_the_cause(
 
 @odd
 async def test_wait_runs_out_of_time_and_the_job_fails(make: Make) -> None:
-    """R3: likewise for who waited no longer."""
+    """R3: the same for the caller whose wait timed out."""
     error, reports = make(), Reports()
     scheduler = Scheduler(limit=1, exception_handler=reports)
     job = await scheduler.spawn(fail_when_cancelled(error), "odd")
@@ -244,7 +244,7 @@ async def test_wait_runs_out_of_time_and_the_job_fails(make: Make) -> None:
 
 @odd
 async def test_job_that_was_let_go_fails_later(make: Make) -> None:
-    """E0, R2: its failure is told, once, when it comes."""
+    """E0, R2: its failure is reported, once, when it comes."""
     error, reports, go = make(), Reports(), asyncio.Event()
 
     async def fail_late() -> None:
@@ -273,7 +273,7 @@ async def test_shielded_awaitable_fails_its_caller_gets_it(make: Make) -> None:
     """R2: and nobody else."""
     error, reports = make(), Reports()
     if type(error) is GeneratorExit:
-        return  # Python closes a coroutine into which it throws that
+        return  # throwing this into a coroutine closes it
     scheduler = Scheduler(limit=1, exception_handler=reports)
     assert await raised_by(scheduler.shield(fail_with(error))) is error
     await settle()
@@ -312,7 +312,7 @@ async def test_shielded_awaitable_fails_after_its_caller_has_gone(make: Make) ->
     "event", ["job_spawned", "job_started", "job_running", "job_closed"]
 )
 async def test_observer_raises_it_no_job_is_harmed(make: Make, event: str) -> None:
-    """R10: whatever it raises, it is told no more, and the jobs run."""
+    """R10: whatever it raises, it is called no more, and the jobs run."""
     calls = 0
 
     def sabotage(job: Job[Any]) -> None:
@@ -349,7 +349,7 @@ async def test_exception_handler_raises_it_both_are_told(
 
 
 class Coroutine3(Coroutine[Any, Any, int]):
-    """A coroutine of another make, which cannot be closed."""
+    """A foreign coroutine, which cannot be closed."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
@@ -371,8 +371,8 @@ class Coroutine3(Coroutine[Any, Any, int]):
 async def test_coroutine_raises_it_when_it_is_closed(
     make: Make, loop_errors: list[dict[str, Any]]
 ) -> None:
-    """R10: one that is refused, one that never starts, one that a close drops. The loop
-    may be told of it."""
+    """R10: a refused one, one that never starts, one that a close drops. The exception
+    may be reported to the loop."""
     error, go = make(), asyncio.Event()
     scheduler = Scheduler(limit=1, pending_limit=1, exception_handler=Reports())
     first = await scheduler.spawn(wait_for(go))
@@ -386,7 +386,7 @@ async def test_coroutine_raises_it_when_it_is_closed(
     assert waiter.done()
     assert pending.closed
     assert scheduler.pending_count == 0
-    # Now one that a close of the scheduler never starts.
+    # Now a job that never starts because the scheduler closes.
     unstarted = await scheduler.spawn(Coroutine3(error))
     async with asyncio.timeout(100):
         await scheduler.close()
@@ -401,14 +401,14 @@ async def refuse(scheduler: Scheduler, coro: Coroutine[Any, Any, Any]) -> None:
     scheduler.spawn_nowait(coro)
 
 
-# -- those who tell of it ----------------------------------------------------------------
+# -- observers that report it ------------------------------------------------------------
 
 
 @odd
 async def test_log_of_jobs_tells_of_it(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """R10: in one line, and goes on to log."""
+    """R10: in one line, and it goes on logging."""
     caplog.set_level(logging.INFO, "aiohttp_jobs")
     scheduler = Scheduler(limit=1, exception_handler=Reports(), observers=[JobLogger()])
     await scheduler.spawn(fail_with(make()), "odd")
@@ -421,7 +421,7 @@ async def test_log_of_jobs_tells_of_it(
 
 @odd
 async def test_metrics_count_it(make: Make) -> None:
-    """R10: as a failure like others."""
+    """R10: as a failure like any other."""
     registry = CollectorRegistry()
     scheduler = Scheduler(limit=1, exception_handler=Reports())
     jobs_collector(registry).add(scheduler)
@@ -455,7 +455,7 @@ async def test_span_of_the_job_tells_of_it(make: Make) -> None:
 
 @odd
 async def test_history_of_the_dashboard_keeps_it(make: Make) -> None:
-    """R10: bounded in size, with what it came from, and goes on to keep."""
+    """R10: bounded in size, with its causes, and it goes on keeping others."""
     scheduler = Scheduler(limit=1, exception_handler=Reports())
     history = History(scheduler)
     scheduler.add_observer(history)
@@ -500,7 +500,7 @@ def test_dashboard_shows_all_of_them() -> None:
 
 
 async def test_job_raises_stop_iteration_it_has_failed() -> None:
-    """R1: Python makes a RuntimeError of it."""
+    """R1: Python turns it into a RuntimeError."""
     reports = Reports()
     scheduler = Scheduler(limit=1, exception_handler=reports)
     job = await scheduler.spawn(fail_with(StopIteration(3)))
@@ -514,7 +514,7 @@ async def test_job_raises_stop_iteration_it_has_failed() -> None:
 
 
 class Stops(Coroutine3):
-    """A coroutine of another make, which does raise StopIteration where it may not."""
+    """A foreign coroutine, which does raise StopIteration where it must not."""
 
     def throw(self, *error: Any) -> Any:
         raise StopIteration("closed")
@@ -526,7 +526,7 @@ class Stops(Coroutine3):
 async def test_coroutine_of_another_make_stops_when_it_is_cancelled(
     loop_errors: list[dict[str, Any]],
 ) -> None:
-    """R10: its books are closed."""
+    """R10: the books are right."""
     scheduler = Scheduler(limit=1, exception_handler=Reports())
     job = await scheduler.spawn(Stops(ValueError()))
     await raised_by(job.close())

@@ -42,7 +42,7 @@ Start = Callable[..., Awaitable[Any]]
 
 
 class Traces:
-    """What was traced, by the names of the spans."""
+    """The recorded spans, by name."""
 
     def __init__(self) -> None:
         self.provider = TracerProvider()
@@ -99,7 +99,8 @@ def trace_id(span: ReadableSpan) -> int:
 async def test_job_begins_a_trace_linked_to_its_spawner(
     traces: Traces, job_tracer: JobTracer
 ) -> None:
-    """It may outlive what spawned it, which does not wait; pending jobs likewise."""
+    """It may outlive its spawner, which does not wait for it; the same if it is
+    pending."""
     go = asyncio.Event()
     async with Scheduler(limit=1, observers=[job_tracer]) as scheduler:
         with traces.tracer().start_as_current_span("request"):
@@ -120,7 +121,7 @@ async def test_job_begins_a_trace_linked_to_its_spawner(
 async def test_spans_made_in_a_job_are_its_children(
     traces: Traces, job_tracer: JobTracer
 ) -> None:
-    """Also those of its child tasks; and a job that it spawns is linked to it."""
+    """Even those of its child tasks; and a job that it spawns is linked to it."""
 
     async def query() -> None:
         with traces.tracer().start_as_current_span("query"):
@@ -167,7 +168,7 @@ async def test_request_is_linked_and_atomic_handler_is_its_child(
     """W4: a request waits for its atomic handler, and for nothing that it spawns."""
     instrumentor = AioHttpServerInstrumentor()
     with warnings.catch_warnings():
-        # Of aiohttp, which does not like the class that is made here.
+        # aiohttp warns of the subclass that is made here.
         warnings.simplefilter("ignore", DeprecationWarning)
         instrumentor.instrument(tracer_provider=traces.provider)
     try:
@@ -204,7 +205,7 @@ async def test_request_is_linked_and_atomic_handler_is_its_child(
     assert charge.parent.span_id == span_id(handler)
     assert linked_spans(receipt) == [span_id(charge)]
     assert attributes(receipt)["aiohttp_jobs.origin"] == "POST /pay/{order}"
-    # An answer like others.
+    # This is an answer like any other.
     assert spans[refuse.__qualname__].status.status_code is StatusCode.UNSET
 
 
@@ -214,7 +215,7 @@ async def test_request_is_linked_and_atomic_handler_is_its_child(
 async def test_span_tells_of_its_job(
     traces: Traces, job_tracer: JobTracer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the conventions where there are some; how long it was pending, too."""
+    """By OpenTelemetry's conventions where they exist; and how long it was pending."""
     clock, go = [10.0], asyncio.Event()
     monkeypatch.setattr("aiohttp_jobs.core.job.monotonic", lambda: clock[0])
     async with Scheduler(limit=1, observers=[job_tracer]) as scheduler:
@@ -243,7 +244,7 @@ async def test_span_tells_of_its_job(
 async def test_renamed_coroutine_is_called_by_its_new_name_alone(
     traces: Traces, job_tracer: JobTracer
 ) -> None:
-    """The module that it knows is that of who renamed it."""
+    """The module that it knows is the one that renamed it."""
     coro: Any = nothing()
     coro.__qualname__ = "Handler.post"
     async with Scheduler(observers=[job_tracer]) as scheduler:
@@ -286,7 +287,7 @@ async def raise_unprintable() -> None:
 async def test_failure_without_a_text_is_recorded(
     traces: Traces, job_tracer: JobTracer
 ) -> None:
-    """Its span ends as others do, and the tracer goes on."""
+    """Its span ends like others, and the tracer goes on."""
     async with Scheduler(
         observers=[job_tracer], exception_handler=Reports()
     ) as scheduler:
@@ -311,7 +312,7 @@ async def test_failure_without_a_text_is_recorded(
 async def test_span_of_a_group_tells_what_is_inside(
     traces: Traces, job_tracer: JobTracer
 ) -> None:
-    """In its status; the event has the tracebacks of all."""
+    """In its status; the event has the tracebacks of all exceptions."""
 
     async def raises() -> None:
         async with asyncio.TaskGroup() as group:
@@ -331,7 +332,7 @@ async def test_span_of_a_group_tells_what_is_inside(
 async def test_span_ends_whatever_the_sdk_does(
     traces: Traces, job_tracer: JobTracer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not current in what comes after the job, either."""
+    """And it is not current after the job."""
 
     def refuse(*arguments: Any) -> None:
         raise Boom
@@ -347,7 +348,7 @@ async def test_span_ends_whatever_the_sdk_does(
 async def test_function_that_does_not_know_its_module_is_named_all_the_same(
     traces: Traces, job_tracer: JobTracer
 ) -> None:
-    """One that exec() has made; and a coroutine that has no frame any more."""
+    """A function made by exec(); and a coroutine that no longer has a frame."""
     made: dict[str, Any] = {}
     exec("async def bare(): pass", made)
     used_up = nothing()
@@ -387,14 +388,14 @@ async def test_cancelled_job_is_no_error_but_one_that_is_let_go_is(
     go.set()
     await settle()
     assert len(traces.spans()) == 3
-    # OpenTelemetry complains there, of a context that is not left where it was entered.
+    # OpenTelemetry would log here if a context is not left where it was entered.
     assert [r for r in caplog.records if r.name.startswith("opentelemetry")] == []
 
 
 async def test_client_that_has_hung_up_is_no_error(
     traces: Traces, job_tracer: JobTracer
 ) -> None:
-    """W4: the outcome says it, and nothing alarms."""
+    """W4: the outcome says so, and nothing raises an alarm."""
     reports = Reports()
     async with Scheduler(observers=[job_tracer], exception_handler=reports) as scheduler:
         await scheduler.spawn(hang_up())
@@ -408,13 +409,13 @@ async def test_client_that_has_hung_up_is_no_error(
 
 @pytest.fixture
 def no_provider(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tests may have run the page of the docs, which sets one for good."""
+    """Remove the provider that the page of the docs may have set, in other tests."""
     monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", None)
 
 
 @pytest.mark.usefixtures("no_provider")
 async def test_without_a_tracer_provider_nothing_is_traced() -> None:
-    """The API alone is enough, as an application without the SDK has it."""
+    """The API is enough: an application need not have the SDK."""
     async with Scheduler(observers=[JobTracer()]) as scheduler:
         job = await scheduler.spawn(nothing())
         await job
@@ -422,7 +423,7 @@ async def test_without_a_tracer_provider_nothing_is_traced() -> None:
 
 @pytest.mark.usefixtures("no_provider")
 async def test_without_a_tracer_provider_the_context_is_passed_on() -> None:
-    """What a job calls belongs to the trace that its request came with, as without us."""
+    """Calls of a job belong to the trace of its request, as without the tracer."""
 
     async def current() -> int:
         number: int = trace.get_current_span().get_span_context().span_id
@@ -436,7 +437,7 @@ async def test_without_a_tracer_provider_the_context_is_passed_on() -> None:
 
 
 async def test_closed_job_is_not_kept(job_tracer: JobTracer) -> None:
-    """L4: nothing grows in a tracer that is there for a year."""
+    """L4: nothing grows in a tracer that runs for a year."""
 
     async def raises() -> None:
         raise Boom
@@ -484,8 +485,8 @@ async def running(app: web.Application) -> AsyncIterator[None]:
 async def test_attempts_are_linked_to_the_span_that_enqueued_the_job(
     traces: Traces, job_tracer: JobTracer, tmp_path: Path
 ) -> None:
-    """In another application, later: in a trace of its own each, with its number; what an
-    attempt spawns is linked to the attempt."""
+    """Later, in another application: each in a trace of its own, with its number; jobs
+    that an attempt spawns are linked to it."""
     path = tmp_path / "jobs.sqlite"
     app = make_durable(path, job_tracer, worker=False)
     async with running(app):
@@ -524,7 +525,7 @@ async def test_attempts_are_linked_to_the_span_that_enqueued_the_job(
 async def test_traceparent_that_is_none_is_ignored(
     traces: Traces, job_tracer: JobTracer, tmp_path: Path
 ) -> None:
-    """Anybody may have written it."""
+    """Any program may have written it."""
     path = tmp_path / "jobs.sqlite"
     app = make_durable(path, job_tracer, worker=False)
     async with running(app):
@@ -538,7 +539,7 @@ async def test_traceparent_that_is_none_is_ignored(
 
 
 async def test_durable_jobs_keep_no_span_without_a_tracer(tmp_path: Path) -> None:
-    """Nor is there any if nobody traces."""
+    """There is none if nothing traces."""
     tell_spans_by(None)
     app = web.Application()
     setup(app)
@@ -550,7 +551,7 @@ async def test_durable_jobs_keep_no_span_without_a_tracer(tmp_path: Path) -> Non
 
 
 def test_tracer_is_imported_without_durable_jobs() -> None:
-    """Nobody who traces needs SQLite for that; nor does what is durable need a tracer."""
+    """Tracing does not need SQLite, nor do durable jobs need a tracer."""
     code = """
 import sys
 import aiohttp_jobs.opentelemetry

@@ -1,4 +1,4 @@
-"""The distribution: built once, and looked into."""
+"""The distribution: built once, and inspected."""
 
 import email.message
 import email.parser
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.packaging
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "aiohttp_jobs"
-# Beside the package, for pytest loads it for all that is installed.
+# Beside the package, as pytest loads it wherever it is installed.
 PLUGIN = "pytest_aiohttp_jobs.py"
 
 
@@ -27,7 +27,8 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if made_before := os.environ.get("DIST_DIR"):
         return ROOT / made_before
     made_here = tmp_path_factory.mktemp("dist")
-    # Of a copy: what earlier builds left in the tree gets into a wheel.
+    # Built from a copy: files that earlier builds left in the tree would get into a
+    # wheel.
     tree = made_here / "tree"
     leftovers = shutil.ignore_patterns(
         ".*", "__pycache__", "_build", "build", "dist", "*.egg-info"
@@ -76,7 +77,7 @@ def test_wheel_asks_for_aiohttp_only(wheel: Path) -> None:
 
 
 def test_readme_of_the_wheel_links_to_nothing_that_an_index_lacks(wheel: Path) -> None:
-    """What is a link in the repository is the name of a file there."""
+    """Links that work only in the repository appear there as file names."""
     readme = read_metadata(wheel).get_payload()
     assert isinstance(readme, str)
     assert "Tutorial (``docs/tutorial.rst``)" in readme

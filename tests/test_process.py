@@ -21,7 +21,7 @@ AIOHTTP = tuple(int(part) for part in re.findall(r"\d+", aiohttp_version)[:3])
 
 @contextlib.contextmanager
 def serving(*options: str) -> Iterator[tuple[Command, int]]:
-    """Run the application; give the process and its port."""
+    """Run the application; yield the process and its port."""
     with running("tests.application", *options) as command:
         port = wait_for(command, r"port (\d+)")[1]
         yield command, int(port)
@@ -34,7 +34,7 @@ def wait_for(command: Command, pattern: str) -> re.Match[str]:
 
 
 def spawn(command: Command, path: str, port: int, line: str | None = None) -> None:
-    """Spawn a job by a request, and wait for what it says at its start."""
+    """Spawn a job by a request, and wait for the line it prints at its start."""
     with send(path, port) as connection:
         assert receive(connection).startswith("HTTP/1.1 200 OK")
     if line is not None:
@@ -46,14 +46,14 @@ def receive(connection: socket.socket) -> str:
 
 
 def hang_up(connection: socket.socket) -> None:
-    """Break off, so that the server knows at once."""
+    """Abort the connection, so that the server notices at once."""
     linger = struct.pack("ii", 1, 0)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     connection.close()
 
 
 def seconds_until_clean_up(command: Command) -> float:
-    """How long it took, as the application has told."""
+    """Return how long it took, as the application reported."""
     found = re.search(
         r"^cleaned up after (\S+) s$", "\n".join(command.lines), re.MULTILINE
     )
@@ -80,7 +80,7 @@ def test_signal_arrives_handlers_and_jobs_end_before_the_clean_up(
     number: signal.Signals, options: tuple[str, ...]
 ) -> None:
     """W2, W4: at a signal plain handlers, atomic ones and jobs end, in this order if need
-    be, and then comes the clean-up; nothing is said of it, and the exit status is 0."""
+    be, and then comes the clean-up; nothing is logged, and the exit status is 0."""
     with serving(*options) as (command, port):
         spawn(command, "/job/job", port, "job begins")
         with send("/plain", port) as of_plain, send("/atomic", port) as of_atomic:
@@ -112,8 +112,8 @@ def test_signal_arrives_handlers_and_jobs_end_before_the_clean_up(
 def test_deadline_passes_one_record_tells_what_is_left(
     options: tuple[str, ...],
 ) -> None:
-    """E5, W2: what is left at the deadline is told in one log record, with counts and
-    names; it has ended before the clean-up, and the exit status is 0 all the same."""
+    """E5, W2: one log record names the jobs left at the deadline, with counts; they have
+    ended before the clean-up, and the exit status is 0 all the same."""
     times = ("--limit=2", "--shutdown-timeout=0.1", "--wait-timeout=0.1")
     with serving(*options, *times) as (command, port):
         spawn(command, "/job/first", port, "first begins")
@@ -139,8 +139,8 @@ def test_deadline_passes_one_record_tells_what_is_left(
 
 
 def test_handler_hangs_it_is_given_its_time_twice() -> None:
-    """W2: run_app cancels a handler that does not end after two times shutdown_timeout;
-    an atomic one is drained after that, for wait_timeout."""
+    """W2: run_app cancels a handler that has not ended after twice shutdown_timeout; an
+    atomic one is drained after that, for wait_timeout."""
     with (
         serving("--shutdown-timeout=0.1", "--wait-timeout=0.1") as (command, port),
         send("/plain", port),
@@ -237,8 +237,8 @@ def test_client_has_gone_with_handler_cancellation_atomic_handler_is_drained() -
 def test_second_signal_the_scheduler_closes_at_once(
     number: signal.Signals, options: tuple[str, ...]
 ) -> None:
-    """E4: a second signal breaks the drain off: active jobs are cancelled at once, what
-    is left is told (E5); the clean-up contexts run their finally blocks only."""
+    """E4: a second signal ends the drain: active jobs are cancelled at once, jobs left
+    are logged (E5); the clean-up contexts run only their finally blocks."""
     times = ("--limit=1", "--shutdown-timeout=0.1")
     with serving(*options, *times) as (command, port):
         spawn(command, "/job/first", port, "first begins")
@@ -250,20 +250,20 @@ def test_second_signal_the_scheduler_closes_at_once(
     assert status == 1
     assert "database saved" not in command.lines
     if AIOHTTP < (3, 10, 11):
-        # Then run_app lets go of everything.
+        # In this case run_app abandons everything.
         assert "first cancelled" not in command.lines
     else:
         assert "first cancelled" in command.lines
         assert command.lines[-1] == "database closed"
-        # Who is first? run_app cancels all tasks, in any order. If the job's comes before
-        # the drain's, the next job still gets its slot, and is the one that is closed.
+        # run_app cancels all tasks, in any order. If the job's comes before the drain's,
+        # the next job still gets its slot, and is the one that is closed.
         assert ("second begins" in command.lines) == ("second cancelled" in command.lines)
         assert "(second)" in stderr
 
 
 def test_start_up_fails_jobs_are_cancelled_and_no_clean_up_takes_place() -> None:
     """W2: if the start-up fails, run_app cancels the jobs with all other tasks, and calls
-    no clean-up handlers; clean-up contexts run their finally blocks only."""
+    no clean-up handlers; clean-up contexts run only their finally blocks."""
     with running("tests.application", "--fail-to-start") as command:
         status, stderr = command.end()
     assert status == 1

@@ -24,7 +24,7 @@ from tests.work import Reports, fail, hang_up, nothing, stubborn, wait_for
 Start = Callable[..., Awaitable[Any]]
 Samples = dict[tuple[str, ...], float]
 
-# All metrics, with the types by which Prometheus knows them.
+# All metrics, with their Prometheus types.
 TYPES = {
     "aiohttp_jobs_active": "gauge",
     "aiohttp_jobs_pending": "gauge",
@@ -40,7 +40,7 @@ TYPES = {
 
 
 def samples(text: str) -> Samples:
-    """The samples of this package, by metric and values of labels."""
+    """Return the samples of this package, by metric and label values."""
     found = [
         sample
         for family in parse(text)
@@ -74,7 +74,7 @@ def global_registry() -> Iterator[CollectorRegistry]:
 async def test_each_job_is_counted_once_by_coroutine_and_outcome(
     registry: CollectorRegistry,
 ) -> None:
-    """All outcomes of a coroutine are there from its first job on."""
+    """All outcomes of a coroutine exist from its first job on."""
     go = asyncio.Event()
     scheduler = Scheduler(limit=3, close_timeout=0, exception_handler=Reports())
     jobs_collector(registry).add(scheduler)
@@ -104,7 +104,7 @@ async def test_each_job_is_counted_once_by_coroutine_and_outcome(
 
 
 def outcomes(registry: CollectorRegistry) -> dict[str, float]:
-    """How many jobs, of one coroutine, have ended with each outcome."""
+    """Return how many jobs, of one coroutine, have ended with each outcome."""
     return {
         labels[1]: value
         for (metric, *labels), value in read(registry).items()
@@ -115,7 +115,7 @@ def outcomes(registry: CollectorRegistry) -> dict[str, float]:
 async def test_every_outcome_is_there_from_the_first_job_on(
     registry: CollectorRegistry,
 ) -> None:
-    """rate() does not see a series begin. A state that is new may not be forgotten."""
+    """rate() misses the start of a series. A new state must not be forgotten."""
     async with Scheduler() as scheduler:
         jobs_collector(registry).add(scheduler)
         await scheduler.spawn(nothing())
@@ -126,7 +126,7 @@ async def test_every_outcome_is_there_from_the_first_job_on(
 async def test_job_that_was_hung_up_on_has_an_outcome_of_its_own(
     registry: CollectorRegistry,
 ) -> None:
-    """W4: it is no failure, and nobody has to be called for it at night."""
+    """W4: it is no failure, and no reason to wake anybody at night."""
     async with Scheduler(exception_handler=Reports()) as scheduler:
         jobs_collector(registry).add(scheduler)
         await scheduler.spawn(hang_up())
@@ -137,7 +137,7 @@ async def test_job_that_was_hung_up_on_has_an_outcome_of_its_own(
 async def test_job_that_is_let_go_has_an_outcome_of_its_own(
     registry: CollectorRegistry,
 ) -> None:
-    """When it ends after all it is not counted again."""
+    """When it does end, it is not counted again."""
     go = asyncio.Event()
     scheduler = Scheduler(close_timeout=0, exception_handler=Reports())
     jobs_collector(registry).add(scheduler)
@@ -191,7 +191,7 @@ async def test_names_given_by_users_make_no_series(registry: CollectorRegistry) 
 
 
 async def test_hold_shows_until_the_release(registry: CollectorRegistry) -> None:
-    """Whoever wonders why nothing starts sees why."""
+    """It shows why no job starts."""
     async with Scheduler() as scheduler:
         jobs_collector(registry).add(scheduler)
         scheduler.hold()
@@ -206,7 +206,7 @@ async def test_hold_shows_until_the_release(registry: CollectorRegistry) -> None
 async def test_spawning_what_is_already_there_is_counted(
     registry: CollectorRegistry,
 ) -> None:
-    """By its key: as work that was saved."""
+    """By its key, as saved work."""
     go = asyncio.Event()
     async with Scheduler() as scheduler:
         jobs_collector(registry).add(scheduler)
@@ -218,7 +218,7 @@ async def test_spawning_what_is_already_there_is_counted(
 
 
 async def test_limit_that_was_changed_is_shown(registry: CollectorRegistry) -> None:
-    """More slots may be taken than there are, until the excess has run out."""
+    """More slots may be taken than there are, until the excess jobs have ended."""
     go = asyncio.Event()
     async with Scheduler(limit=2) as scheduler:
         jobs_collector(registry).add(scheduler)
@@ -244,7 +244,7 @@ async def test_no_limit_is_infinite(registry: CollectorRegistry) -> None:
 async def test_schedulers_share_a_registry_by_their_names(
     registry: CollectorRegistry,
 ) -> None:
-    """One collector to a registry, one value of the label to a scheduler."""
+    """One collector per registry, one label value per scheduler."""
     collector = jobs_collector(registry)
     assert jobs_collector(registry) is collector
     async with Scheduler(limit=1) as first, Scheduler(limit=2) as second:
@@ -269,7 +269,7 @@ async def test_schedulers_share_a_registry_by_their_names(
 async def test_collector_that_was_taken_out_is_put_back(
     registry: CollectorRegistry,
 ) -> None:
-    """As by tests that leave the global registry empty: the next call puts it in."""
+    """Some tests empty the global registry: the next call registers it again."""
     registry.unregister(jobs_collector(registry))
     async with Scheduler(limit=1) as scheduler:
         jobs_collector(registry).add(scheduler)
@@ -283,7 +283,7 @@ async def test_collector_that_was_taken_out_is_put_back(
 async def test_name_or_scheduler_twice_in_a_registry_is_refused(
     registry: CollectorRegistry,
 ) -> None:
-    """With what to do, and nothing is changed by it."""
+    """The error says what to do, and nothing is changed."""
     collector = jobs_collector(registry)
     async with Scheduler() as first, Scheduler() as second:
         collector.add(first)
@@ -300,7 +300,7 @@ async def test_name_or_scheduler_twice_in_a_registry_is_refused(
 
 
 async def test_removed_scheduler_is_not_kept(registry: CollectorRegistry) -> None:
-    """Nor is a registry that nobody else has."""
+    """Nor is a registry that nothing else refers to."""
     scheduler = Scheduler()
     jobs_collector(registry).add(scheduler)
     jobs_collector(registry).remove(scheduler)
@@ -388,7 +388,7 @@ async def test_openmetrics_is_served_to_who_asks_for_it(
 async def test_accept_that_makes_no_sense_gets_plain_text(
     aiohttp_client: Start, registry: CollectorRegistry, accept: str
 ) -> None:
-    """It is anybody's, and no reason for a 500."""
+    """Any client may send it, which is no reason for a 500."""
     client = await serve_metrics(aiohttp_client, registry)
     async with client.get("/metrics", headers={"Accept": accept}) as response:
         assert response.status == 200
@@ -398,7 +398,7 @@ async def test_accept_that_makes_no_sense_gets_plain_text(
 async def test_global_registry_is_left_at_clean_up(
     aiohttp_client: Start, global_registry: CollectorRegistry
 ) -> None:
-    """One application after the other; one that never runs is in nobody's way."""
+    """Applications can follow each other; one that never runs does not block others."""
     for _ in range(2):
         never_runs = web.Application()
         setup(never_runs)
@@ -441,7 +441,8 @@ async def test_sub_application_is_shown_under_its_name(
     found = samples(await (await client.get("/metrics")).text())
     assert found["aiohttp_jobs_limit", "default"] == 1
     assert found["aiohttp_jobs_limit", "admin"] == 2
-    # aiohttp 3.9 and a recent yarl do not route a Host with a port to what is below.
+    # aiohttp 3.9 with a recent yarl does not route a Host with a port to
+    # sub-applications.
     response = await client.get("/admin/metrics", headers={"Host": "test"})
     assert response.status == 404
     await client.close()

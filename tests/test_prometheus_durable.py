@@ -62,7 +62,7 @@ def make(
 ) -> web.Application:
     app = web.Application()
     setup(app, exception_handler=Reports())
-    # Whichever of the two is called first.
+    # The order of these calls does not matter.
     setup_metrics(app, registry=registry or CollectorRegistry(), share=share)
     setup_durable(app, store, tasks=[mail, report], **options)
     return app
@@ -75,7 +75,8 @@ async def serving(app: web.Application) -> AsyncIterator[TestClient[Any, Any]]:
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
-    """Those of durable jobs, by metric and values of labels but for the scheduler's."""
+    """Return the samples of durable jobs, by metric and label values but the
+    scheduler."""
     return {
         (
             sample.name,
@@ -119,7 +120,7 @@ async def test_scrape_tells_how_many_jobs_are_where(tmp_path: Path) -> None:
 
 
 async def test_attempts_are_counted_by_task_and_outcome(tmp_path: Path) -> None:
-    """All outcomes of the tasks that are listed are there from the start, no others."""
+    """All outcomes of listed tasks exist from the start, and no others."""
     app = make(tmp_path / "jobs.sqlite")
     name = "aiohttp_jobs_durable_attempts_total"
     async with serving(app) as client:
@@ -142,7 +143,7 @@ async def test_attempts_are_counted_by_task_and_outcome(tmp_path: Path) -> None:
 
 
 async def test_openmetrics_has_the_same(tmp_path: Path) -> None:
-    """The stricter format is one that its own parser takes."""
+    """Its own parser accepts the stricter format."""
     async with serving(make(tmp_path / "jobs.sqlite")) as client:
         accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
         response = await client.get("/metrics", headers=accept)
@@ -171,8 +172,8 @@ async def test_store_that_is_down_leaves_its_gauges_out() -> None:
 async def test_store_that_hangs_holds_no_scrape_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first one waits for less than half a second; the loop goes on, and so does the
-    end of the application."""
+    """The first scrape waits for less than half a second; neither the loop nor the end of
+    the application is held up."""
     store = Glass()
     async with serving(make(store)) as client:
         store.go.clear()
@@ -186,8 +187,8 @@ async def test_store_that_hangs_holds_no_scrape_up(
 async def test_figures_that_are_old_are_not_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A scrape in the event loop by somebody's own handler gets those of the last time,
-    if that was not long ago."""
+    """A scrape in the event loop, by a handler of the user's own, gets the figures of the
+    last time, if that was not long ago."""
     store = Glass()
     registry = CollectorRegistry()
     async with serving(make(store, registry=registry)) as client:
@@ -198,7 +199,7 @@ async def test_figures_that_are_old_are_not_shown(
 
 
 async def test_first_scrape_in_the_loop_is_answered_next_time() -> None:
-    """It cannot wait there."""
+    """A scrape cannot wait in the loop."""
     store = Glass()
     registry = CollectorRegistry()
     async with serving(make(store, registry=registry)):
@@ -209,7 +210,7 @@ async def test_first_scrape_in_the_loop_is_answered_next_time() -> None:
 
 
 async def test_scrape_in_a_thread_asks_the_store() -> None:
-    """As by prometheus_client's own server: it waits there, and the loop does not."""
+    """Such as prometheus_client's own server: the thread waits, and the loop does not."""
     store = Glass()
     registry = CollectorRegistry()
     async with serving(make(store, registry=registry)):
@@ -218,7 +219,7 @@ async def test_scrape_in_a_thread_asks_the_store() -> None:
 
 
 def test_scrape_in_a_thread_after_the_loop_has_ended(tmp_path: Path) -> None:
-    """Whatever the loop is, no scrape fails."""
+    """Whatever the state of the loop, no scrape fails."""
     registry = CollectorRegistry()
 
     async def main() -> None:
@@ -228,7 +229,7 @@ def test_scrape_in_a_thread_after_the_loop_has_ended(tmp_path: Path) -> None:
     loop = asyncio.new_event_loop()
     loop.run_until_complete(main())
     try:
-        text = generate_latest(registry).decode()  # the loop stands
+        text = generate_latest(registry).decode()  # the loop is stopped
         assert gauges(samples(text)) == set()
     finally:
         pending = asyncio.all_tasks(loop)
@@ -237,13 +238,13 @@ def test_scrape_in_a_thread_after_the_loop_has_ended(tmp_path: Path) -> None:
         loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
-    # The store may have answered in the last turns, and that is fresh for a second.
+    # The store may have answered in the last turns, and answers stay fresh for a second.
     text = generate_latest(registry).decode()
     assert gauges(samples(text)) in (set(), GAUGES)
 
 
 async def test_store_of_a_broker_has_no_gauges() -> None:
-    """It does not tell; what the process has counted is there."""
+    """It has no figures; the counts of the process are there."""
     store = MemoryStore()
     app = make(store)
     async with serving(app) as client:
@@ -256,7 +257,7 @@ async def test_store_of_a_broker_has_no_gauges() -> None:
 
 
 async def test_application_without_durable_jobs_has_no_such_metrics() -> None:
-    """As before."""
+    """There is nothing to show."""
     app = web.Application()
     setup(app)
     setup_metrics(app, registry=CollectorRegistry())
@@ -265,7 +266,7 @@ async def test_application_without_durable_jobs_has_no_such_metrics() -> None:
 
 
 def test_metrics_are_imported_without_durable_jobs() -> None:
-    """Who has none needs no SQLite."""
+    """Without durable jobs, SQLite is not needed."""
     code = """
 import sys
 import aiohttp_jobs.prometheus
@@ -275,7 +276,7 @@ assert not {"aiohttp_jobs.durable", "sqlite3"} & set(sys.modules)
 
 
 async def test_metrics_end_with_the_application(tmp_path: Path) -> None:
-    """Nobody is told any more."""
+    """They are removed from the registry."""
     app = make(tmp_path / "jobs.sqlite")
     async with serving(app) as client:
         await scrape(client)
@@ -286,7 +287,7 @@ async def test_metrics_end_with_the_application(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 async def test_each_worker_shows_the_figures_of_the_store(tmp_path: Path) -> None:
-    """As the documentation says: not to be summed. What each has done is its own."""
+    """So they must not be summed, as the docs say. Counts of attempts are per worker."""
     path, share = tmp_path / "jobs.sqlite", str(tmp_path / "share")
     apps = [make(path, share, worker=False) for _ in range(2)]
     async with contextlib.AsyncExitStack() as stack:

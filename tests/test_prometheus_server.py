@@ -1,4 +1,4 @@
-"""A real Prometheus server scrapes an application, and is asked what it has found."""
+"""A real Prometheus server scrapes an application, and is then queried."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ scrape_configs:
 
 
 def find_program(name: str) -> str:
-    """Where it is. With CI=true a missing one is no reason to skip the test."""
+    """Return the program's path; if missing, skip the test, or with CI=true fail."""
     path = shutil.which(name)
     if path is None:
         why = f"needs {name}, from Debian's package prometheus"
@@ -66,7 +66,7 @@ async def running(*command: str) -> AsyncIterator[asyncio.subprocess.Process]:
 
 
 async def test_prometheus_scrapes_an_application(tmp_path: Path) -> None:
-    """It takes every metric for what it is, and computes with it."""
+    """It knows the type of every metric, and computes with it."""
     program = find_program("prometheus")
     scraped = asyncio.Semaphore(0)
 
@@ -98,7 +98,7 @@ async def test_prometheus_scrapes_an_application(tmp_path: Path) -> None:
         f"--web.listen-address=127.0.0.1:{port}",
     )
     async with asyncio.timeout(60), running(*command), ClientSession() as session:
-        # One target is scraped by one loop: at the second time the first one is stored.
+        # One loop scrapes the target: at the second scrape, the first one is stored.
         await scraped.acquire()
         await scraped.acquire()
 
@@ -116,7 +116,7 @@ async def test_prometheus_scrapes_an_application(tmp_path: Path) -> None:
         assert up["is"] == 1
         (used,) = await ask("aiohttp_jobs_slots_taken / aiohttp_jobs_limit")
         assert (used["is"], used["scheduler"]) == (0, "default")
-        # The label job is the target's own in Prometheus, which renames the other one.
+        # In Prometheus the label job belongs to the target, so the other one is renamed.
         ended = await ask("sum by (exported_job, outcome) (aiohttp_jobs_jobs_total) > 0")
         assert sorted((e["exported_job"], e["outcome"], e["is"]) for e in ended) == [
             ("fail", "failed", 1),
@@ -136,7 +136,7 @@ async def test_prometheus_scrapes_an_application(tmp_path: Path) -> None:
 
 
 async def test_promtool_finds_nothing_to_mend() -> None:
-    """The names, units and types are those that Prometheus recommends."""
+    """The names, units and types follow Prometheus's recommendations."""
     program, registry = find_program("promtool"), CollectorRegistry()
     scheduler = setup(web.Application())
     jobs_collector(registry).add(scheduler)

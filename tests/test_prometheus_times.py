@@ -8,7 +8,7 @@ from aiohttp_jobs.prometheus_times import Times
 
 
 def test_seconds_are_counted_in_the_buckets_that_they_fit() -> None:
-    """Up to and including the bound, as Prometheus has it; what is beyond, too."""
+    """Up to and including the bound, as in Prometheus; and beyond the last one."""
     times = Times((0.5, 1.0, 10.0))
     for seconds in (0.1, 0.5, 0.6, 1.5, 60.0):
         times.add(seconds)

@@ -78,7 +78,7 @@ async def serving(*apps: web.Application) -> AsyncIterator[list[TestClient[Any, 
 
 
 def read(text: str, name: str) -> dict[str, float]:
-    """The values of one metric, by worker; each has a line of its own."""
+    """Return the values of one metric, by worker; each has a line of its own."""
     found = [
         (sample.labels["worker"], sample.value)
         for family in parse(text)
@@ -96,7 +96,7 @@ async def scrape(client: TestClient[Any, Any], **headers: str) -> str:
 
 
 async def test_one_scrape_of_any_has_the_series_of_each(share: str) -> None:
-    """With its number; a histogram has the buckets of its own worker."""
+    """With the number of the worker; a histogram has the buckets of its own worker."""
     apps = [make(share) for _ in range(3)]
     async with serving(*apps) as clients:
         for count, app in enumerate(apps):
@@ -113,7 +113,7 @@ async def test_one_scrape_of_any_has_the_series_of_each(share: str) -> None:
 
 
 async def test_openmetrics_has_the_same(share: str) -> None:
-    """The stricter format is one that its own parser takes."""
+    """Its own parser accepts the stricter format."""
     apps = [make(share) for _ in range(2)]
     async with serving(*apps) as clients:
         await (await apps[1][SCHEDULER].spawn(nothing())).wait()
@@ -125,7 +125,7 @@ async def test_openmetrics_has_the_same(share: str) -> None:
 
 
 async def test_users_own_label_is_kept_by_another_name(share: str) -> None:
-    """As Prometheus itself does it."""
+    """As Prometheus itself does."""
     registry = CollectorRegistry()
     Gauge("press", "", ["worker", "exported_worker"], registry=registry).labels("a", "b")
     async with serving(make(share, registry)) as [client]:
@@ -161,7 +161,7 @@ def formats() -> list[Format]:
 
 
 class Odd:
-    """Metrics that are not often seen."""
+    """Unusual metrics."""
 
     def collect(self) -> Iterator[Metric]:
         late = GaugeMetricFamily("late", "With a time.", labels=["a"])
@@ -195,7 +195,7 @@ def many_kinds() -> CollectorRegistry:
 
 
 class Labelled:
-    """A registry with the label of a worker, for the library to write."""
+    """A registry with a worker's label added, for the library to write."""
 
     def __init__(self, registry: CollectorRegistry, worker: str) -> None:
         self.registry = registry
@@ -230,7 +230,7 @@ async def test_lines_are_those_that_the_library_writes(format: Format) -> None:
 
 @pytest.mark.parametrize("format", formats(), ids=lambda format: format.content_type)
 async def test_series_of_several_workers_stand_below_one_head(format: Format) -> None:
-    """Those that the older format has in families of their own, too."""
+    """Even those that have families of their own in the older format."""
     families = Families()
     for number in (0, 1):
         families.add(number, written(many_kinds(), number))
@@ -275,7 +275,7 @@ async def test_nonsense_of_another_worker_is_no_error() -> None:
 async def test_environment_says_which_directory(
     share: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nothing else is given; an empty one says nothing."""
+    """If nothing else is given; an empty variable counts as unset."""
     monkeypatch.setenv("AIOHTTP_JOBS_SHARE", share)
     async with serving(make(None)) as [client]:
         assert "worker_up" in await scrape(client)
@@ -301,7 +301,8 @@ async def test_registry_that_is_shown_twice_is_refused(share: str) -> None:
 
 
 class Gunicorn:
-    """A real one with two workers, and clients whose connections are new each time."""
+    """A real gunicorn with two workers, and clients that open a new connection each
+    time."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self.process = process
@@ -309,7 +310,7 @@ class Gunicorn:
         self.url = f"http://127.0.0.1:{port}"
 
     async def get(self, path: str) -> str | None:
-        """What one of its workers answers; None if that one has just ended."""
+        """Return the answer of one of its workers; None if that one has just ended."""
         try:
             async with (
                 ClientSession() as session,
@@ -320,7 +321,7 @@ class Gunicorn:
             return None
 
     async def until(self, found: Callable[[dict[str, float]], bool]) -> str:
-        """Scrape until ``aiohttp_jobs_worker_up`` is as it should be."""
+        """Scrape until ``aiohttp_jobs_worker_up`` is as expected."""
         up: dict[str, float] = {}
         end = time.monotonic() + 45
         while time.monotonic() < end:
@@ -373,12 +374,12 @@ def both(up: dict[str, float]) -> bool:
 async def test_gunicorn_workers_stop_go_on_die_and_are_replaced(
     share: str, options: tuple[str, ...]
 ) -> None:
-    """Each time two numbers, 0 and 1; a scrape is answered throughout."""
+    """There are always two numbers, 0 and 1; scrapes are answered throughout."""
     with gunicorn(share, *options) as server:
         await server.until(both)
         first = await server.process_of_other(0)
         os.kill(first, signal.SIGSTOP)
-        # The other one answers now, for both.
+        # The other worker answers now, for both.
         await server.until(lambda up: sorted(up.values()) == [0, 1])
         os.kill(first, signal.SIGCONT)
         await server.until(both)
@@ -394,7 +395,7 @@ async def test_gunicorn_workers_stop_go_on_die_and_are_replaced(
 
 @pytest.mark.heavy
 async def test_gunicorn_recycles_workers_numbers_stay_few(share: str) -> None:
-    """With --max-requests a process lives for a few requests, its number for good."""
+    """With --max-requests a process lives for a few requests; numbers are reused."""
     with gunicorn(share, "--max-requests=10", "--graceful-timeout=2") as server:
         await server.until(both)
         processes = set[str]()

@@ -87,12 +87,12 @@ WAITING = """
 
 
 def test_jobs_are_waited_for_in_the_auto_mode(pytester: pytest.Pytester) -> None:
-    """Of pytest-asyncio, with the client of pytest-aiohttp."""
+    """The auto mode of pytest-asyncio, with the client of pytest-aiohttp."""
     run(pytester, AUTO, WAITING).assert_outcomes(passed=2)
 
 
 def test_jobs_are_waited_for_in_the_strict_mode(pytester: pytest.Pytester) -> None:
-    """There the tests are marked."""
+    """In this mode the tests are marked."""
     mark = "\n    pytestmark = pytest.mark.asyncio\n"
     run(pytester, STRICT, mark + WAITING).assert_outcomes(passed=2)
 
@@ -103,7 +103,7 @@ def test_jobs_are_waited_for_in_the_strict_mode(pytester: pytest.Pytester) -> No
 def test_option_fails_the_test_in_which_a_job_has_failed(
     pytester: pytest.Pytester,
 ) -> None:
-    """R2: and shows where, unless somebody has waited for it."""
+    """R2: and shows where, unless somebody has waited for the job."""
     result = run(
         pytester,
         FAILING,
@@ -145,7 +145,7 @@ def test_option_fails_the_test_in_which_a_job_has_failed(
 def test_option_fails_the_teardown_in_which_a_job_has_failed(
     pytester: pytest.Pytester,
 ) -> None:
-    """R2: when the application is shut down."""
+    """R2: if it fails when the application is shut down."""
     result = run(
         pytester,
         FAILING,
@@ -173,7 +173,7 @@ def test_option_fails_the_teardown_in_which_a_job_has_failed(
 
 
 def test_option_does_not_hide_the_failure_of_the_test(pytester: pytest.Pytester) -> None:
-    """That comes first."""
+    """The failure of the test comes first."""
     result = run(
         pytester,
         FAILING,
@@ -207,7 +207,7 @@ def test_without_the_option_no_test_fails_for_a_job(pytester: pytest.Pytester) -
 
 
 def test_fixture_has_the_jobs_of_its_test(pytester: pytest.Pytester) -> None:
-    """Wherever the application was made; no other test's; and it can hold them."""
+    """Wherever the application is made; no jobs of other tests; and it can hold them."""
     run(
         pytester,
         FAILING,
@@ -290,7 +290,7 @@ DURABLE = """
 
 
 def test_durable_jobs_run_in_memory(pytester: pytest.Pytester) -> None:
-    """Whichever fixture comes first; and without the fixture there is the file."""
+    """Whichever fixture comes first; without the fixture, the file is used."""
     pytester.makeconftest(APPLICATION + DURABLE)
     run(
         pytester,
@@ -329,7 +329,7 @@ def test_durable_jobs_run_in_memory(pytester: pytest.Pytester) -> None:
 def test_option_fails_the_test_in_which_a_durable_job_is_buried(
     pytester: pytest.Pytester,
 ) -> None:
-    """R2: and not for an attempt that is followed by another one."""
+    """R2: but not for an attempt that is followed by another one."""
     pytester.makeconftest(APPLICATION + DURABLE)
     result = run(
         pytester,
@@ -359,7 +359,7 @@ def test_option_fails_the_test_in_which_a_durable_job_is_buried(
 
 
 def test_plugin_imports_nothing_until_it_is_used(pytester: pytest.Pytester) -> None:
-    """Also where it is told of by `--help` and among the markers and fixtures."""
+    """Not even for `--help`, or for the lists of markers and fixtures."""
     pytester.path.joinpath("conftest.py").unlink()
     pytester.makepyfile(
         """
@@ -396,7 +396,7 @@ def copy_page(pytester: pytest.Pytester) -> list[str]:
 
 
 def test_page_is_followed_to_the_letter(pytester: pytest.Pytester) -> None:
-    """In an empty directory, and the tests that it shows pass; as many as it says."""
+    """In an empty directory; the tests that it shows pass, as many as it says."""
     assert copy_page(pytester) == [
         "pytest.ini",
         "application.py",

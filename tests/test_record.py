@@ -1,4 +1,4 @@
-"""What the dashboard keeps of an exception, whatever the exception is."""
+"""The record that the dashboard keeps of an exception, whatever the exception is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.work import Boom, Reports, fail, nothing
 
 
 class Empty(Exception):
-    """As one that counts the items that were refused, and knows of none."""
+    """Like an exception that counts refused items, and has none."""
 
     def __len__(self) -> int:
         return 0
@@ -24,7 +24,7 @@ class NoBool(Exception):
 
 
 def test_exception_that_is_false_is_told_of() -> None:
-    """None is the only one that is no exception; causes likewise."""
+    """Only None means no exception; the same goes for causes."""
     for error in (Empty("empty"), NoBool("no bool")):
         error.__cause__ = Empty("cause")
         assert [(raised.message, raised.link) for raised in raised_by(error)] == [
@@ -34,7 +34,7 @@ def test_exception_that_is_false_is_told_of() -> None:
 
 
 def story(error: BaseException) -> list[str]:
-    """The messages with the links between them, as they are read on the page."""
+    """Return the messages and the links between them, as on the page."""
     told = [text for raised in raised_by(error) for text in (raised.link, raised.message)]
     assert told[0] == ""
     assert all(told[1:])
@@ -47,7 +47,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
 
 
 async def test_failure_in_a_task_group_is_told_with_its_traceback() -> None:
-    """In the line of the table the group, and what failed in it; all on the page."""
+    """The table row has the group and what failed in it; the page has everything."""
 
     async def job() -> None:
         async with asyncio.TaskGroup() as group:
@@ -72,7 +72,7 @@ async def test_failure_in_a_task_group_is_told_with_its_traceback() -> None:
 
 
 def test_story_of_a_group_is_told_in_order() -> None:
-    """What it came from, what is inside, each with its own causes, then the group."""
+    """Its causes, then the inner exceptions with their own causes, then the group."""
     inner = ExceptionGroup("inner", [Boom("c"), Boom("d")])
     parts = [Boom("a"), caused(Boom("b"), Boom("before b")), inner]
     group: Any = ExceptionGroup("outer", parts)
@@ -99,7 +99,7 @@ def test_story_of_a_group_is_told_in_order() -> None:
 
 
 def test_story_of_groups_is_bounded() -> None:
-    """In number and depth; the outermost is always there, and so is the first inside."""
+    """In number and depth; the outermost and the first inner one are always there."""
     many = ExceptionGroup("many", [Boom(str(number)) for number in range(100)])
     assert [raised.message for raised in raised_by(many)] == [
         *map(str, range(9)),

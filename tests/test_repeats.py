@@ -30,14 +30,14 @@ from aiohttp_jobs.repeats import repeat_of, repeats_of
 from tests.loops import later, settle
 from tests.work import Boom, Reports, nothing, stubborn, wait_for
 
-# What the clock shows when that of the loop shows 0: a tick of every(60).
+# The clock's time when the loop's time is 0: a tick of every(60).
 START = 1_700_000_040.0
 
 user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
 
 
 class Clock:
-    """The clock on the wall, which goes with that of the loop, and can be set."""
+    """The wall clock, which advances with the loop's clock, and can be set."""
 
     def __init__(self) -> None:
         self.offset = START
@@ -54,11 +54,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class Work:
-    """A function to be repeated, which notes when it was called.
+    """A function to repeat, which records when it was called.
 
     Args:
-        clock: what it looks at.
-        seconds: how long each takes.
+        clock: the clock that it reads.
+        seconds: how long each call takes.
     """
 
     def __init__(self, clock: Clock, seconds: float = 0) -> None:
@@ -105,7 +105,7 @@ async def test_first_job_may_come_at_once(work: Work) -> None:
 
 
 async def test_long_times_are_waited_for_in_pieces(work: Work, clock: Clock) -> None:
-    """The clock on the wall may be set meanwhile, and counts."""
+    """The wall clock may be set meanwhile, and is followed."""
     async with Scheduler() as scheduler:
         repeats_ = repeat(scheduler, cron("0 0 * * *"), work.refresh)
         midnight = repeats_.next_at
@@ -121,7 +121,7 @@ async def test_long_times_are_waited_for_in_pieces(work: Work, clock: Clock) -> 
 async def test_clock_that_is_put_back_a_little_repeats_no_tick(
     work: Work, clock: Clock
 ) -> None:
-    """As a time server does."""
+    """A time server may do that."""
     async with Scheduler() as scheduler:
         repeat(scheduler, every(60), work.refresh)
         await later(61)
@@ -133,7 +133,7 @@ async def test_clock_that_is_put_back_a_little_repeats_no_tick(
 
 
 async def test_clock_that_is_put_back_a_lot_is_followed(work: Work, clock: Clock) -> None:
-    """Else nothing would be repeated until that time comes again."""
+    """Otherwise nothing would be repeated until that time comes again."""
     async with Scheduler() as scheduler:
         repeat(scheduler, every(60), work.refresh)
         await later(61)
@@ -143,7 +143,7 @@ async def test_clock_that_is_put_back_a_lot_is_followed(work: Work, clock: Clock
 
 
 async def test_missed_ticks_are_not_made_up_for(work: Work, clock: Clock) -> None:
-    """After a machine has slept: one job, and not one for each tick."""
+    """After a machine has slept, there is one job, and not one for each tick."""
     async with Scheduler() as scheduler:
         repeat(scheduler, every(60), work.refresh)
         await later(30)
@@ -155,7 +155,7 @@ async def test_missed_ticks_are_not_made_up_for(work: Work, clock: Clock) -> Non
 async def test_jitter_comes_later_than_the_tick(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a random time of its own for each job."""
+    """By a random time that is new for each job."""
     asked: list[tuple[float, float]] = []
 
     def uniform(least: float, most: float) -> float:
@@ -176,7 +176,7 @@ async def test_jitter_comes_later_than_the_tick(
 async def test_schedule_of_ones_own_that_fails_is_told(
     work: Work, reports: Reports
 ) -> None:
-    """R2: and it is repeated no more."""
+    """R2: and the function is no longer repeated."""
 
     class Once:
         def __init__(self) -> None:
@@ -198,7 +198,7 @@ async def test_schedule_of_ones_own_that_fails_is_told(
 async def test_schedule_that_tells_no_later_tick_is_refused(
     work: Work, tick: Any
 ) -> None:
-    """R2: it would be due again and again, without a pause."""
+    """R2: the function would be due again and again, without a pause."""
 
     class Broken:
         def next_after(self, moment: float) -> Any:
@@ -214,7 +214,7 @@ async def test_schedule_that_tells_no_later_tick_is_refused(
 
 
 async def test_function_is_called_with_its_arguments() -> None:
-    """Each time; the jobs have their name, their timeout and where they come from."""
+    """Each time; the jobs have a name, a timeout and an origin."""
     called: list[tuple[object, ...]] = []
 
     async def refresh(*args: object) -> None:
@@ -233,7 +233,7 @@ async def test_function_is_called_with_its_arguments() -> None:
 
 
 async def test_jobs_run_in_a_copy_of_the_context_variables_of_the_start() -> None:
-    """A6: what one job sets, the next one does not see."""
+    """A6: the next job does not see what one job sets."""
     seen: list[str] = []
 
     async def refresh() -> None:
@@ -249,7 +249,7 @@ async def test_jobs_run_in_a_copy_of_the_context_variables_of_the_start() -> Non
 
 
 async def test_it_is_no_part_of_the_job_that_has_started_it() -> None:
-    """L2: whose slot it would lend, where it has to wait for room."""
+    """L2: otherwise it would lend that job's slot when it has to wait for room."""
     go = asyncio.Event()
 
     async def starter() -> None:
@@ -267,7 +267,7 @@ async def test_it_is_no_part_of_the_job_that_has_started_it() -> None:
 
 
 async def test_blocking_function_is_repeated_by_in_thread() -> None:
-    """It is a function that returns a coroutine."""
+    """in_thread is a function that returns a coroutine."""
     called: list[int] = []
     async with Scheduler(wait_timeout=None) as scheduler:
         repeats_ = repeat(scheduler, every(60), in_thread, called.append, 1)
@@ -282,7 +282,7 @@ async def test_blocking_function_is_repeated_by_in_thread() -> None:
 
 @pytest.mark.parametrize("how", ["raises at the call", "raises", "returns none"])
 async def test_failure_is_told_and_survived(how: str, reports: Reports) -> None:
-    """R2: each of them."""
+    """R2: each failure is reported."""
 
     def at_the_call() -> Any:
         raise Boom
@@ -314,7 +314,7 @@ async def test_failure_is_told_and_survived(how: str, reports: Reports) -> None:
 
 
 async def test_awaitable_is_awaited() -> None:
-    """Also one that is no coroutine."""
+    """Even one that is not a coroutine."""
 
     def refresh() -> asyncio.Future[str]:
         future = asyncio.get_running_loop().create_future()
@@ -349,7 +349,7 @@ async def test_tick_is_left_out_while_the_last_job_runs(
 
 
 async def test_tick_is_left_out_while_the_last_job_is_pending(work: Work) -> None:
-    """L1: one of them in the queue is enough."""
+    """L1: one job in the queue is enough."""
     go = asyncio.Event()
     async with Scheduler(limit=1) as scheduler:
         await scheduler.spawn(wait_for(go))
@@ -362,7 +362,7 @@ async def test_tick_is_left_out_while_the_last_job_is_pending(work: Work) -> Non
 
 
 async def test_full_scheduler_takes_the_job_when_there_is_room(work: Work) -> None:
-    """A3: it waits like others, and once."""
+    """A3: it waits for room like others, and only once."""
     go = asyncio.Event()
     async with Scheduler(limit=1, pending_limit=1) as scheduler:
         await scheduler.spawn(wait_for(go))
@@ -382,7 +382,7 @@ async def test_full_scheduler_takes_the_job_when_there_is_room(work: Work) -> No
 
 
 async def test_cancel_ends_it_and_leaves_the_job_alone(clock: Clock) -> None:
-    """It can be cancelled again, and from inside of the job."""
+    """It can be cancelled again, and from inside the job."""
     work = Work(clock, seconds=10)
     async with Scheduler() as scheduler:
         repeats_ = repeat(scheduler, every(60), work.refresh)
@@ -438,7 +438,7 @@ async def test_drain_does_not_wait_for_the_next_tick(clock: Clock) -> None:
 
 
 async def test_ticks_are_left_out_while_it_drains(clock: Clock) -> None:
-    """E4: else a drain might never end; afterwards they come again."""
+    """E4: otherwise a drain might never end; afterwards they come again."""
     work = Work(clock, seconds=50)
     async with Scheduler() as scheduler:
         repeat(scheduler, every(1), work.refresh)
@@ -479,7 +479,7 @@ async def test_close_while_it_waits_for_room_ends_it(work: Work) -> None:
 
 
 async def test_nothing_is_kept_after_the_end(work: Work) -> None:
-    """L4: of the jobs the last one, and of what was cancelled nothing."""
+    """L4: only the last job is kept, and nothing of a repeat that was cancelled."""
     gc.disable()
     try:
         async with Scheduler() as scheduler:
@@ -503,7 +503,7 @@ async def test_nothing_is_kept_after_the_end(work: Work) -> None:
 
 
 async def test_application_repeats_from_its_start_to_its_shutdown(work: Work) -> None:
-    """W2: the jobs may use what clean-up contexts make, also those added later."""
+    """W2: the jobs may use the resources of clean-up contexts, even those added later."""
     app = web.Application()
     setup(app)
     seen: list[bool] = []
@@ -532,7 +532,7 @@ async def test_application_repeats_from_its_start_to_its_shutdown(work: Work) ->
 
 
 async def test_application_that_runs_repeats_from_now_on(work: Work) -> None:
-    """Its scheduler ends it."""
+    """Its scheduler's close ends the repeat."""
     app = web.Application()
     scheduler = setup(app)
     runner = web.AppRunner(app)
@@ -549,7 +549,7 @@ async def test_application_that_runs_repeats_from_now_on(work: Work) -> None:
 async def test_cancelled_before_the_application_starts_it_never_begins(
     work: Work,
 ) -> None:
-    """Nor does it show up."""
+    """Nor is it listed."""
     app = web.Application()
     scheduler = setup(app)
     repeat(app, every(60), work.refresh, at_once=True).cancel()
@@ -571,7 +571,7 @@ async def test_application_without_a_scheduler_is_refused(work: Work) -> None:
 
 
 async def test_repeats_of_a_scheduler_are_listed(work: Work) -> None:
-    """The one that is due next comes first."""
+    """The repeat that is due next comes first."""
     async with Scheduler() as scheduler, Scheduler() as other:
         late = repeat(scheduler, every(3600), work.refresh, name="late")
         soon = repeat(scheduler, every(60), work.refresh)
@@ -585,7 +585,7 @@ async def test_repeats_of_a_scheduler_are_listed(work: Work) -> None:
 
 
 async def test_observers_know_which_jobs_are_repeated(work: Work) -> None:
-    """Until they were told of the end; jobs that these spawn are none of them."""
+    """Until they are told of the end; jobs spawned by repeated jobs are not repeated."""
     seen: list[tuple[str, str, Repeat | None]] = []
 
     class Watch:
@@ -657,7 +657,7 @@ def test_no_loop_is_refused() -> None:
 
 
 async def test_let_go_job_does_not_keep_the_next_from_coming() -> None:
-    """E0: its code may still run; for the books it is over."""
+    """E0: its code may still run, but it counts as closed."""
     go = asyncio.Event()
     async with Scheduler(exception_handler=Reports()) as scheduler:
         repeats_ = repeat(scheduler, every(60), stubborn, go)

@@ -1,4 +1,4 @@
-"""Schedules: their ticks, where clocks are put forward and back, and what is refused."""
+"""Schedules: their ticks, clocks that are put forward and back, and what is refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOMENTS = st.floats(0, 4e9)
 
 
 def at(text: str, fold: int = 0) -> float:
-    """The moment when a clock in Madrid shows this."""
+    """Return the moment at which a clock in Madrid shows this."""
     return datetime.fromisoformat(text).replace(tzinfo=MADRID, fold=fold).timestamp()
 
 
@@ -41,7 +41,7 @@ def test_tick_is_not_its_own_next_one() -> None:
 
 @given(st.floats(1e-2, 1e7), MOMENTS)
 def test_no_tick_of_every_is_lost_or_comes_twice(seconds: float, moment: float) -> None:
-    """Whatever the numbers are rounded to, each multiple has its turn."""
+    """Despite rounding, each multiple is a tick once."""
     schedule = every(seconds)
     first = schedule.next_after(moment)
     assert first > moment
@@ -60,7 +60,7 @@ def test_every_refuses_what_is_no_distance(seconds: float) -> None:
 
 @pytest.mark.parametrize("seconds", ["60", True, None])
 def test_every_refuses_what_is_no_number(seconds: object) -> None:
-    """Also True, which Python takes for one."""
+    """Even True, which Python takes for one."""
     with pytest.raises(TypeError, match=r"every\(\) takes a number of seconds"):
         every(seconds)  # type: ignore[arg-type]
 
@@ -69,7 +69,7 @@ def test_every_refuses_what_is_no_number(seconds: object) -> None:
 
 
 def test_cron_follows_the_clock_of_its_time_zone() -> None:
-    """Seven in the morning is another moment in winter than in summer."""
+    """Seven in the morning is at another UTC time in winter than in summer."""
     schedule = cron("0 7 * * 1-5", tz="Europe/Madrid")
     for day in ("2026-01-16", "2026-07-17"):  # Fridays
         friday = schedule.next_after(at(f"{day}T03:00"))
@@ -93,7 +93,7 @@ def test_tick_in_the_hour_that_is_left_out_comes_after_it() -> None:
 
 
 def test_tick_in_the_hour_that_comes_twice_comes_once() -> None:
-    """The clocks went from 03:00 back to 02:00; also who asks in between is told of the
+    """The clocks went back from 03:00 to 02:00; asked in between, the schedule says the
     next day."""
     schedule = cron("30 2 * * *", tz="Europe/Madrid")
     tick = schedule.next_after(at("2026-10-25T00:00"))
@@ -103,7 +103,7 @@ def test_tick_in_the_hour_that_comes_twice_comes_once() -> None:
 
 
 def test_each_quarter_of_an_hour_that_comes_twice_has_its_tick() -> None:
-    """What goes by the distance, and not by the time of day, loses none."""
+    """A schedule by interval, and not by time of day, loses no tick."""
     schedule = cron("*/15 * * * *", tz="Europe/Madrid")
     tick = at("2026-10-25T01:50")
     for _ in range(12):
@@ -115,7 +115,7 @@ def test_each_quarter_of_an_hour_that_comes_twice_has_its_tick() -> None:
     MOMENTS, st.sampled_from(["*/7 * * * *", "30 2 * * *", "0 0 1 * 1", "5 * * * * *"])
 )
 def test_ticks_do_not_depend_on_who_asks(moment: float, expression: str) -> None:
-    """Who asks at any moment between two ticks is told the same one."""
+    """At any moment between two ticks, the next tick is the same."""
     schedule = cron(expression, tz="Europe/Madrid")
     tick = schedule.next_after(moment)
     assert tick > moment
@@ -134,7 +134,7 @@ def test_cron_refuses_what_it_cannot_read(expression: str) -> None:
 
 
 def test_cron_refuses_what_never_comes_true() -> None:
-    """The 30th of February would be waited for, for ever."""
+    """The wait for a 30th of February would never end."""
     with pytest.raises(ValueError, match="30 2"):
         cron("0 0 30 2 *")
 
@@ -148,7 +148,7 @@ def test_cron_refuses_a_time_zone_that_is_none(tz: str) -> None:
 
 @pytest.mark.parametrize("arguments", [{"expression": 7}, {"tz": MADRID}])
 def test_cron_takes_strings(arguments: dict[str, object]) -> None:
-    """A tzinfo could not be shown, nor compared."""
+    """A tzinfo could be neither shown nor compared."""
     given: dict[str, object] = {"expression": "0 7 * * *", **arguments}
     with pytest.raises(TypeError, match=f"takes a str as {next(iter(arguments))}"):
         cron(**given)  # type: ignore[arg-type]
@@ -157,7 +157,7 @@ def test_cron_takes_strings(arguments: dict[str, object]) -> None:
 def test_cron_without_its_extra_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The package is asked for by cron() alone."""
+    """Only cron() needs the package."""
     monkeypatch.setitem(sys.modules, "cronsim", None)
     assert every(60).next_after(0) == 60
     with pytest.raises(ModuleNotFoundError, match=r"install aiohttp-jobs\[cron\]"):
@@ -168,7 +168,7 @@ def test_cron_without_its_extra_says_what_to_install(
 
 
 def test_schedules_are_equal_when_their_ticks_are() -> None:
-    """They may be the keys of a dict, and nobody can change one."""
+    """They may be keys of a dict, and are immutable."""
     schedules = [every(60), every(61), cron("* * * * *"), cron("* * * * *", tz="CET")]
     for one, other in itertools.product(schedules, repeat=2):
         assert (one == other) is (one is other)
@@ -182,5 +182,5 @@ def test_schedules_are_equal_when_their_ticks_are() -> None:
     "schedule", [every(3600), every(0.5), cron("0 7 * * 1-5", tz="Europe/Madrid")]
 )
 def test_schedule_shows_how_it_was_made(schedule: object) -> None:
-    """Its repr, evaluated, is its equal."""
+    """Its repr evaluates to an equal schedule."""
     assert eval(repr(schedule)) == schedule

@@ -27,13 +27,13 @@ async def test_spawn_with_a_free_slot_is_active_at_once() -> None:
     async with Scheduler(limit=1) as scheduler:
         job = await scheduler.spawn(give(3), "three")
         assert isinstance(job, Job)
-        assert job.active or job.closed  # closed at once by an eager task factory
+        assert job.active or job.closed  # closed at once under an eager task factory
         assert job.get_name() == "three"
         assert await job.wait() == 3
 
 
 async def test_spawn_without_a_free_slot_is_pending() -> None:
-    """A1: else it is pending, and becomes active when a slot is free."""
+    """A1: otherwise it is pending, and becomes active when a slot is free."""
     go = asyncio.Event()
     async with Scheduler(limit=1) as scheduler:
         first = await scheduler.spawn(wait_for(go))
@@ -48,7 +48,7 @@ async def test_spawn_without_a_free_slot_is_pending() -> None:
 
 
 async def test_spawn_does_not_start_before_one_that_waits() -> None:
-    """A1: a free slot is not for a newcomer while somebody waits before it."""
+    """A1: a newcomer does not get a free slot while others wait ahead of it."""
     go, log = asyncio.Event(), list[int]()
     async with Scheduler(limit=1) as scheduler:
         await scheduler.spawn(wait_for(go, log, 0))
@@ -171,7 +171,7 @@ async def test_closing_wakes_callers_that_wait_for_room() -> None:
 
 
 async def test_closing_refuses_a_caller_that_was_just_given_room() -> None:
-    """A4: also one whose place was given in the same turn, and who has not run yet."""
+    """A4: even one that got its place in the same turn, and has not run yet."""
     go = asyncio.Event()
     scheduler = Scheduler(limit=1, pending_limit=1)
     await scheduler.spawn(wait_for(go))
@@ -227,7 +227,7 @@ async def test_cancelled_spawn_closes_the_coroutine_and_leaves_no_trace() -> Non
 async def test_spawn_is_cancelled_in_the_turn_in_which_there_is_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A5, L5: it gets no place; and its job is none of the scheduler's at any moment."""
+    """A5, L5: it gets no place, and its job never belongs to the scheduler."""
     made: list[Job[Any]] = []
     make = scheduler_module.make_job  # type: ignore[attr-defined]
 
@@ -252,7 +252,7 @@ async def test_spawn_is_cancelled_in_the_turn_in_which_there_is_room(
 
 
 async def test_spawn_cancelled_when_just_given_room_never_ran() -> None:
-    """A5: also when its place was given in the same turn; the next one gets it."""
+    """A5: even if it got its place in the same turn; the next caller gets that."""
     go, log = asyncio.Event(), list[int]()
     async with Scheduler(limit=1, pending_limit=1) as scheduler:
         await scheduler.spawn(wait_for(go))
@@ -281,7 +281,7 @@ async def test_spawn_cancelled_when_just_given_room_never_ran() -> None:
     ],
 )
 async def test_no_coroutine_is_refused_at_once(what: Any, hint: str) -> None:
-    """A5: what is no coroutine is refused with TypeError, before it touches the queue."""
+    """A5: anything but a coroutine is refused with TypeError, before it is queued."""
     go = asyncio.Event()
     async with Scheduler(limit=1, pending_limit=1) as scheduler:
         await scheduler.spawn(wait_for(go))
@@ -328,7 +328,7 @@ async def test_bad_arguments_close_the_coroutine(
 
 
 async def test_queued_job_runs_in_its_own_spawners_context() -> None:
-    """A6: in a copy of the spawner's variables, taken then, not in the ender's."""
+    """A6: in a copy of the spawner's context, not that of the job whose end starts it."""
     go, seen = asyncio.Event(), list[str]()
 
     async def look() -> None:
@@ -348,7 +348,7 @@ async def test_queued_job_runs_in_its_own_spawners_context() -> None:
 
 
 async def test_job_that_waited_for_room_runs_in_its_spawners_context() -> None:
-    """A6: taken when spawn was called, also if it then waits for room."""
+    """A6: the context is copied when spawn is called, even if that waits for room."""
     go, seen = asyncio.Event(), list[str]()
 
     async def look() -> None:
@@ -368,7 +368,7 @@ async def test_job_that_waited_for_room_runs_in_its_spawners_context() -> None:
     assert seen == ["one", "one", "two"]
 
 
-@pytest.mark.not_on("contextless")  # where a task runs in a copy of it
+@pytest.mark.not_on("contextless")  # there a task runs in a copy of the context
 @pytest.mark.parametrize("limit", [1, None])
 async def test_context_argument_overrides(limit: int | None) -> None:
     """A6: context= is the context itself, as in asyncio.create_task."""
@@ -419,7 +419,7 @@ def test_bad_option_is_refused_by_name(
 
 
 def test_good_options_are_kept() -> None:
-    """A7 and compatibility: the same defaults and properties as the peer's."""
+    """A7 and compatibility: the defaults and properties are the same as in aiojobs."""
     scheduler = Scheduler()
     assert scheduler.limit == 100
     assert scheduler.pending_limit == 10000
@@ -451,7 +451,7 @@ def test_good_options_are_kept() -> None:
 
 
 def test_scheduler_is_made_without_a_loop_and_used_later() -> None:
-    """A8: it may be made with no loop running and belongs to the first that uses it."""
+    """A8: it may be made with no loop running, and belongs to the first that uses it."""
     scheduler = Scheduler()
 
     async def use() -> int:
@@ -470,8 +470,8 @@ def test_scheduler_is_made_without_a_loop_and_used_later() -> None:
 
 
 def test_closed_scheduler_is_closed_again_in_another_loop() -> None:
-    """A8: nothing is left to be done, so nobody has to know the first loop; a module
-    that keeps a scheduler is closed by each application of its tests."""
+    """A8: nothing is left to do, so the first loop does not matter; each application in a
+    module's tests may close the module's scheduler."""
     scheduler = Scheduler()
 
     async def close() -> None:
@@ -505,7 +505,7 @@ async def test_use_from_another_thread_is_refused() -> None:
 
 
 async def test_job_that_ends_in_its_first_step_is_accounted() -> None:
-    """A9: the same under an eager task factory, where it ends inside of spawn."""
+    """A9: also under an eager task factory, where it ends inside spawn."""
     async with Scheduler(limit=1, pending_limit=1) as scheduler:
         jobs = [await scheduler.spawn(give(n)) for n in range(50)]
         assert [await job for job in jobs] == list(range(50))
@@ -541,7 +541,7 @@ async def test_task_factory_that_refuses_fails_the_job(
 
 
 async def test_iteration_goes_over_a_snapshot() -> None:
-    """L5: it may be iterated, measured and asked at any time."""
+    """L5: iteration, len() and `in` work at any time."""
     go = asyncio.Event()
     async with Scheduler(limit=1, pending_limit=2) as scheduler:
         jobs = [await scheduler.spawn(wait_for(go)) for _ in range(3)]
@@ -563,7 +563,7 @@ async def test_iteration_goes_over_a_snapshot() -> None:
     assert repr(scheduler) == "<Scheduler closed jobs=0>"
 
 
-# -- what integrations use ---------------------------------------------------------------
+# -- for integrations --------------------------------------------------------------------
 
 
 async def test_spawn_at_once_takes_no_slot() -> None:
@@ -585,7 +585,7 @@ async def test_spawn_at_once_takes_no_slot() -> None:
 
 
 async def test_spawn_at_once_job_may_wait_for_children() -> None:
-    """L2: one that has no slot has none to lend."""
+    """L2: a job without a slot has none to lend."""
 
     async def parent() -> None:
         await asyncio.gather(*[(await scheduler.spawn(give(n))).wait() for n in "ab"])
@@ -646,7 +646,7 @@ async def test_drain_from_inside_a_job_does_not_wait_for_it() -> None:
 
 
 async def test_scheduler_that_is_thrown_away_with_jobs_says_so() -> None:
-    """What is leaked says so with ResourceWarning, and its coroutines are closed."""
+    """A leaked scheduler raises a ResourceWarning, and closes its coroutines."""
     future = asyncio.get_running_loop().create_future()
     scheduler = Scheduler()
     scheduler.spawn_after(future, nothing())
@@ -657,7 +657,7 @@ async def test_scheduler_that_is_thrown_away_with_jobs_says_so() -> None:
 
 
 async def test_spawn_returns_a_closed_job_that_somebody_closed_meanwhile() -> None:
-    """A1: a job that was accepted is returned, also if closed in the same turn."""
+    """A1: a job that was accepted is returned, even if closed in the same turn."""
     go = asyncio.Event()
     async with Scheduler(limit=1, pending_limit=1) as scheduler:
         await scheduler.spawn(wait_for(go))

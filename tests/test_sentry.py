@@ -1,7 +1,7 @@
-"""Sentry: the real SDK, with a transport that keeps what it is to send (A6, A9, R2).
+"""Sentry: the real SDK, with a transport that keeps the events (A6, A9, R2).
 
-The application is in tests/tools/job_sentry.py, and runs once, in a process of its own:
-Sentry patches what it finds.
+The application is in tests/tools/job_sentry.py, and runs once, in a process of its own,
+as Sentry patches other libraries.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def only(sent: Sent, kind: str) -> Sent:
 def test_failure_is_captured_once_with_the_user_of_its_spawner(
     found: dict[str, Any], how: str
 ) -> None:
-    """R2, A6: also where the record of the event loop's own handler is captured."""
+    """R2, A6: even if Sentry captures the log record of the event loop's own handler."""
     failures = only(found["failures"][how], "failure")
     assert brief(failures, "error", "user", "name", "mechanism") == [
         (["Boom"], "ann", "fail", "aiohttp_jobs"),
@@ -49,7 +49,7 @@ def test_failure_is_captured_once_with_the_user_of_its_spawner(
 
 
 def test_scope_of_a_job_begins_as_that_of_its_spawner_was(found: dict[str, Any]) -> None:
-    """A6: as it was when it was spawned; afterwards neither changes the other."""
+    """A6: as it was when the job was spawned; afterwards neither changes the other."""
     *jobs, message = found["one_scope"]
     assert brief(only(jobs, "failure"), "user", "tags") == [
         (f"user {number}", {f"of_job_{number}": "yes"}) for number in range(3)
@@ -58,7 +58,7 @@ def test_scope_of_a_job_begins_as_that_of_its_spawner_was(found: dict[str, Any])
 
 
 def test_failure_that_is_received_is_not_captured(found: dict[str, Any]) -> None:
-    """R2: it is a matter of who has waited."""
+    """R2: it is up to the waiter."""
     assert brief(found["received"], "type", "status") == [
         ("transaction", "internal_error")
     ]
@@ -99,7 +99,7 @@ def test_transaction_tells_the_outcome(
 
 
 def test_what_a_job_does_is_in_its_transaction(found: dict[str, Any]) -> None:
-    """And that is in the trace of the spawner's."""
+    """And that is in the spawner's trace."""
     spawner, job = found["spans"]
     assert (spawner["spans"], job["spans"]) == ([], ["send"])
     assert spawner["trace"] == job["trace"]
@@ -118,7 +118,7 @@ def test_atomic_handler_is_a_part_of_its_request(found: dict[str, Any]) -> None:
 
 
 def test_job_of_a_request_has_its_user_and_its_trace(found: dict[str, Any]) -> None:
-    """W3: and a transaction of its own, with what is known of the job."""
+    """W3: and a transaction of its own, with the data of the job."""
     request, job, failure = found["requests"]["/spawn"]
     assert request["op"] == "http.server"
     assert request["name"].endswith("spawning_handler")
@@ -131,7 +131,7 @@ def test_job_of_a_request_has_its_user_and_its_trace(found: dict[str, Any]) -> N
 def test_failure_that_a_handler_lets_through_is_captured_once(
     found: dict[str, Any],
 ) -> None:
-    """R2: by Sentry's own integration, as the request's, whose name it does not take."""
+    """R2: by Sentry's own integration, as the request's failure, whose name stays."""
     sent = found["requests"]["/wait"]
     [failure] = only(sent, "failure")
     assert (failure["mechanism"], failure["user"]) == ("aiohttp", "user of /wait")
@@ -142,7 +142,7 @@ def test_failure_that_a_handler_lets_through_is_captured_once(
 def test_attempt_of_a_durable_job_has_a_scope_and_a_transaction(
     found: dict[str, Any],
 ) -> None:
-    """Though it takes no slot, it is no part of a request, as an atomic handler is."""
+    """It takes no slot, but unlike an atomic handler it is not part of a request."""
     failures = only(found["durable_jobs"], "failure")
     assert brief(failures, "error", "name", "tags") == [
         (["Boom"], "mail.welcome", {f"of_job_{number}": "yes"}) for number in range(2)
@@ -173,13 +173,13 @@ def test_repeat_has_a_monitor(found: dict[str, Any], function: str, status: str)
 
 
 def test_repeated_jobs_are_each_in_a_trace_of_its_own(found: dict[str, Any]) -> None:
-    """They have no spawner that has one."""
+    """They have no spawner with a trace."""
     traces = [each["trace"] for each in only(found["monitors"]["fail"], "transaction")]
     assert len(set(traces)) == len(traces) == 2
 
 
 def test_monitors_can_be_left_out(found: dict[str, Any]) -> None:
-    """Since each costs money."""
+    """Each of them costs money."""
     assert [each["type"] for each in found["monitors"]["none"]] == ["transaction"]
 
 
@@ -203,7 +203,7 @@ def _repeat(schedule: Any) -> Repeat:
 def test_monitor_has_the_schedule_if_sentry_knows_such(
     schedule: Any, expected: Any
 ) -> None:
-    """Those with seconds it does not."""
+    """Sentry does not know schedules with seconds."""
     config = _config_of(_repeat(schedule))
     if expected is None:
         assert config is None
@@ -217,7 +217,7 @@ def test_monitor_has_the_schedule_if_sentry_knows_such(
 
 
 def test_name_of_a_monitor_is_what_sentry_takes() -> None:
-    """Small letters, figures, _ and -, and not too many."""
+    """Lower-case letters, digits, _ and -, and not too many."""
     assert _slug("Reports.<locals>.clean_UP") == "reports-locals-clean_up"
     assert len(_slug("x" * 99)) == 50
 
@@ -228,7 +228,7 @@ def test_name_of_a_monitor_is_what_sentry_takes() -> None:
 async def test_nothing_happens_before_sentry_is_initialized(
     found: dict[str, Any],
 ) -> None:
-    """Neither there nor here, where it never is; and nothing is kept."""
+    """Neither in that process nor in this one, where it never is; and nothing is kept."""
     assert found["before"] == []
     observer = JobSentry()
     async with Scheduler(observers=[observer]) as scheduler:

@@ -1,4 +1,4 @@
-"""How workers find each other: their directory, numbers, sockets; what forks keep."""
+"""How workers find each other: directory, numbers, sockets; and what forks keep."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def share() -> Iterator[str]:
 
 @pytest.fixture
 def places() -> Iterator[list[Place]]:
-    """Those that are put in there are closed at the end."""
+    """A list of places, all of which are closed at the end."""
     opened: list[Place] = []
     yield opened
     for place in opened:
@@ -48,7 +48,7 @@ def places() -> Iterator[list[Place]]:
 
 
 def reach(path: str) -> bool:
-    """Does somebody listen there?"""
+    """Whether somebody listens there."""
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(path)
@@ -61,7 +61,7 @@ def reach(path: str) -> bool:
 
 
 def test_directory_that_is_not_there_is_made_for_its_user_only(share: str) -> None:
-    """Whatever the umask lets others do."""
+    """Whatever the umask."""
     before = os.umask(0)
     try:
         folder = Folder(check_share(f"{share}/"))
@@ -74,7 +74,7 @@ def test_directory_that_is_not_there_is_made_for_its_user_only(share: str) -> No
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701, 0o777])
 def test_directory_that_others_get_into_is_refused(share: str, mode: int) -> None:
-    """The sentence tells the mode that it has, and what to do."""
+    """The error names its mode, and says what to do."""
     os.mkdir(share)
     os.chmod(share, mode)
     with pytest.raises(RuntimeError, match=f"has the mode {mode:04o}.*chmod 700"):
@@ -83,7 +83,7 @@ def test_directory_that_others_get_into_is_refused(share: str, mode: int) -> Non
 
 @pytest.mark.parametrize("slash", ["", "/", "//"])
 def test_link_to_a_directory_is_refused(share: str, tmp_path: Path, slash: str) -> None:
-    """With a slash at its end the kernel alone would follow it."""
+    """With a trailing slash, the kernel by itself would follow it."""
     (tmp_path / "real").mkdir(mode=0o700)
     os.symlink("real", share)
     with pytest.raises(RuntimeError, match="is not a directory, or is a link to one"):
@@ -91,7 +91,7 @@ def test_link_to_a_directory_is_refused(share: str, tmp_path: Path, slash: str) 
 
 
 def test_file_is_refused(share: str) -> None:
-    """It is no directory."""
+    """It is not a directory."""
     Path(share).touch()
     with pytest.raises(RuntimeError, match="is not a directory"):
         Folder(share)
@@ -100,7 +100,7 @@ def test_file_is_refused(share: str) -> None:
 def test_directory_of_another_user_is_refused(
     share: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever its mode; root's, for one that is not root, and the other way round."""
+    """Whatever its mode; both root's for others, and others' for root."""
     os.mkdir(share, 0o700)
     user = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: user + 1)
@@ -109,7 +109,7 @@ def test_directory_of_another_user_is_refused(
 
 
 def test_directory_that_cannot_be_made_is_refused(share: str) -> None:
-    """The one above it is missing: a sentence tells why."""
+    """Its parent directory is missing: the error says so."""
     with pytest.raises(RuntimeError, match=r"cannot be opened.*No such file"):
         Folder(f"{share}/inside")
 
@@ -127,7 +127,7 @@ def test_refused_directories_leave_no_descriptor_open(share: str) -> None:
 
 @pytest.mark.parametrize("wrong", [3, None, b"share"])
 def test_share_that_is_no_path_is_refused(wrong: object) -> None:
-    """The sentence names the argument."""
+    """The error names the argument."""
     with pytest.raises(TypeError, match="share takes the path of a directory"):
         check_share(wrong)  # type: ignore[arg-type]
 
@@ -143,7 +143,7 @@ def test_share_that_can_be_no_path_is_refused(wrong: str) -> None:
 def test_other_platforms_are_refused(
     platform: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sentence tells what to do."""
+    """The error says what to do."""
     monkeypatch.setattr(sys, "platform", platform)
     with pytest.raises(RuntimeError, match="Linux only, leave share out"):
         check_share("share")
@@ -153,7 +153,7 @@ def test_other_platforms_are_refused(
 
 
 def test_name_of_a_socket_is_read_as_it_was_written() -> None:
-    """And what was not written by a worker is nobody's."""
+    """And a name that no worker wrote is rejected."""
     name = SocketName(3, 4711, APPLICATION)
     assert SocketName.parse(str(name)) == name
     for other in (f"{name}.new", lock_name(APPLICATION, 3), "x", f"v1-{APPLICATION}-3"):
@@ -169,7 +169,7 @@ def test_name_of_a_socket_has_the_version_of_the_package() -> None:
 
 
 def test_applications_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By their names, else by the program and where it runs."""
+    """By their names, else by the program and its working directory."""
     assert application_id("shop") == APPLICATION != application_id("mill")
     ours = application_id()
     assert application_id() == ours
@@ -191,7 +191,7 @@ def test_lowest_free_number_is_taken(share: str, places: list[Place]) -> None:
 
 
 def test_wished_number_is_taken_if_it_is_free(share: str, places: list[Place]) -> None:
-    """Else the lowest one that is."""
+    """Otherwise the lowest free one."""
     places += [Place(share, APPLICATION, 2) for _ in range(2)]
     assert [place.number for place in places] == [2, 0]
 
@@ -199,7 +199,7 @@ def test_wished_number_is_taken_if_it_is_free(share: str, places: list[Place]) -
 def test_another_application_has_numbers_of_its_own(
     share: str, places: list[Place]
 ) -> None:
-    """It is seen by the names in the directory, which tell whose they are."""
+    """The names in the directory show whose they are."""
     mill = application_id("mill")
     places += [Place(share, APPLICATION), Place(share, mill)]
     assert [place.number for place in places] == [0, 0]
@@ -222,7 +222,7 @@ def test_socket_that_has_its_name_listens(share: str, places: list[Place]) -> No
 def test_dead_workers_socket_goes_when_its_number_is_taken(
     share: str, places: list[Place]
 ) -> None:
-    """Of whatever version it was; those of other numbers and applications stay."""
+    """Whatever its version; sockets of other numbers and applications stay."""
     Folder(share).close()
     kept = [SocketName(1, 5, APPLICATION), SocketName(0, 5, application_id("mill"))]
     for name in (
@@ -238,8 +238,8 @@ def test_dead_workers_socket_goes_when_its_number_is_taken(
 def test_forked_child_keeps_neither_number_nor_socket(
     share: str, places: list[Place]
 ) -> None:
-    """The child of a killed worker lives on: here the parent gives both up as a killed
-    one does, by its descriptors only."""
+    """The child of a killed worker lives on. Here the parent only closes its descriptors,
+    as when it is killed."""
     place = Place(share, APPLICATION)
     places.append(place)
     path = str(Path(share, str(place.name)))
@@ -256,7 +256,7 @@ def test_forked_child_keeps_neither_number_nor_socket(
         assert reach(path)
         assert place.is_whole()
         places.append(Place(share, APPLICATION))
-        assert places[-1].number == 1  # the lock is the parent's as before
+        assert places[-1].number == 1  # the parent still has its lock
         place.give_up()
         assert not reach(path)
         places.append(Place(share, APPLICATION))
@@ -269,7 +269,7 @@ def test_forked_child_keeps_neither_number_nor_socket(
 
 
 def open_in(share: str) -> list[str]:
-    """What this process has open there: the directory, and files in it."""
+    """Return what this process has open there: the directory, and files in it."""
     found = []
     for descriptor in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):
@@ -278,7 +278,7 @@ def open_in(share: str) -> list[str]:
 
 
 def test_what_is_missing_is_noticed(share: str, places: list[Place]) -> None:
-    """The socket, the lock, the directory, or another one in its place."""
+    """The socket, the lock or the directory, or one replaced by another."""
     places += [Place(share, APPLICATION) for _ in range(4)]
     assert all(place.is_whole() for place in places)
     os.unlink(Path(share, str(places[0].name)))
@@ -298,7 +298,7 @@ def test_what_is_missing_is_noticed(share: str, places: list[Place]) -> None:
 def test_close_leaves_what_another_one_has_put_there(
     share: str, places: list[Place]
 ) -> None:
-    """It is not this worker's any more."""
+    """It no longer belongs to this worker."""
     places += [Place(share, APPLICATION) for _ in range(2)]
     name = Path(share, str(places[0].name))
     os.rename(Path(share, str(places[1].name)), name)
@@ -343,7 +343,7 @@ async def ask(worker: Worker, path: str = "/") -> object:
 
 
 async def test_worker_answers_from_its_start_to_its_end(share: str) -> None:
-    """It says who it is, and what its handlers say; then it has left the directory."""
+    """It says who it is, and what its handlers answer; afterwards it has left."""
 
     async def shop(request: web.BaseRequest) -> web.Response:
         return web.json_response("open")
@@ -361,7 +361,7 @@ async def test_worker_answers_from_its_start_to_its_end(share: str) -> None:
 
 
 def test_worker_on_uvloop(share: str) -> None:
-    """Its sockets are uvloop's own; a child that is forked keeps none all the same."""
+    """Its sockets are uvloop's own; still a forked child keeps none of them."""
 
     async def run() -> None:
         worker = Worker(share, {}, application="shop")
@@ -390,7 +390,7 @@ def test_worker_on_uvloop(share: str) -> None:
 
 
 def listens(share: str) -> bool:
-    """Has this process a socket of this directory that listens?"""
+    """Whether this process has a listening socket in this directory."""
     numbers = {
         line.split()[6]
         for line in Path("/proc/net/unix").read_text().splitlines()[1:]
@@ -406,7 +406,7 @@ def listens(share: str) -> bool:
 async def test_process_of_another_user_is_refused(
     share: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Should one get into the directory."""
+    """In case one gets into the directory."""
     worker = Worker(share, {}, application="shop")
     await worker.open()
     user = os.geteuid()
@@ -418,7 +418,7 @@ async def test_process_of_another_user_is_refused(
 
 
 async def test_refused_directory_refuses_the_application(share: str) -> None:
-    """At its start; nothing stays open."""
+    """At its start, and nothing stays open."""
     os.mkdir(share, 0o755)
     app = web.Application()
     app.cleanup_ctx.append(Worker(share, {}).context)
@@ -431,7 +431,7 @@ async def test_refused_directory_refuses_the_application(share: str) -> None:
 async def test_what_is_missing_is_put_back(
     share: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With the same number, though lower ones are free; told once."""
+    """With the same number, even if lower ones are free; logged once."""
     first, second = (Worker(share, {}, application="shop") for _ in range(2))
     await first.open()
     await second.open()
@@ -470,7 +470,7 @@ async def test_directory_that_is_refused_later_is_told_once(
 
 
 async def test_directory_is_looked_at_again_and_again(share: str) -> None:
-    """By the worker itself."""
+    """The worker does so itself."""
     looked = asyncio.Semaphore(0)
 
     class Looking(Worker):

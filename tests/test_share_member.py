@@ -40,7 +40,7 @@ def sockets(share: str) -> list[str]:
 
 
 async def hear(member: Member) -> object:
-    """What another worker hears of it."""
+    """Return what another worker gets from it."""
     assert member.place is not None
     name = member.place.name
     address = member.place.folder.address(str(name))
@@ -49,7 +49,7 @@ async def hear(member: Member) -> object:
 
 
 async def test_parts_share_a_number_and_a_socket(share: str) -> None:
-    """Each is heard by its own path; of two with one name, the second by another."""
+    """Each answers at its own path; of two with the same name, the second at another."""
     members = [member(share, "a"), member(share, "b"), member(share, "c", "/metrics")]
     for each in members:
         await each.open()
@@ -68,7 +68,7 @@ async def test_parts_share_a_number_and_a_socket(share: str) -> None:
 
 
 async def test_part_that_another_worker_does_not_have_is_told(share: str) -> None:
-    """It is no error of that worker."""
+    """That is not an error of the other worker."""
     first, other = member(share, "a"), member(share, "b", "/metrics")
     await first.open()
     with apart():
@@ -98,7 +98,7 @@ async def test_parts_that_begin_and_end_at_one_time(share: str) -> None:
 
 
 async def test_directory_is_refused_and_the_next_part_may_try_again(share: str) -> None:
-    """Nothing is left of the first one."""
+    """Nothing is left of the first try."""
     Path(share).touch()
     first, second = member(share, "a"), member(share, "b")
     with pytest.raises(RuntimeError, match="is not a directory"):

@@ -1,4 +1,5 @@
-"""One worker asks the others: who is slow, stopped or dead costs a line, no error."""
+"""One worker asks the others: a slow, stopped or dead one is reported, without an
+error."""
 
 from __future__ import annotations
 
@@ -91,7 +92,7 @@ async def asking(shop: Shop) -> AsyncIterator[Others]:
 
 @pytest.fixture
 def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers are good for no time: each asking is a round of its own."""
+    """Do not reuse answers: each ask() is a round of its own."""
     monkeypatch.setattr(module, "_GOOD_FOR", 0.0)
 
 
@@ -103,7 +104,7 @@ def another(share: str) -> Iterator[Command]:
 
 
 async def test_others_answer_in_the_order_of_their_numbers(share: str) -> None:
-    """Not this one, which knows for itself."""
+    """The asking worker is not among them."""
     async with (
         working(share, "shop", "shop", "shop") as shops,
         asking(shops[1]) as others,
@@ -112,7 +113,7 @@ async def test_others_answer_in_the_order_of_their_numbers(share: str) -> None:
 
 
 async def test_others_are_asked_once_however_many_want_to_know(share: str) -> None:
-    """At one time, or within the second for which answers are good."""
+    """At the same time, or within the second for which answers are good."""
     async with working(share, "shop", "shop") as shops, asking(shops[0]) as others:
         told = await asyncio.gather(*(others.ask() for _ in range(20)))
         assert told == [[Answer(shops[1].name, 1)]] * 20
@@ -122,13 +123,13 @@ async def test_others_are_asked_once_however_many_want_to_know(share: str) -> No
 
 @pytest.mark.usefixtures("no_wait")
 async def test_others_are_asked_again_when_answers_are_old(share: str) -> None:
-    """The next who wants to know gets new ones."""
+    """The next caller gets new ones."""
     async with working(share, "shop", "shop") as shops, asking(shops[0]) as others:
         assert [(await others.ask())[0].data for _ in range(3)] == [1, 2, 3]
 
 
 async def test_asker_gives_up_others_still_get_their_answer(share: str) -> None:
-    """Who asked first is cancelled; who joined is not."""
+    """The caller that asked first is cancelled; one that joined is not."""
     async with working(share, "shop", "shop") as shops, asking(shops[0]) as others:
         shops[1].open.clear()
         first = asyncio.create_task(others.ask())
@@ -145,7 +146,7 @@ async def test_asker_gives_up_others_still_get_their_answer(share: str) -> None:
 async def test_slow_worker_is_waited_for_once_and_asked_on(
     share: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It costs half a second once; its answer is taken when it has come. The others'
+    """It costs half a second once; its answer is used once it has come. The others'
     answers are there each time."""
     async with working(share, *["shop"] * 3) as shops, asking(shops[0]) as others:
         shops[1].open.clear()
@@ -153,7 +154,7 @@ async def test_slow_worker_is_waited_for_once_and_asked_on(
         start = time.monotonic()
         assert await others.ask() == [slow, Answer(shops[2].name, 1)]
         assert time.monotonic() - start >= 0.45
-        monkeypatch.setattr(module, "_TURN", 3600.0)  # nobody is waited for so long
+        monkeypatch.setattr(module, "_TURN", 3600.0)  # a wait would now be noticed
         assert await others.ask() == [slow, Answer(shops[2].name, 2)]
         assert await others.ask() == [slow, Answer(shops[2].name, 3)]
         assert shops[1].times_asked == 1
@@ -165,7 +166,7 @@ async def test_slow_worker_is_waited_for_once_and_asked_on(
 
 
 async def test_own_lag_is_not_held_against_others(share: str) -> None:
-    """This event loop blocks for longer than others are waited for; they had answered."""
+    """This event loop blocks for longer than it waits for others, which have answered."""
     with another(share):
         async with working(share, "shop") as shops, asking(shops[0]) as others:
             task = asyncio.create_task(others.ask())
@@ -178,7 +179,7 @@ async def test_own_lag_is_not_held_against_others(share: str) -> None:
 
 
 async def test_others_versions_and_applications_are_told(share: str) -> None:
-    """By their names; they are not asked."""
+    """Their names show them; they are not asked."""
     async with working(share, "shop", "mill") as shops, asking(shops[0]) as others:
         foreign = SocketName(7, 1, application_id("shop"), version="0.0.9")
         Path(share, str(foreign)).touch()
@@ -191,7 +192,7 @@ async def test_others_versions_and_applications_are_told(share: str) -> None:
 
 @pytest.mark.usefixtures("no_wait")
 async def test_killed_worker_is_told_once(share: str) -> None:
-    """Its socket is removed, which it could not do itself."""
+    """The asking worker removes its socket, which it could not do itself."""
     with another(share) as command:
         async with working(share, "shop") as shops, asking(shops[0]) as others:
             [answer] = await others.ask()
@@ -204,7 +205,7 @@ async def test_killed_worker_is_told_once(share: str) -> None:
 
 @pytest.mark.usefixtures("no_wait")
 async def test_stopped_worker_is_slow_until_it_goes_on(share: str) -> None:
-    """And what it was told to do meanwhile is never done."""
+    """And actions that it was asked for meanwhile are never done."""
     with another(share) as command:
         async with working(share, "shop") as shops, asking(shops[0]) as others:
             [answer] = await others.ask()
@@ -272,7 +273,7 @@ async def test_answers_that_are_none_are_told(share: str) -> None:
 async def test_nothing_is_sent_to_another_user(
     share: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Should one have put a socket in the place of a worker's."""
+    """In case one has put a socket in place of a worker's."""
     path = f"{share}.sock"
     user = os.geteuid()
     with socket.socket(socket.AF_UNIX) as server:
@@ -289,7 +290,7 @@ async def test_nothing_is_sent_to_another_user(
 
 
 async def test_directory_is_gone_nobody_is_told_of(share: str) -> None:
-    """Until this worker is back in it."""
+    """Until this worker is back in the directory."""
     shop = Shop(share)
     async with asking(shop) as others:
         assert await others.ask() == []

@@ -1,4 +1,4 @@
-"""One worker is asked: who is silent is waited for once, and asked on."""
+"""Asking one worker: if it is silent, it is waited for only once, but still asked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 
 class Owner:
-    """A worker that answers when it may."""
+    """A worker that answers when the test lets it."""
 
     def __init__(self, share: str) -> None:
         self.member = Member(share, "/shop", {"job": self.job})
@@ -68,7 +68,7 @@ async def ended(owner: Owner, patience: Patience) -> None:
 async def test_silent_worker_is_waited_for_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then it is looked whether its answer has come, and when it has, it is new again."""
+    """After that, only answers that have come are taken; then all is as at first."""
     owner, patience = await started(tmp_path)
     waits = 0
     wait = asyncio.wait
@@ -105,7 +105,7 @@ async def test_silent_worker_is_asked_a_few_things_at_most(tmp_path: Path) -> No
 async def test_questions_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The oldest is given up; who waits for it is told that there is no answer."""
+    """The oldest is given up; its callers are told that there is no answer."""
     monkeypatch.setattr(module, "_MOST", 2)
     owner, patience = await started(tmp_path)
     owner.open.clear()
@@ -117,7 +117,7 @@ async def test_questions_are_bounded(
 async def test_old_answer_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that nobody has waited for, and that came long before it was asked again."""
+    """Nobody waited for it, and it came long before the next question."""
     monkeypatch.setattr(module, "_GOOD_FOR", -1.0)
     owner, patience = await started(tmp_path)
     owner.open.clear()

@@ -1,4 +1,4 @@
-"""Shielding (rules R2, E3, E4 for what is shielded)."""
+"""Shielding (rules R2, E3, E4 for shielded awaitables)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def as_future() -> Awaitable[int]:
 
 @pytest.mark.parametrize("make", [lambda: give(3), as_task, as_future, Awaitable3])
 async def test_shield_gives_the_outcome(make: Callable[[], Awaitable[int]]) -> None:
-    """Compatibility: it takes what asyncio.shield takes, and gives its result."""
+    """Compatibility: it takes what asyncio.shield takes, and returns the result."""
     async with Scheduler() as scheduler:
         assert await scheduler.shield(make()) == 3
 
@@ -56,7 +56,7 @@ async def test_shield_raises_the_exception_and_tells_nobody_else() -> None:
 
 
 async def test_caller_is_cancelled_what_is_shielded_goes_on() -> None:
-    """Compatibility: as asyncio.shield."""
+    """Compatibility: like asyncio.shield."""
     go, log = asyncio.Event(), list[str]()
 
     async def work() -> None:
@@ -77,7 +77,7 @@ async def test_caller_is_cancelled_what_is_shielded_goes_on() -> None:
 
 
 async def test_failure_after_the_caller_has_gone_is_reported_once() -> None:
-    """R2: the same holds for shielded awaitables whose caller has gone."""
+    """R2: shielded awaitables whose caller has gone report their failures, too."""
     go, reports = asyncio.Event(), Reports()
 
     async def caller() -> None:
@@ -94,7 +94,7 @@ async def test_failure_after_the_caller_has_gone_is_reported_once() -> None:
 
 
 async def test_caller_is_cancelled_in_the_turn_of_the_failure() -> None:
-    """R2: the failure has arrived, its caller is cancelled before it collects it."""
+    """R2: the failure has arrived, and its caller is cancelled before receiving it."""
     reports = Reports()
     inner = asyncio.get_running_loop().create_future()
 
@@ -105,7 +105,7 @@ async def test_caller_is_cancelled_in_the_turn_of_the_failure() -> None:
         task = asyncio.create_task(caller())
         await settle()
         inner.set_exception(Boom("boom"))
-        await asyncio.sleep(0)  # the outer future has it, the caller has not run
+        await asyncio.sleep(0)  # the outer future has it, but the caller has not run yet
         task.cancel()
         with pytest.raises((asyncio.CancelledError, Boom)) as caught:
             await task
@@ -114,7 +114,7 @@ async def test_caller_is_cancelled_in_the_turn_of_the_failure() -> None:
 
 
 async def test_failure_that_nobody_ever_awaits_is_reported_once() -> None:
-    """R2: the caller has dropped what shield() returned, which is to have gone."""
+    """R2: a caller that has dropped what shield() returned counts as gone."""
     go, reports = asyncio.Event(), Reports()
     async with Scheduler(exception_handler=reports) as scheduler:
         scheduler.shield(fail(go))
@@ -132,7 +132,7 @@ async def test_failure_that_nobody_ever_awaits_is_reported_once() -> None:
 
 
 async def test_failure_that_nobody_awaits_while_another_caller_does() -> None:
-    """R2: who receives it, receives it for all."""
+    """R2: a caller that receives it does so for all."""
     go, reports = asyncio.Event(), Reports()
     async with Scheduler(exception_handler=reports) as scheduler:
         inner = asyncio.ensure_future(fail(go))
@@ -145,7 +145,7 @@ async def test_failure_that_nobody_awaits_while_another_caller_does() -> None:
 
 
 def test_failure_that_nobody_awaits_is_dropped_after_the_loop_has_ended() -> None:
-    """R2: then the loop's own handler hears of it, as of any future's."""
+    """R2: then the loop's own handler is told, as for any future."""
     told, kept = list[str](), list[Any]()
 
     async def main() -> None:
@@ -161,7 +161,7 @@ def test_failure_that_nobody_awaits_is_dropped_after_the_loop_has_ended() -> Non
 
 
 async def test_one_of_two_callers_has_gone() -> None:
-    """R2: what two have shielded fails to the one who is still there, and to nobody
+    """R2: if two callers shield it, its failure reaches the one still there, and nobody
     else."""
     go, reports = asyncio.Event(), Reports()
     async with Scheduler(exception_handler=reports) as scheduler:
@@ -175,7 +175,7 @@ async def test_one_of_two_callers_has_gone() -> None:
 
 
 async def test_both_of_two_callers_have_gone() -> None:
-    """R2: what two have shielded is reported once."""
+    """R2: if two callers shield it, its failure is reported once."""
     go, reports = asyncio.Event(), Reports()
     async with Scheduler(exception_handler=reports) as scheduler:
         inner = asyncio.create_task(fail(go))
@@ -189,7 +189,7 @@ async def test_both_of_two_callers_have_gone() -> None:
 async def test_of_two_callers_some_are_cancelled_in_the_turn_of_the_failure(
     stays: int | None,
 ) -> None:
-    """R2: it reaches the one who stays; if none does, the exception handler, once."""
+    """R2: the failure reaches one that stays; if none does, the handler, once."""
     reports = Reports()
     inner = asyncio.get_running_loop().create_future()
     received = list[int]()
@@ -217,7 +217,7 @@ async def test_of_two_callers_some_are_cancelled_in_the_turn_of_the_failure(
 
 
 async def test_caller_that_is_closed_by_hand_keeps_no_other_waiting() -> None:
-    """R2: nor does it pass for one who has received what has not yet come."""
+    """R2: nor does it count as having received a failure that has not come yet."""
     inner = asyncio.get_running_loop().create_future()
 
     async def caller() -> Any:
@@ -234,7 +234,7 @@ async def test_caller_that_is_closed_by_hand_keeps_no_other_waiting() -> None:
 
 
 async def test_one_who_awaits_it_is_cancelled_in_the_turn_of_the_failure() -> None:
-    """R2: the other one receives it, and nobody else."""
+    """R2: the other one receives the failure, and nobody else."""
     reports = Reports()
     inner = asyncio.get_running_loop().create_future()
 
@@ -253,7 +253,7 @@ async def test_one_who_awaits_it_is_cancelled_in_the_turn_of_the_failure() -> No
 
 
 async def test_caller_that_has_gone_is_forgotten_while_the_rest_goes_on() -> None:
-    """L4: what is shielded for long does not keep all who once waited for it."""
+    """L4: a long shielded awaitable does not keep the callers that waited for it once."""
     async with Scheduler() as scheduler:
         inner = asyncio.get_running_loop().create_future()
         gone = weakref.ref(scheduler.shield(inner))
@@ -265,10 +265,10 @@ async def test_caller_that_has_gone_is_forgotten_while_the_rest_goes_on() -> Non
         inner.set_result(None)
 
 
-# What such a factory makes of a coroutine keeps it in a cycle of its own.
+# The wrappers of these factories keep the coroutine in a reference cycle of their own.
 @pytest.mark.not_on("delegating", "generating")
 async def test_failure_that_was_received_is_kept_by_nothing() -> None:
-    """L4: neither by a cycle that only the garbage collector would find."""
+    """L4: not even by a cycle that only the garbage collector would find."""
     seen = list[weakref.ref[Boom]]()
     go = asyncio.Event()
 
@@ -292,7 +292,7 @@ async def test_failure_that_was_received_is_kept_by_nothing() -> None:
 
 
 def test_exception_handler_that_exits_keeps_no_close_waiting() -> None:
-    """R6, E7: it is told that what was shielded did not end, and raises SystemExit."""
+    """R6, E7: the handler is told that the shielded awaitable did not end, and exits."""
     go = asyncio.Event()
 
     def handler(scheduler: Scheduler, context: dict[str, Any]) -> None:
@@ -323,7 +323,7 @@ async def test_result_that_nobody_is_left_to_receive_is_dropped() -> None:
 
 
 async def test_shielded_awaitable_that_is_cancelled_cancels_its_caller() -> None:
-    """Compatibility: as asyncio.shield."""
+    """Compatibility: like asyncio.shield."""
     go = asyncio.Event()
     async with Scheduler() as scheduler:
         inner = asyncio.create_task(wait_for(go))
@@ -334,7 +334,7 @@ async def test_shielded_awaitable_that_is_cancelled_cancels_its_caller() -> None
 
 
 async def test_what_is_shielded_waits_for_a_job_that_is_closed_its_callers_hear() -> None:
-    """R7: nobody has cancelled the callers, nor what they shield."""
+    """R7: nobody has cancelled the callers, nor the awaitable that they shield."""
     go, reports, told = asyncio.Event(), Reports(), list[BaseException]()
 
     async def work() -> None:
@@ -360,7 +360,7 @@ async def test_what_is_shielded_waits_for_a_job_that_is_closed_its_callers_hear(
 
 
 async def test_what_is_shielded_is_cancelled_with_the_job_that_it_waits_for() -> None:
-    """R7: then it was cancelled itself, and so are its callers."""
+    """R7: it was cancelled itself then, and so are its callers."""
     go = asyncio.Event()
 
     async def work() -> None:
@@ -383,7 +383,7 @@ async def test_what_is_shielded_is_cancelled_with_the_job_that_it_waits_for() ->
 
 
 async def test_what_is_shielded_is_told_of_in_its_callers_context() -> None:
-    """A6: also if somebody else closes, and a timer ends it; and what fails later."""
+    """A6: even if another task closes, and a timer ends it; also for later failures."""
     told, go = list[tuple[str, str]](), asyncio.Event()
 
     def tell(scheduler: Scheduler, context: dict[str, Any]) -> None:
@@ -446,7 +446,7 @@ async def test_close_cancels_what_is_shielded_once_and_its_caller_is_told() -> N
 
 
 async def test_close_without_a_bound_cancels_what_is_shielded_once() -> None:
-    """E1: also with a close_timeout of None, and however often it is closed."""
+    """E1: also with a close_timeout of None, and however often close() is called."""
     go, cancelled = asyncio.Event(), list[float]()
     scheduler = Scheduler(close_timeout=None)
     outer = scheduler.shield(stubborn(go, cancelled))
@@ -490,7 +490,7 @@ async def test_clean_up_may_shield_while_it_closes_and_is_bounded() -> None:
 
 
 async def test_what_clean_up_shields_late_does_not_hold_the_close_up() -> None:
-    """E0: the close is a hard deadline, also for what is shielded just before it."""
+    """E0: the close is a hard deadline, even for a shield that begins just before it."""
     loop = asyncio.get_running_loop()
     log, reports = list[str](), Reports()
 
@@ -520,7 +520,7 @@ async def test_what_clean_up_shields_late_does_not_hold_the_close_up() -> None:
 
 
 async def test_what_was_let_go_may_be_shielded_again_and_fails_to_that_caller() -> None:
-    """R2, E0: by clean-up, which then has it; and nobody else is told."""
+    """R2, E0: clean-up that shields it receives the failure, and nobody else is told."""
     go, reports = asyncio.Event(), Reports()
 
     async def overtime() -> None:
@@ -552,7 +552,7 @@ async def test_job_that_closes_may_shield_afterwards() -> None:
     log, reports = list[str](), Reports()
 
     async def closer() -> None:
-        await asyncio.sleep(0)  # an eager job would be alone, and its close over at once
+        await asyncio.sleep(0)  # an eager job would be alone, and close at once
         await scheduler.close()
         await later(9)
         await scheduler.shield(later(2))
@@ -577,7 +577,7 @@ async def test_closed_scheduler_refuses_to_shield_and_closes_the_coroutine() -> 
 
 @pytest.mark.parametrize("what", [3, None, nothing])
 async def test_what_cannot_be_awaited_is_refused(what: Any) -> None:
-    """A5: with TypeError, as by asyncio.shield."""
+    """A5: with TypeError, like asyncio.shield."""
     async with Scheduler() as scheduler:
         with pytest.raises(TypeError, match="awaitable"):
             scheduler.shield(what)
@@ -585,7 +585,7 @@ async def test_what_cannot_be_awaited_is_refused(what: Any) -> None:
 
 
 async def test_future_of_another_loop_is_refused() -> None:
-    """A8: it belongs to its own loop; the error says so."""
+    """A8: the future belongs to its own loop; the error says so."""
     other = asyncio.new_event_loop()
     try:
         future = other.create_future()

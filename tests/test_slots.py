@@ -131,7 +131,7 @@ async def test_nested_parents_with_one_slot() -> None:
 
 
 async def test_job_that_waits_for_room_lends_its_slot() -> None:
-    """L2: also in spawn() for room in its own scheduler."""
+    """L2: also if it waits in spawn() for room in its own scheduler."""
     done = list[int]()
 
     async def child(n: int) -> None:
@@ -148,8 +148,8 @@ async def test_job_that_waits_for_room_lends_its_slot() -> None:
 
 
 async def test_room_that_was_made_by_a_loan_is_used_before_the_loan_ends() -> None:
-    """L1, L2: a caller that gets its place for the slot it has lent itself starts its job
-    in it; that job is not left pending as one more than pending_limit."""
+    """L1, L2: a caller that gets room through the slot that it has lent starts its job in
+    that slot; the job is not left pending beyond pending_limit."""
     go, log = asyncio.Event(), list[str]()
     future = asyncio.get_running_loop().create_future()
 
@@ -168,8 +168,8 @@ async def test_room_that_was_made_by_a_loan_is_used_before_the_loan_ends() -> No
 
 
 async def test_waiter_that_gives_up_goes_on_as_one_too_many() -> None:
-    """L2: a job that stops waiting early goes on at once, as one too many until the job
-    in its slot ends; nobody else starts before."""
+    """L2: a job that stops waiting early goes on at once, beyond the limit until the job
+    in its slot ends; no other job starts before."""
     child_go, other_go, log = asyncio.Event(), asyncio.Event(), list[str]()
 
     async def parent() -> None:
@@ -216,7 +216,7 @@ async def test_cancelled_wait_takes_the_slot_back() -> None:
 
 
 async def test_job_spawned_while_all_slots_drain_gets_one_of_them() -> None:
-    """L2: a drain from inside lends its slot, also to what comes later."""
+    """L2: a drain from inside a job lends its slot, even to jobs that come later."""
     go = asyncio.Event()
 
     async def part_of_a_request() -> Job[None]:
@@ -270,7 +270,7 @@ async def test_caller_that_is_cancelled_just_before_there_is_room_is_not_counted
 
 
 async def test_dropped_jobs_in_the_queue_keep_nobody_from_a_free_slot() -> None:
-    """A1: a job is active at once if a slot is free and nobody waits before it."""
+    """A1: a job is active at once if a slot is free and no job waits ahead of it."""
     first, second = asyncio.Event(), asyncio.Event()
     async with Scheduler(limit=1) as scheduler:
         await scheduler.spawn(wait_for(first))
@@ -285,7 +285,7 @@ async def test_dropped_jobs_in_the_queue_keep_nobody_from_a_free_slot() -> None:
 
 
 async def test_jobs_held_back_that_fill_the_room_lock_nobody_out() -> None:
-    """L2: all who have a slot wait for one that waits for room."""
+    """L2: all jobs with a slot wait for one that waits for room."""
     response = asyncio.get_running_loop().create_future()
     go = asyncio.Event()
 
@@ -329,7 +329,7 @@ async def test_waiting_for_another_schedulers_job_lends_nothing() -> None:
 @pytest.mark.big
 async def test_chain_of_pending_jobs_that_end_at_once() -> None:
     """L3: 100,000 pending jobs that each end at once: no deep recursion, no long hold."""
-    # In debug mode asyncio looks at the stack for every task.
+    # In debug mode asyncio records the stack for every task.
     count = 10_000 if asyncio.get_running_loop().get_debug() else 100_000
     ended = 0
     turns = 0
@@ -348,7 +348,7 @@ async def test_chain_of_pending_jobs_that_end_at_once() -> None:
             turns += 1
             await asyncio.sleep(0)
     assert ended == count
-    assert turns >= count // 1000  # others had their turns
+    assert turns >= count // 1000  # other tasks got their turns
 
 
 async def test_dropped_jobs_do_not_stay_in_the_queue() -> None:
@@ -411,8 +411,8 @@ async def test_failed_job_is_freed_without_the_collector() -> None:
         pass
 
     async def fail(thing: Thing) -> None:
-        # Not in its first step: an eager task runs that on its spawner's frames, and a
-        # traceback leads back to those.
+        # Not in its first step: an eager task runs that on top of its spawner's frames,
+        # which a traceback refers to.
         await asyncio.sleep(0)
         raise ValueError("failed")
 

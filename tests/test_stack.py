@@ -98,7 +98,7 @@ async def test_stack_goes_through_everything_that_can_be_awaited() -> None:
 
 
 async def test_stack_of_a_job_that_waits_for_another() -> None:
-    """It ends where the job waits for what is not its own."""
+    """It ends where the job waits for the other one."""
     go = asyncio.Event()
     async with Scheduler() as scheduler:
         child = await scheduler.spawn(innermost(go))
@@ -113,7 +113,7 @@ async def test_stack_of_a_job_that_waits_for_another() -> None:
 
 
 async def test_pending_job_has_no_stack() -> None:
-    """It stands nowhere yet."""
+    """It has not started yet."""
     go = asyncio.Event()
     async with Scheduler(limit=1) as scheduler:
         await scheduler.spawn(innermost(go))
@@ -123,7 +123,7 @@ async def test_pending_job_has_no_stack() -> None:
 
 
 async def test_job_that_looks_at_itself_sees_its_own_frame() -> None:
-    """Running, and not suspended."""
+    """It is running, and not suspended."""
 
     async def look() -> list[str]:
         await asyncio.sleep(0)
@@ -142,7 +142,7 @@ async def deep(depth: int, go: asyncio.Event) -> None:
 
 
 async def test_stack_may_be_limited_to_its_innermost_frames() -> None:
-    """As a page does, which must not cost more for deeper ones."""
+    """As for a page, whose cost must not grow with the depth."""
     go = asyncio.Event()
     async with Scheduler() as scheduler:
         job = await scheduler.spawn(deep(200, go))
@@ -160,14 +160,14 @@ async def test_stack_may_be_limited_to_its_innermost_frames() -> None:
 async def test_places_are_told_without_reading_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Twenty-five jobs, each 500 awaits deep, are a page that is made each second."""
+    """A page that is rendered each second may have 25 jobs, each 500 awaits deep."""
     read: list[str] = []
     monkeypatch.setattr(linecache, "checkcache", lambda *names: read.append(str(names)))
     go = asyncio.Event()
     async with Scheduler() as scheduler:
         job = await scheduler.spawn(deep(500, go))
         await settle()
-        read.clear()  # in debug mode asyncio itself reads, when a task is made
+        read.clear()  # in debug mode asyncio itself reads files when a task is made
         places = places_of(job.coro, 3)
         assert len(places) == 3
         assert read == []

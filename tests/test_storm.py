@@ -1,5 +1,5 @@
-"""Small storms, over aiohttp's own server and over another one in each run; ``make
-storm`` runs large ones over all."""
+"""Small storms, over aiohttp's own server and another one that changes from run to run;
+``make storm`` runs large ones over all of them."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_clients_hang_up_and_server_is_stopped_nothing_is_lost(
     server: Server, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """W4, R2, E0: atomic handlers and accepted jobs end or are named, failures are told
-    once, and the process ends in time."""
+    """W4, R2, E0: atomic handlers and accepted jobs end or are named, failures are
+    reported once, and the process ends in time."""
     storm = Storm(server, request.config.getoption("seed"), REQUESTS, CONNECTIONS)
     verdict = asyncio.run(storm.run(tmp_path))
     assert not verdict.faults, "\n".join((storm.command, *verdict.faults))
-    # It was a storm.
+    # The storm was a real one.
     figures = verdict.figures
     assert figures["clients that hung up"] > REQUESTS / 4, storm.command
     for name in (

@@ -1,4 +1,4 @@
-"""BrokerStore: what becomes of a job between a broker's four methods."""
+"""BrokerStore: what happens to a job between a broker's four methods."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.clients import Failures, serving
 from tests.envelopes import envelope
 from tests.processes import until
 
-# Seconds after which what never comes is a failure; none of the tests waits for it.
+# Seconds after which waiting is a failure; a passing test never waits this long.
 PATIENCE = 20.0
 
 
@@ -39,9 +39,9 @@ HERE = ContextVar("HERE", default="outside")
 
 
 class FakeBroker(AsyncBroker):
-    """A broker whose queue is a list, which the test looks into and breaks.
+    """A broker whose queue is a list, which the test inspects and breaks.
 
-    As with RabbitMQ, what is not acknowledged comes back when its connection is closed.
+    As with RabbitMQ, unacknowledged messages come back when their connection is closed.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class FakeBroker(AsyncBroker):
         self.waiting = list[bytes]()
         self.unacknowledged = list[bytes]()
         self.labels = list[dict[str, Any]]()
-        #: What the next calls of a method raise.
+        #: The exceptions that the next calls of a method raise.
         self.faults = dict[str, Exception]()
         #: Methods that do not return.
         self.hanging = set[str]()
@@ -92,7 +92,7 @@ class FakeBroker(AsyncBroker):
         await self._tell()
 
     async def lose_connection(self) -> None:
-        """What is not acknowledged comes back, and can be acknowledged no more."""
+        """Let unacknowledged messages come back; they can no longer be acknowledged."""
         self._connection += 1
         self.waiting[:0] = self.unacknowledged
         self.unacknowledged.clear()
@@ -134,7 +134,7 @@ class FakeBroker(AsyncBroker):
 
     @property
     def kept(self) -> list[Envelope]:
-        """All that a crash of every process would leave."""
+        """Return everything that a crash of every process would leave."""
         return [Envelope.from_json(data) for data in self.unacknowledged + self.waiting]
 
 
@@ -164,7 +164,7 @@ def records(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_what_is_no_broker_that_keeps_jobs_is_refused() -> None:
-    """Each with its sentence."""
+    """Each with its own sentence."""
     wrong: Any = "amqp://"
     with pytest.raises(TypeError, match=r"broker takes a taskiq broker.*'amqp://'"):
         BrokerStore(wrong)
@@ -181,7 +181,7 @@ def test_what_is_no_broker_that_keeps_jobs_is_refused() -> None:
 
 @pytest.mark.parametrize("worker", [True, False])
 async def test_broker_knows_before_its_start_whether_it_will_listen(worker: bool) -> None:
-    """Else AioPikaBroker has nothing to listen with."""
+    """Otherwise AioPikaBroker has nothing to listen with."""
     broker = FakeBroker()
     async with started(broker, worker=worker):
         assert broker.calls == [f"startup, worker={worker}"]
@@ -203,7 +203,7 @@ async def test_start_that_fails_is_shut_down_before_the_next() -> None:
 
 
 async def test_start_that_fails_and_cannot_be_shut_down_may_be_tried_again() -> None:
-    """Its own error is the one that is told."""
+    """The error of the start is the one that is raised."""
     broker = FakeBroker()
     store = BrokerStore(broker)
     broker.faults["startup, worker=True"] = ConnectionError("refused")
@@ -216,7 +216,7 @@ async def test_start_that_fails_and_cannot_be_shut_down_may_be_tried_again() -> 
 
 
 async def test_start_that_hangs_ends_and_is_shut_down() -> None:
-    """As that of AioPikaBroker may."""
+    """The start of AioPikaBroker may hang."""
     broker = FakeBroker()
     broker.hanging.add("startup, worker=True")
     with (
@@ -277,7 +277,7 @@ async def test_stop_of_what_was_never_started_touches_nothing() -> None:
 
 
 async def test_stop_of_a_broker_that_hangs_ends(caplog: pytest.LogCaptureFixture) -> None:
-    """What it does not answer comes back by itself."""
+    """Jobs that it does not answer for come back by themselves."""
     broker = FakeBroker()
     with mock.patch.object(module, "_STOP", 0.01):
         async with started(broker) as store:
@@ -291,7 +291,7 @@ async def test_stop_of_a_broker_that_hangs_ends(caplog: pytest.LogCaptureFixture
 
 
 async def test_stop_that_is_cancelled_shuts_the_broker_down() -> None:
-    """It does not wait for the rest, which comes back by itself."""
+    """It does not wait for the remaining jobs, which come back by themselves."""
     broker = FakeBroker()
     store = BrokerStore(broker)
     await store.start(["mail"], worker=True)
@@ -315,7 +315,7 @@ async def test_stop_that_is_cancelled_shuts_the_broker_down() -> None:
 
 
 async def test_job_is_fetched_as_it_was_put_and_gone_when_acknowledged() -> None:
-    """Until then it is the broker's."""
+    """Until then the broker keeps it."""
     broker = FakeBroker()
     async with started(broker) as store:
         job = envelope(origin="POST /", traceparent="00-1-2-01")
@@ -329,7 +329,7 @@ async def test_job_is_fetched_as_it_was_put_and_gone_when_acknowledged() -> None
 
 
 async def test_put_that_fails_or_hangs_is_refused() -> None:
-    """With why; the next one may work."""
+    """With the reason; the next one may work."""
     broker = FakeBroker()
     async with started(broker) as store:
         broker.faults["kick mail"] = ConnectionError("reset")
@@ -347,7 +347,7 @@ async def test_put_that_fails_or_hangs_is_refused() -> None:
 
 
 async def test_no_more_messages_are_taken_than_are_asked_for() -> None:
-    """NATS lets one wait for its acknowledgement for 30 seconds only."""
+    """NATS waits for an acknowledgement for only 30 seconds."""
     broker = FakeBroker()
     async with started(broker) as store:
         for _ in range(5):
@@ -359,7 +359,7 @@ async def test_no_more_messages_are_taken_than_are_asked_for() -> None:
 
 
 async def test_listening_that_ends_is_told_and_begun_again() -> None:
-    """The pauses are the caller's."""
+    """The caller makes the pauses."""
     broker = FakeBroker()
     async with started(broker) as store:
         broker.faults["broken"] = ConnectionError("reset")
@@ -371,7 +371,7 @@ async def test_listening_that_ends_is_told_and_begun_again() -> None:
 
 
 async def test_fetch_that_is_cancelled_takes_nothing_with_it() -> None:
-    """It listens no more; a later one does."""
+    """It no longer listens; a later fetch does."""
     broker = FakeBroker()
     async with started(broker) as store:
         fetching = asyncio.create_task(store.fetch(1))
@@ -391,7 +391,7 @@ async def test_what_was_taken_for_a_fetch_that_is_cancelled_is_put_back() -> Non
         job = envelope()
         fetching = asyncio.create_task(store.fetch(2))
         await store.put(job)
-        # In the very turn in which it has come, and fetch() has not gone on yet.
+        # In the very turn in which the message has come, before fetch() goes on.
         await broker.until(lambda: broker.unacknowledged)
         fetching.cancel()
         await asyncio.wait([fetching])
@@ -402,7 +402,7 @@ async def test_what_was_taken_for_a_fetch_that_is_cancelled_is_put_back() -> Non
 
 @pytest.mark.eager
 async def test_what_has_come_before_the_listener_was_waited_for_is_fetched() -> None:
-    """As under an eager task factory, if the broker has it at hand."""
+    """As happens under an eager task factory, if the broker has a message ready."""
 
     class Ready(FakeBroker):
         async def listen(self) -> AsyncGenerator[AckableMessage | bytes, None]:
@@ -420,7 +420,7 @@ async def test_what_has_come_before_the_listener_was_waited_for_is_fetched() -> 
 async def test_broker_without_acknowledgements_is_told_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Its jobs run, and are lost with the process."""
+    """Its jobs run, but are lost if the process dies."""
     broker = FakeBroker()
     broker.takes_acks = False
     async with started(broker) as store:
@@ -437,7 +437,7 @@ async def test_broker_without_acknowledgements_is_told_of_once(
 async def test_unknown_name_stays_unacknowledged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It waits for a process of a newer release, and others go by. One record."""
+    """It waits for a process of a newer release, and others pass it. One log record."""
     broker = FakeBroker()
     async with started(broker) as store:
         strangers = [envelope("new"), envelope("new")]
@@ -451,7 +451,8 @@ async def test_unknown_name_stays_unacknowledged(
 
 
 async def test_unknown_name_goes_round_after_a_while() -> None:
-    """As it came, and put before it is acknowledged; the queue goes on meanwhile."""
+    """It is put back unchanged, before the acknowledgement; the queue goes on
+    meanwhile."""
     broker = FakeBroker()
     stranger = envelope("new").to_json().encode()[:-1] + b', "of_a_newer_release": 1}'
     with mock.patch.object(module, "_HOLD", 0.01):
@@ -487,7 +488,7 @@ async def test_unknown_name_goes_round_after_a_while() -> None:
 async def test_message_that_cannot_be_read_stays_unacknowledged(
     data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is somebody else's; the listener lives."""
+    """It belongs to another program; the listener goes on."""
     broker = FakeBroker()
     async with started(broker) as store:
         await broker.deliver(data)
@@ -499,7 +500,7 @@ async def test_message_that_cannot_be_read_stays_unacknowledged(
 
 
 async def test_job_that_is_not_due_is_held_until_it_is() -> None:
-    """If the broker knows no delays: one that was put for later by another process."""
+    """If the broker knows no delays; here another process put it for later."""
     broker = FakeBroker()
     async with started(broker) as store:
         job = envelope(due=time() + 0.05)
@@ -511,7 +512,7 @@ async def test_job_that_is_not_due_is_held_until_it_is() -> None:
 
 
 async def test_job_that_becomes_due_when_nobody_fetches_goes_back() -> None:
-    """As in a drain: another process may begin it at once."""
+    """For example during a drain: another process may begin it at once."""
     broker = FakeBroker()
     async with started(broker) as store:
         await store.put(job := envelope(due=time() + 0.05))
@@ -524,7 +525,7 @@ async def test_job_that_becomes_due_when_nobody_fetches_goes_back() -> None:
 
 
 async def test_job_that_is_far_from_due_goes_round() -> None:
-    """RabbitMQ closes the channel of who keeps a message for half an hour."""
+    """RabbitMQ closes the channel of a client that keeps a message for half an hour."""
     broker = FakeBroker()
     with mock.patch.object(module, "_HOLD", 0.01):
         async with started(broker) as store:
@@ -549,7 +550,7 @@ async def test_delays_are_the_broker_s_if_it_knows_them() -> None:
         assert 4 < float(first["delay"]) <= 5.001
         assert second == {"delay": "60.001"}
         assert third == {}
-        # It forgets that they are delayed: they come at once, and are sent round.
+        # This broker forgets the delays: the jobs come at once, and are sent round.
         fetching = asyncio.create_task(store.fetch(1))
         await broker.until(lambda: len(broker.labels) > 4)
         assert all("delay" in each for each in broker.labels[3:5])
@@ -567,7 +568,7 @@ async def fetched(broker: FakeBroker, store: BrokerStore) -> Delivery:
 
 
 async def test_retry_is_put_first_and_acknowledged_then() -> None:
-    """Between the two it is there twice, and never not at all."""
+    """In between it exists twice, and it is never missing."""
     broker = FakeBroker()
     async with started(broker, delays=True) as store:
         delivery = await fetched(broker, store)
@@ -580,7 +581,7 @@ async def test_retry_is_put_first_and_acknowledged_then() -> None:
 
 
 async def test_retry_without_delays_waits_in_the_process() -> None:
-    """Unacknowledged, so that it survives the process; its end does not lose count."""
+    """Unacknowledged, so that it survives the process; the count of attempts is kept."""
     broker = FakeBroker()
     async with started(broker) as store:
         delivery = await fetched(broker, store)
@@ -605,7 +606,7 @@ async def test_retry_without_delays_goes_on_when_it_is_due() -> None:
 async def test_what_cannot_be_put_back_is_not_acknowledged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It is tried again and again, with one record."""
+    """It is tried again and again, with one log record."""
     broker = FakeBroker()
     async with started(broker) as store:
         delivery = await fetched(broker, store)
@@ -623,7 +624,7 @@ async def test_what_cannot_be_put_back_is_not_acknowledged(
 
 
 async def test_what_cannot_be_put_back_at_the_stop_comes_back_by_itself() -> None:
-    """It is not waited for."""
+    """The stop does not wait for it."""
     broker = FakeBroker()
     async with started(broker) as store:
         delivery = await fetched(broker, store)
@@ -644,7 +645,7 @@ async def test_give_back_puts_the_same_attempt_first() -> None:
 
 
 async def test_job_that_comes_back_before_it_is_acknowledged_is_another_one() -> None:
-    """What was put back is not dropped together with what it was put back for."""
+    """The message that was put back is not dropped together with the original."""
     broker = FakeBroker()
     async with started(broker) as store:
         delivery = await fetched(broker, store)
@@ -661,7 +662,7 @@ async def test_job_that_comes_back_before_it_is_acknowledged_is_another_one() ->
 async def test_bury_logs_the_reason_and_not_the_arguments(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """There is no place for the dead, unless one is given."""
+    """There is no place for dead jobs, unless one is given."""
     broker = FakeBroker()
     async with started(broker) as store:
         await store.put(envelope(arguments='[["secret"], {}]'))
@@ -675,7 +676,7 @@ async def test_bury_logs_the_reason_and_not_the_arguments(
 
 
 async def test_bury_puts_the_job_where_the_dead_are_first() -> None:
-    """As it came; and tries again as long as it is not there."""
+    """Unchanged; and it tries again until it is there."""
     broker, dead = FakeBroker(), FakeBroker()
     store = BrokerStore(broker, dead=dead)
     await store.start(["mail"], worker=True)
@@ -707,7 +708,7 @@ async def test_start_without_the_place_for_the_dead_fails_as_a_whole() -> None:
 
 
 async def test_settled_before_the_stop_is_settled_by_its_end() -> None:
-    """stop() finishes what was handed over."""
+    """stop() settles the jobs that were handed over."""
     broker = FakeBroker()
     async with started(broker) as store:
         store.ack(await fetched(broker, store))
@@ -715,7 +716,7 @@ async def test_settled_before_the_stop_is_settled_by_its_end() -> None:
 
 
 async def test_step_is_not_in_the_context_of_the_job_that_has_ended() -> None:
-    """What that says of the code that runs is not true of the broker's."""
+    """The job's context variables do not apply to the broker's code."""
     broker = FakeBroker()
     async with started(broker) as store:
         delivery = await fetched(broker, store)
@@ -728,7 +729,7 @@ async def test_step_is_not_in_the_context_of_the_job_that_has_ended() -> None:
 
 
 async def test_settled_after_the_stop_harms_nobody() -> None:
-    """A job that was let go may end then: it has come back by itself."""
+    """A job that was let go may end then, and has come back by itself."""
     broker = FakeBroker()
     async with started(broker) as store:
         first, second = await fetched(broker, store), await fetched(broker, store)
@@ -746,7 +747,7 @@ async def test_settled_after_the_stop_harms_nobody() -> None:
 async def test_acknowledgement_after_a_lost_connection_is_a_record(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The job runs again, and that one is acknowledged."""
+    """The job runs again, and that delivery is acknowledged."""
     broker = FakeBroker()
     async with started(broker) as store:
         delivery = await fetched(broker, store)
@@ -765,7 +766,7 @@ async def test_acknowledgement_after_a_lost_connection_is_a_record(
 async def test_job_that_comes_again_while_it_runs_is_not_run_beside_itself(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It is acknowledged by what it has come with last."""
+    """It is acknowledged for its latest delivery."""
     broker = FakeBroker()
     async with started(broker) as store:
         delivery = await fetched(broker, store)
@@ -778,7 +779,7 @@ async def test_job_that_comes_again_while_it_runs_is_not_run_beside_itself(
 
 
 async def test_two_copies_of_one_job_are_acknowledged_together() -> None:
-    """As after a process that died between the two steps of a way back."""
+    """As after a process that died between the two steps of putting a job back."""
     broker = FakeBroker()
     async with started(broker) as store:
         job = envelope()
@@ -836,7 +837,7 @@ async def test_application_runs_and_retries_jobs_of_a_broker() -> None:
 
 
 async def test_shutdown_that_is_too_short_loses_nothing() -> None:
-    """What is cancelled goes back uncounted, before the broker is shut down."""
+    """Cancelled jobs go back uncounted, before the broker is shut down."""
     broker = FakeBroker()
     app = make(broker, wait_timeout=0.01, limit=2)
     async with serving(app) as server:
@@ -853,7 +854,7 @@ async def test_shutdown_that_is_too_short_loses_nothing() -> None:
 async def test_broker_that_is_down_at_the_start_is_waited_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """503 meanwhile, and one record for each change."""
+    """Clients get 503 meanwhile, and each change is one log record."""
     broker = FakeBroker()
     broker.faults["startup, worker=True"] = ConnectionError("refused")
     app = make(broker)
@@ -875,7 +876,7 @@ async def test_broker_that_is_down_at_the_start_is_waited_for(
 async def test_broker_that_is_lost_refuses_jobs_until_it_is_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """One record for each change."""
+    """Each change is one log record."""
     broker = FakeBroker()
     app = make(broker, worker=False)
     async with serving(app) as server:

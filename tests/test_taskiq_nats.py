@@ -1,6 +1,6 @@
 """Durable jobs over a real NATS server that is restarted, as the page about brokers says.
 
-The server is started here; without one these tests are skipped, but for CI=true.
+The server is started here; without one these tests are skipped, or fail with CI=true.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from tests.processes import before_the_next_look
 
 pytestmark = [pytest.mark.heavy, pytest.mark.one_loop]
 
-# Seconds after which what never comes is a failure; none of the tests waits for it.
+# Seconds after which waiting is a failure; a passing test never waits this long.
 PATIENCE = 120.0
 
-# What the page has about NATS.
+# The block of the page that is about NATS.
 BLOCK = "brokers-nats"
 
-# Debian's package nats-server has it where only root looks.
+# Debian's package nats-server installs it where only root's PATH looks.
 PROGRAM = shutil.which("nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 
@@ -48,7 +48,7 @@ class NATS:
         self._server: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        """Start it, and return when it takes connections."""
+        """Start the server, and return when it accepts connections."""
         assert PROGRAM is not None
         options = ["-a", "127.0.0.1", "-p", str(self._port), "-js", "-sd", "kept"]
         server = self._server = subprocess.Popen(
@@ -56,12 +56,12 @@ class NATS:
             cwd=self._folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,  # a few lines for each connection fit in there
+            stderr=subprocess.PIPE,  # has room for a few lines per connection
             text=True,
         )
         assert server.stderr is not None
         told = list[str]()
-        # If it hangs: then there is no more to read.
+        # In case it hangs: reading its output ends when it is killed.
         alarm = threading.Timer(PATIENCE, server.kill)
         alarm.start()
         for line in server.stderr:
@@ -73,7 +73,7 @@ class NATS:
         alarm.cancel()
 
     def stop(self) -> None:
-        """Stop it, in good order."""
+        """Stop the server cleanly."""
         server, self._server = self._server, None
         if server is not None:
             server.terminate()
@@ -96,7 +96,7 @@ def server(tmp_path: Path) -> Iterator[NATS]:
 
 
 async def test_jobs_run_after_a_restart_of_the_server(server: NATS) -> None:
-    """Who listened before gets jobs again: the server has forgotten who wanted some."""
+    """A listener gets jobs again, though the server has forgotten its requests."""
     names: dict[str, Any] = {"__name__": "page"}
     [code] = [each.code for each in blocks("docs/brokers.rst") if each.name == BLOCK]
     exec(compile(code, BLOCK, "exec"), names)
@@ -107,7 +107,7 @@ async def test_jobs_run_after_a_restart_of_the_server(server: NATS) -> None:
         [delivery] = await store.fetch(10)
         store.ack(delivery)
         fetching = asyncio.ensure_future(store.fetch(10))
-        await before_the_next_look()  # it asks the server for more
+        await before_the_next_look()  # the fetch asks the server for jobs
         await asyncio.to_thread(server.stop)
         await asyncio.to_thread(server.start)
         while True:

@@ -38,7 +38,7 @@ from tests.rabbitmq import RabbitMQ, rabbitmq
 
 pytestmark = [pytest.mark.heavy, needs_signals]
 
-# Seconds after which what never comes is a failure; none of the tests waits for it.
+# Seconds after which waiting is a failure; a passing test never waits this long.
 PATIENCE = 120.0
 
 
@@ -49,13 +49,13 @@ def server() -> Iterator[RabbitMQ]:
 
 
 class Ledger:
-    """What the processes of a test have begun and ended."""
+    """The jobs that the processes of a test have begun and ended."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def entries(self, what: str) -> list[tuple[int, int]]:
-        """Numbers and attempts of what was begun or has ended."""
+        """Return numbers and attempts of the jobs that have begun, or ended."""
         if not self.path.exists():
             return []
         lines = [line.split() for line in self.path.read_text().splitlines()]
@@ -90,7 +90,7 @@ async def started(
 
 
 async def connected(put: Callable[[], Coroutine[Any, Any, object]]) -> None:
-    """Put it when that works again: the broker connects after a pause of its own."""
+    """Retry the put until it works: the broker reconnects after a pause of its own."""
     for tries in itertools.count(1):
         with contextlib.suppress(StoreUnavailable):
             await put()
@@ -110,7 +110,7 @@ async def put(store: BrokerStore, task: str, numbers: range) -> None:
 
 
 async def what_is_left(broker: AioPikaBroker) -> list[Envelope]:
-    """Take everything that is in a queue and due."""
+    """Take all jobs in a queue that are due."""
     found = list[Envelope]()
     async with started(broker, *(each.name for each in TASKS), worker=True) as store:
         with contextlib.suppress(TimeoutError):
@@ -125,7 +125,7 @@ async def what_is_left(broker: AioPikaBroker) -> list[Envelope]:
 async def test_process_is_killed_then_the_server_restarted_and_nothing_is_lost(
     server: RabbitMQ, ledger: Ledger
 ) -> None:
-    """What ran or was on its way to a process at one of these moments may run twice."""
+    """Jobs that ran or were on their way to a process at these moments may run twice."""
     name = "killed"
     async with started(broker(server.url, name)) as store:
         with courier(server, name, ledger) as first, courier(server, name, ledger):
@@ -150,7 +150,7 @@ async def test_process_is_killed_then_the_server_restarted_and_nothing_is_lost(
 async def test_drain_that_is_too_short_loses_nothing(
     server: RabbitMQ, ledger: Ledger
 ) -> None:
-    """What SIGTERM has cancelled runs again, uncounted, in the next process."""
+    """Jobs that SIGTERM cancels run again, uncounted, in the next process."""
     name = "short"
     async with started(broker(server.url, name)) as store:
         await put(store, "slow", range(2 * LIMIT))
@@ -173,7 +173,7 @@ async def test_drain_that_is_too_short_loses_nothing(
 async def test_job_that_kills_its_process_is_laid_aside_after_some_deliveries(
     server: RabbitMQ, ledger: Ledger
 ) -> None:
-    """By RabbitMQ, in the dead-letter queue, from where it can be taken."""
+    """By RabbitMQ, in the dead-letter queue, where it can be fetched from."""
     name = "poison"
     async with started(broker(server.url, name)) as store:
         await put(store, "poison", range(1))
@@ -241,7 +241,7 @@ async def test_delay_and_retry_wait_in_the_delay_queue(server: RabbitMQ) -> None
 
 
 async def test_delay_without_a_delay_queue_is_said(server: RabbitMQ) -> None:
-    """Who promises too much for the broker is told what it says."""
+    """If delays=True promises too much, the error has the broker's own message."""
     store = BrokerStore(
         AioPikaBroker(server.url, task_queues=[Queue(name="no-delays")]), delays=True
     )
@@ -253,8 +253,8 @@ async def test_delay_without_a_delay_queue_is_said(server: RabbitMQ) -> None:
 async def test_server_that_is_down_at_the_start_and_lost_later(
     server: RabbitMQ, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The application runs; each change is one record. A job that has run all the while
-    ends once, and is acknowledged by what RabbitMQ has sent again."""
+    """The application runs; each change is one log record. A job that has run throughout
+    ends once, and is acknowledged for the delivery that RabbitMQ has repeated."""
     await asyncio.to_thread(server.stop)
     made = broker(server.url, "down")
     begun = monotonic()
@@ -285,7 +285,7 @@ async def test_page_in_the_docs_with_a_server(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What docs/brokers.rst shows, followed literally; and what fails lies aside."""
+    """docs/brokers.rst, followed literally; failed jobs end up in the queue it names."""
     monkeypatch.setenv("BROKER_URL", server.url)
     names: dict[str, Any] = {"__name__": "page"}
     code = {block.name: block.code for block in blocks("docs/brokers.rst")}

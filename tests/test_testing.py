@@ -1,4 +1,4 @@
-"""What is for tests of applications: drain_jobs, SpawnedJobs (rules E4, R2, W8)."""
+"""Helpers for tests of applications: drain_jobs, SpawnedJobs (rules E4, R2, W8)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def site() -> Site:
 async def test_drain_waits_for_jobs_after_the_response(
     site: Site, aiohttp_client: Start
 ) -> None:
-    """W8: which wait for the end of the request, that the client does not see."""
+    """W8: these wait for the end of the request, which the client does not see."""
     client = await aiohttp_client(site.app)
     for _ in range(20):
         await client.get("/")
@@ -72,7 +72,7 @@ async def test_drain_waits_for_jobs_after_the_response(
 async def test_drain_waits_for_what_the_jobs_spawn(
     site: Site, aiohttp_client: Start
 ) -> None:
-    """E4: and for what these spawn."""
+    """E4: and for the jobs that those spawn."""
 
     async def parent(depth: int) -> None:
         await site.work(str(depth))
@@ -90,7 +90,7 @@ async def test_drain_waits_for_what_the_jobs_spawn(
 
 
 async def test_drain_takes_a_server_an_application_and_a_scheduler(site: Site) -> None:
-    """Also where nothing is to be waited for."""
+    """Even if there is nothing to wait for."""
     async with TestServer(site.app) as server:
         for where in (server, site.app, site.scheduler):
             site.done.clear()
@@ -102,7 +102,7 @@ async def test_drain_takes_a_server_an_application_and_a_scheduler(site: Site) -
 
 
 async def test_drain_takes_sub_applications_too(aiohttp_client: Start) -> None:
-    """E4: where a job of one spawns into another."""
+    """E4: also if a job of one application spawns into another."""
     parent, below, silent = Site(), Site(), web.Application()
     silent.add_subapp("/below", below.app)
     parent.app.add_subapp("/silent", silent)
@@ -125,7 +125,7 @@ async def test_drain_takes_sub_applications_too(aiohttp_client: Start) -> None:
 async def test_drain_does_not_wait_for_atomic_handlers(
     site: Site, aiohttp_client: Start
 ) -> None:
-    """As a WebSocket that is open, from which the test waits for the jobs."""
+    """Such as an open WebSocket, during which the test waits for jobs."""
 
     @atomic
     async def chat(request: web.Request) -> web.WebSocketResponse:
@@ -167,7 +167,7 @@ async def test_drain_that_takes_too_long_names_what_is_left(site: Site) -> None:
 
 
 async def test_drain_raises_what_nobody_was_there_to_receive(site: Site) -> None:
-    """R2: in a group, with the names; also what has failed before."""
+    """R2: in a group, with the names; even failures from before."""
     async with site.scheduler as scheduler:
         await scheduler.spawn(fail(), "first")
         await scheduler.drain()
@@ -179,14 +179,14 @@ async def test_drain_raises_what_nobody_was_there_to_receive(site: Site) -> None
         ) as e:
             await drain_jobs(scheduler)
         assert [type(error) for error in e.value.exceptions] == [Boom, Boom]
-        await drain_jobs(scheduler)  # once
+        await drain_jobs(scheduler)  # raises them only once
         await scheduler.spawn(fail(), "third")
         with pytest.raises(ExceptionGroup, match="A job has failed: third"):
             await drain_jobs(scheduler)
 
 
 async def test_drain_raises_nothing_that_somebody_has_received(site: Site) -> None:
-    """R2: be it at once, or later when the exception handler was told already."""
+    """R2: whether at once, or later when the exception handler was already told."""
     async with site.scheduler as scheduler:
         for waits in (True, False):
             job = await scheduler.spawn(fail())
@@ -204,7 +204,7 @@ async def test_drain_raises_nothing_that_somebody_has_received(site: Site) -> No
 
 
 async def test_drain_raises_what_was_let_go(site: Site) -> None:
-    """E0: that is told as a failure, too."""
+    """E0: that is reported as a failure, too."""
     go = asyncio.Event()
     await site.scheduler.spawn(stubborn(go))
     await asyncio.sleep(0)
@@ -239,7 +239,7 @@ def recorded() -> Iterator[SpawnedJobs]:
 
 
 async def test_spawned_jobs_are_recorded(site: Site, recorded: SpawnedJobs) -> None:
-    """Of schedulers that were there and of new ones; no atomic handlers."""
+    """Of existing schedulers and new ones; but no atomic handlers."""
 
     @atomic
     async def handler(request: web.Request) -> web.Response:
@@ -261,7 +261,7 @@ async def test_spawned_jobs_are_recorded(site: Site, recorded: SpawnedJobs) -> N
 
 
 async def test_arguments_of_a_spawned_job_are_told(recorded: SpawnedJobs) -> None:
-    """All of them by name, and not its other variables."""
+    """All of them by name, but not its local variables."""
 
     async def work(one: int, *more: int, two: str = "b", **others: Any) -> None:
         three = one
@@ -282,7 +282,7 @@ async def test_arguments_of_a_spawned_job_are_told(recorded: SpawnedJobs) -> Non
 async def test_held_jobs_do_not_run(
     site: Site, recorded: SpawnedJobs, aiohttp_client: Start
 ) -> None:
-    """At the end of the block they are cancelled; others come and go as before."""
+    """At the end of the block they are cancelled; other jobs run as before."""
 
     async def do(request: web.Request) -> None:
         await spawn(request, site.work("held"))
@@ -311,7 +311,7 @@ async def test_held_jobs_do_not_run(
 async def test_jobs_that_were_pending_before_are_held_and_run_later(
     site: Site, recorded: SpawnedJobs
 ) -> None:
-    """And a scheduler that the test itself holds is left as it is."""
+    """And a scheduler that the test itself holds stays held."""
     async with Scheduler(limit=1) as scheduler:
         go = asyncio.Event()
         await scheduler.spawn(wait_for(go))
@@ -355,7 +355,7 @@ def test_scheduler_of_another_loop_is_left_alone(recorded: SpawnedJobs) -> None:
 
 
 async def test_spawned_jobs_are_an_observer(site: Site) -> None:
-    """For who has no pytest."""
+    """For users without pytest."""
     jobs = SpawnedJobs()
     async with Scheduler(observers=[jobs]) as scheduler:
         await scheduler.spawn(nothing(), "a")

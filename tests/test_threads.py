@@ -21,24 +21,24 @@ from aiohttp_jobs import JobCancelled, JobState, Scheduler, in_thread
 from tests.loops import later, make_loop, settle
 from tests.work import Boom, Reports, give, nothing
 
-# Seconds after which a thread that nobody lets go on does so; no test waits for it.
+# Seconds after which a thread goes on by itself; a passing test never waits this long.
 PATIENCE = 30
 
 user: contextvars.ContextVar[str] = contextvars.ContextVar("user")
 
 
 class Blocking:
-    """A function that stands still in its thread until `go_on` is called.
+    """A function that blocks its thread until `go_on` is called.
 
     Args:
-        error: what it raises in the end.
+        error: the exception that it raises in the end.
     """
 
     def __init__(self, error: BaseException | None = None) -> None:
         self._begun = threading.Event()
         self._go = threading.Event()
         self._error = error
-        # In its end, was it cancelled?
+        # Whether it was cancelled, when it ended.
         self.was_cancelled: bool | None = None
 
     def __call__(self) -> str:
@@ -50,7 +50,7 @@ class Blocking:
         return "returned"
 
     async def begins(self) -> None:
-        """Return when it stands in its thread. No timer runs out meanwhile."""
+        """Wait until it blocks in its thread. No timer runs out meanwhile."""
         await settle()
         assert self._begun.wait(PATIENCE)
 
@@ -59,17 +59,17 @@ class Blocking:
 
 
 class Closed(asyncio.Event):
-    """Comes when a job is closed, and receives no failure of it."""
+    """Set when a job is closed, without receiving its failure."""
 
     def job_closed(self, job: Any) -> None:
         self.set()
 
 
 class ByHand(Executor):
-    """Calls nothing: the test decides what becomes of the function.
+    """Calls nothing: the test decides the outcome of the function.
 
     Args:
-        future: what tells of its end.
+        future: represents the function's end.
     """
 
     def __init__(self, future: Future[Any]) -> None:
@@ -98,7 +98,7 @@ def one_thread() -> Iterator[ThreadPoolExecutor]:
 
 
 async def test_result_of_the_function_is_that_of_the_job() -> None:
-    """R1: called with the arguments, in another thread."""
+    """R1: the function is called with the arguments, in another thread."""
 
     def work(*args: Any, **kwargs: Any) -> Any:
         return args, kwargs, threading.current_thread() is threading.main_thread()
@@ -109,7 +109,7 @@ async def test_result_of_the_function_is_that_of_the_job() -> None:
 
 
 async def test_executor_of_ones_own_calls_it(one_thread: ThreadPoolExecutor) -> None:
-    """And not the default one of the loop."""
+    """And not the loop's default executor."""
     async with Scheduler() as scheduler:
         here = one_thread.submit(threading.get_ident).result()
         assert await in_thread(threading.get_ident, executor=one_thread) == here
@@ -118,7 +118,8 @@ async def test_executor_of_ones_own_calls_it(one_thread: ThreadPoolExecutor) -> 
 
 
 async def test_coroutine_has_the_name_of_the_function() -> None:
-    """E5: records and dashboards name the function, and not what calls it."""
+    """E5: log records and dashboards name the function, and not the helper that calls
+    it."""
     async with Scheduler() as scheduler:
         for function, name in (
             (math.factorial, "factorial"),
@@ -135,7 +136,7 @@ async def test_coroutine_has_the_name_of_the_function() -> None:
 
 
 async def test_function_has_the_context_variables_of_its_job() -> None:
-    """A6: in a copy: what it sets, nobody else sees."""
+    """A6: in a copy, so nobody else sees what it sets."""
 
     def work() -> str:
         before = user.get()
@@ -170,7 +171,7 @@ async def test_function_may_spawn_by_its_loop_as_a_part_of_its_job() -> None:
 
 
 async def test_what_is_no_function_is_refused_at_once() -> None:
-    """A5: with a sentence, and before it gets near a queue."""
+    """A5: with a sentence, before anything is queued."""
     coro = nothing()
     with pytest.raises(TypeError, match="a coroutine needs no thread"):
         in_thread(coro)  # type: ignore[call-overload]
@@ -197,7 +198,7 @@ async def test_refused_job_never_calls_its_function() -> None:
 
 
 async def test_what_the_function_raises_is_raised(reports: Reports) -> None:
-    """R1, R2: to the waiter; or else the exception handler is told."""
+    """R1, R2: in the waiter; otherwise the exception handler is told."""
 
     def work() -> None:
         raise Boom("boom")
@@ -213,7 +214,7 @@ async def test_what_the_function_raises_is_raised(reports: Reports) -> None:
 
 
 async def test_stop_iteration_fails_and_hangs_nobody() -> None:
-    """R10: no future takes it."""
+    """R10: no future accepts this exception."""
     with pytest.raises(RuntimeError, match="next raised StopIteration") as caught:
         await in_thread(next, iter(()))
     assert isinstance(caught.value.__cause__, StopIteration)
@@ -221,7 +222,7 @@ async def test_stop_iteration_fails_and_hangs_nobody() -> None:
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 def test_what_has_to_leave_leaves_through_the_loop(kind: type[BaseException]) -> None:
-    """R6: although it was raised in another thread."""
+    """R6: even if it is raised in another thread."""
 
     def work() -> None:
         raise kind
@@ -245,7 +246,7 @@ def test_what_has_to_leave_leaves_through_the_loop(kind: type[BaseException]) ->
 async def test_executor_that_is_shut_down_fails_the_job(
     one_thread: ThreadPoolExecutor,
 ) -> None:
-    """E5: what never ran is no cancellation that nobody is told of."""
+    """E5: a function that never ran is reported, and not silently cancelled."""
     blocking = Blocking()
     async with Scheduler() as scheduler:
         first = await scheduler.spawn(in_thread(blocking, executor=one_thread))
@@ -288,7 +289,7 @@ async def test_end_keeps_nothing_of_it_alive(
         else:
             await job
         del job
-        # A thread drops what it has run after it has told of it.
+        # A thread drops its references only after it has reported the result.
         await in_thread(int, executor=one_thread)
         await settle()
         assert [thing() for thing in things] == [None] * len(things)
@@ -298,7 +299,7 @@ async def test_end_keeps_nothing_of_it_alive(
 
 
 async def test_cancelled_job_ends_when_its_function_has_returned() -> None:
-    """L1, E1: it has its slot until then, and the function may know."""
+    """L1, E1: it keeps its slot until then, and the function can find out."""
     async with Scheduler(limit=1, close_timeout=None) as scheduler:
         blocking = Blocking()
         job = await scheduler.spawn(in_thread(blocking))
@@ -317,13 +318,13 @@ async def test_cancelled_job_ends_when_its_function_has_returned() -> None:
 
 
 async def test_function_that_nobody_cancels_is_told_so() -> None:
-    """And so is who asks outside of any."""
+    """And so is code outside any such function."""
     assert in_thread.cancelled() is False
     assert await in_thread(in_thread.cancelled) is False
 
 
 async def test_close_lets_go_at_its_deadline_and_tells_by_name(reports: Reports) -> None:
-    """E0: its thread goes on undisturbed, and what it does then is over for the books."""
+    """E0: its thread goes on undisturbed, but the job counts as closed."""
     blocking = Blocking()
     scheduler = Scheduler(exception_handler=reports)
     job = await scheduler.spawn(in_thread(blocking))
@@ -375,7 +376,7 @@ async def test_drain_waits_until_the_function_has_returned() -> None:
 async def test_timeout_of_the_job_is_a_deadline_for_the_function(
     reports: Reports,
 ) -> None:
-    """R4, E0: it is cancelled, let go, and has failed."""
+    """R4, E0: the job is cancelled, let go, and has failed."""
     blocking = Blocking()
     async with Scheduler(exception_handler=reports) as scheduler:
         job = await scheduler.spawn(in_thread(blocking), timeout=5)
@@ -389,7 +390,7 @@ async def test_timeout_of_the_job_is_a_deadline_for_the_function(
 
 
 async def test_failure_of_a_cancelled_function_is_told(reports: Reports) -> None:
-    """R2: the cancellation does not bury it."""
+    """R2: the cancellation does not hide it."""
     async with Scheduler(close_timeout=None, exception_handler=reports) as scheduler:
         blocking = Blocking(Boom())
         job = await scheduler.spawn(in_thread(blocking))
@@ -403,7 +404,7 @@ async def test_failure_of_a_cancelled_function_is_told(reports: Reports) -> None
 
 
 async def test_function_that_has_returned_in_the_same_turn_is_cancelled() -> None:
-    """As a coroutine that is cancelled while its future has a result already."""
+    """Like a coroutine that is cancelled while its future has a result already."""
     for turns in range(6):
         future = Future[str]()
         task = asyncio.create_task(in_thread(never_called, executor=ByHand(future)))
@@ -421,7 +422,7 @@ async def test_function_that_has_returned_in_the_same_turn_is_cancelled() -> Non
 
 
 async def test_cancelled_again_and_again_it_still_waits() -> None:
-    """No second cancellation parts the job from its thread."""
+    """No second cancellation separates the job from its thread."""
     blocking = Blocking()
     task = asyncio.create_task(in_thread(blocking))
     await blocking.begins()
@@ -435,7 +436,7 @@ async def test_cancelled_again_and_again_it_still_waits() -> None:
 
 
 async def test_timeouts_of_asyncio_work() -> None:
-    """They have cancelled, and find their cancellation again."""
+    """They recognize the cancellation as their own."""
     blocking = Blocking()
 
     async def work() -> None:
@@ -456,7 +457,7 @@ async def test_timeouts_of_asyncio_work() -> None:
 async def test_function_that_has_not_begun_never_does(
     one_thread: ThreadPoolExecutor, is_default: bool
 ) -> None:
-    """E1, L1: where all threads are busy its job ends at once, and nothing is called."""
+    """E1, L1: if all threads are busy, its job ends at once, and nothing is called."""
     executor: Executor | None = one_thread
     if is_default:
         asyncio.get_running_loop().set_default_executor(one_thread)
@@ -480,7 +481,7 @@ async def test_function_that_has_not_begun_never_does(
 
 
 def test_loop_that_is_thrown_away_tells_the_function() -> None:
-    """It goes on alone."""
+    """It goes on by itself."""
     loop = make_loop("asyncio")
 
     async def begin() -> tuple[Blocking, Any]:
@@ -548,7 +549,7 @@ def _stand_still(begun: threading.Event, go: threading.Event) -> bool:
 if sys.version_info >= (3, 14):
 
     def test_functions_run_in_interpreters() -> None:
-        """They are threads, and yet take what can be pickled."""
+        """They are threads, and yet only take what can be pickled."""
         from concurrent.futures import InterpreterPoolExecutor
 
         with InterpreterPoolExecutor(1) as executor:

@@ -1,7 +1,7 @@
-"""The tools that people run beside an application, the real ones (rule A9).
+"""Real tools that people run beside an application (rule A9).
 
-They replace the loop's task factory, patch classes and hang on to tasks. What each of
-them is asked, and of which application, is in tests/tools.
+They replace the loop's task factory, patch classes and hang on to tasks. The applications
+that run beside each of them are in tests/tools.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from aiohttp_jobs import atomic, get_scheduler_from_app, setup, spawn
 from tests.processes import ROOT
 from tests.work import nothing
 
-# Seconds after which a process is killed; none waits for it.
+# Seconds after which a process is killed; a passing test never waits this long.
 PATIENCE = 30
 
 
 def run(tool: str) -> dict[str, Any]:
-    """Run the application beside this tool; return what it has found."""
+    """Run the application beside this tool; return its results."""
     done = subprocess.run(
         [sys.executable, "-m", f"tests.tools.{tool}"],
         cwd=ROOT,
@@ -54,7 +54,7 @@ def sentry() -> dict[str, Any]:
 
 
 def test_sentry_jobs_run_and_keep_their_names(sentry: dict[str, Any]) -> None:
-    """A9: at once and out of the queue, each in a coroutine of Sentry's."""
+    """A9: at once and from the queue, each in a coroutine of Sentry's."""
     found = sentry["jobs_that_succeed"]
     assert found["results"] == ["done", 0, 1, 2]
     assert found["succeeded"] == 4
@@ -65,7 +65,7 @@ def test_sentry_jobs_run_and_keep_their_names(sentry: dict[str, Any]) -> None:
 def test_sentry_failure_is_captured_once_with_the_scope_of_its_spawner(
     sentry: dict[str, Any],
 ) -> None:
-    """A9, A6, R2: also that of a job that another one's end has started."""
+    """A9, A6, R2: even that of a job started by another one's end."""
     failures = [failure[:2] for failure in sentry["jobs_that_fail"]]
     assert failures == [["Boom", "alice"], ["Boom", "bob"]]
 
@@ -73,20 +73,20 @@ def test_sentry_failure_is_captured_once_with_the_scope_of_its_spawner(
 def test_sentry_failure_that_is_received_is_captured_once_at_the_most(
     sentry: dict[str, Any],
 ) -> None:
-    """R2: its waiter has it; Sentry may see it go by."""
+    """R2: its waiter has it; Sentry may see it pass."""
     assert len(sentry["job_that_is_waited_for"]) <= 1
 
 
 def test_sentry_cancelled_jobs_are_no_failures(sentry: dict[str, Any]) -> None:
-    """A9, E1: cancelled by job.close() and by the scheduler's."""
+    """A9, E1: whether cancelled by job.close() or by the scheduler's close()."""
     assert sentry["job_that_is_cancelled"] == [["CANCELLED"] * 2, []]
 
 
 def test_sentry_requests_are_answered_and_their_failures_captured_once(
     sentry: dict[str, Any],
 ) -> None:
-    """A9, W4: that of an atomic handler, and that of a job of a request, each with the
-    scope of its request."""
+    """A9, W4: failures of an atomic handler and of a request's job, each with the scope
+    of its request."""
     found = sentry["requests"]
     assert found["/work"] == [200]
     for path, status in (("/atomic", 500), ("/spawn", 200)):
@@ -113,7 +113,7 @@ def test_aiomonitor_jobs_run_and_are_listed_by_their_functions(
 
 
 def test_aiomonitor_cancels_a_job_it_is_over(monitor: dict[str, Any]) -> None:
-    """A9: what is cancelled at its console is cancelled, and the next one starts."""
+    """A9: a job cancelled at its console is cancelled, and the next one starts."""
     assert monitor["cancelled by hand"] == "wait_for()"
     assert monitor["then"] == ["CANCELLED", "after"]
 
@@ -127,7 +127,7 @@ def xray() -> dict[str, Any]:
 
 
 def test_xray_jobs_run_in_the_context_of_their_spawners(xray: dict[str, Any]) -> None:
-    """A9, A6: although its task factory takes no context, and none of a queued job."""
+    """A9, A6: even for queued jobs, though its task factory takes no context."""
     for way in ("at once", "queued"):
         assert [who for who, _ in xray[way]] == ["alice", "bob"]
 
@@ -155,7 +155,7 @@ def test_xray_atomic_handlers_run_and_spawn(xray: dict[str, Any]) -> None:
 
 @pytest.fixture
 def before() -> web.Application:
-    """An application that was made before they were instrumented."""
+    """An application that was made before the instrumentation."""
     return web.Application()
 
 
@@ -166,7 +166,7 @@ def spans(before: web.Application) -> Iterator[InMemorySpanExporter]:
     instrumentor = AioHttpServerInstrumentor()
     original = web.Application
     with warnings.catch_warnings():
-        # aiohttp discourages from subclassing its application.
+        # aiohttp discourages subclassing its application.
         warnings.simplefilter("ignore", DeprecationWarning)
         instrumentor.instrument(tracer_provider=provider)
     try:
@@ -194,7 +194,7 @@ async def check(app: web.Application) -> None:
 async def test_instrumented_setup_takes_applications_made_before(
     before: web.Application, spans: InMemorySpanExporter
 ) -> None:
-    """A9, W1: they are no instances of what `web.Application` is by now."""
+    """A9, W1: they are not instances of the new `web.Application`."""
     scheduler = setup(before)
     before.router.add_get("/", work)
     assert get_scheduler_from_app(before) is scheduler
@@ -240,5 +240,5 @@ async def test_instrumented_and_no_application_is_refused(
 
 @pytest.mark.parametrize("tool", ["sentry_sdk", "aiomonitor", "aws_xray_sdk"])
 def test_tools_are_installed(tool: str) -> None:
-    """What is missing would be found here first, and is no reason to skip a test."""
+    """A missing tool fails this test, and is no reason to skip the others."""
     assert importlib.util.find_spec(tool) is not None

@@ -69,7 +69,8 @@ WayIn = Callable[[web.Request, Coroutine[Any, Any, Any]], Awaitable[object]]
 
 
 def nested(*, parent: bool, child: bool) -> tuple[web.Application, list[object]]:
-    """An application /a/b/, its own set up or not; what its handler found is noted."""
+    """Make nested applications /a/b/, set up or not, and a list of what the handler
+    finds."""
     found: list[object] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -134,7 +135,7 @@ async def test_subapp_without_scheduler_uses_that_of_its_nearest_parent() -> Non
 
 @pytest.mark.parametrize("parent", [True, False], ids=["parent", "no-parent"])
 async def test_subapp_with_scheduler_uses_its_own(parent: bool) -> None:
-    """W3: the request's application goes before its parents."""
+    """W3: the request's application comes before its parents."""
     app, found = nested(parent=parent, child=True)
     async with serving(app) as server:
         assert (await server.get("/a/b/")).status == 200
@@ -173,8 +174,8 @@ async def test_nearest_scheduler_is_given_the_work_of_a_subapp(way_in: WayIn) ->
 async def test_without_setup_work_is_refused_and_its_coroutine_closed(
     way_in: WayIn,
 ) -> None:
-    """W3: without a scheduler anywhere a RuntimeError says what to do; A5: no "never
-    awaited" warning."""
+    """W3: without any scheduler, a RuntimeError says what to do; A5: and there is no
+    "never awaited" warning."""
     coro = nothing()
     request = make_mocked_request("GET", "/", app=web.Application())
     with pytest.raises(RuntimeError, match=r"call aiohttp_jobs\.setup"):
@@ -200,7 +201,7 @@ async def test_without_setup_a_future_that_is_to_be_shielded_is_left_alone() -> 
 async def test_given_something_else_than_a_request_the_coroutine_is_closed(
     way_in: WayIn,
 ) -> None:
-    """A5: a coroutine that is refused is closed, also when the request is none."""
+    """A5: a coroutine that is refused is closed, even if the request is not one."""
     coro = nothing()
     not_a_request: Any = web.Application()
     with pytest.raises((TypeError, AttributeError)):
@@ -211,7 +212,7 @@ async def test_given_something_else_than_a_request_the_coroutine_is_closed(
 
 
 def test_scheduler_of_an_application_is_its_own_one_or_none() -> None:
-    """W3: get_scheduler_from_app looks at this very application."""
+    """W3: get_scheduler_from_app looks only at this very application."""
     app, parent = web.Application(), web.Application()
     setup(parent)
     parent.add_subapp("/a", app)
@@ -253,7 +254,7 @@ async def test_client_hangs_up_job_runs_to_its_end(handler_cancellation: bool) -
 async def test_client_hangs_up_shielded_awaitable_runs_to_its_end(
     handler_cancellation: bool,
 ) -> None:
-    """W3: what a handler shields goes on without it, and shutdown waits for it."""
+    """W3: an awaitable that a handler shields goes on, and shutdown waits for it."""
     gate = Gate()
     log: list[str] = []
 
@@ -326,7 +327,7 @@ async def test_context_and_timeout_and_name_are_passed_on() -> None:
 
 
 async def test_key_is_passed_on() -> None:
-    """W3: several requests make one job; each way in knows the key."""
+    """W3: several requests make one job; each function takes the key."""
     go = asyncio.Event()
     jobs: list[Job[Any]] = []
 
@@ -352,8 +353,8 @@ async def test_key_is_passed_on() -> None:
 
 
 async def test_job_knows_the_method_and_route_that_it_comes_from() -> None:
-    """Neither the address that the client has sent nor its query; W3: in a
-    sub-application, too."""
+    """But neither the path that the client sent nor its query; W3: in a sub-application,
+    too."""
     origins: list[str | None] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -385,7 +386,7 @@ async def test_job_knows_the_method_and_route_that_it_comes_from() -> None:
 
 
 async def test_job_of_a_request_without_a_route_says_so() -> None:
-    """A middleware spawns for 404, too; what was asked for is not shown."""
+    """A middleware may spawn for a 404, too; the requested path is not shown."""
     origins: list[str | None] = []
 
     @web.middleware
@@ -401,8 +402,8 @@ async def test_job_of_a_request_without_a_route_says_so() -> None:
 
 
 async def test_queued_job_sees_the_context_variables_of_its_own_request() -> None:
-    """A6: a job runs in a copy of the variables of the request that spawned it, also
-    when it starts much later out of the queue."""
+    """A6: a job runs in a copy of the variables of the request that spawned it, even when
+    it starts much later from the queue."""
     gate = Gate()
     seen: list[str] = []
 
@@ -436,8 +437,8 @@ async def test_queued_job_sees_the_context_variables_of_its_own_request() -> Non
 
 
 async def test_atomic_handler_sees_the_context_variables_of_its_request() -> None:
-    """A6: the job of an atomic handler has the variables that middlewares outside of
-    setup's have set."""
+    """A6: the job of an atomic handler has the variables that middlewares outside setup's
+    have set."""
 
     @web.middleware
     async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -473,7 +474,7 @@ class SlowlySent(web.Response):
 
 
 class Late:
-    """A handler's job that is to come after the response, and what happened when."""
+    """A handler with a job for after the response, and a log of what happened."""
 
     def __init__(self, *, atomic_handler: bool = False, **options: Any) -> None:
         self.log: list[str] = []
@@ -523,13 +524,13 @@ async def test_response_is_being_sent_job_waits_until_it_is_sent_in_full(
         assert (await client.receive()).text == "in full"
         await late.job
         assert late.log == ["sent", "job"]
-        # The connection is still alive: it is the response that counts.
+        # The connection is still alive: only the response counts.
         await client.send("GET", "/")
         assert (await client.receive()).text == "in full"
 
 
 async def in_a_task(answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
-    """As asyncio.wait_for() does on Python 3.11."""
+    """Do as asyncio.wait_for() does on Python 3.11."""
     return await asyncio.ensure_future(answer)
 
 
@@ -540,7 +541,7 @@ async def in_two_tasks(answer: Awaitable[web.StreamResponse]) -> web.StreamRespo
 
 @pytest.fixture(params=["lazy", pytest.param("eager", marks=pytest.mark.eager)])
 async def tasks_start(request: pytest.FixtureRequest) -> None:
-    """Let tasks begin with their creation, or in the next turn."""
+    """Let tasks start when they are created, or in the next turn."""
     if request.param == "eager":
         loop = asyncio.get_running_loop()
         loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009
@@ -553,7 +554,7 @@ async def test_middleware_outside_makes_a_task_job_waits_until_the_response_is_s
     pass_on: Callable[[Awaitable[web.StreamResponse]], Awaitable[web.StreamResponse]],
     atomic_handler: bool,
 ) -> None:
-    """W8: in whatever task the handler runs, also if it never waits."""
+    """W8: in whatever task the handler runs, even if it never waits."""
 
     @web.middleware
     async def outside(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -577,7 +578,7 @@ async def test_middleware_outside_makes_a_task_job_waits_until_the_response_is_s
 
 @pytest.mark.usefixtures("tasks_start")
 async def test_middleware_outside_spawns_in_a_task_job_waits_for_the_response() -> None:
-    """W8: also where no middleware of ours is between it and the server."""
+    """W8: also if no middleware of ours is between it and the server."""
     late = Late()
 
     @web.middleware
@@ -656,7 +657,7 @@ async def test_websocket_is_open_job_waits_until_it_is_closed() -> None:
 async def test_client_hangs_up_job_that_waits_for_its_response_starts(
     handler_cancellation: bool,
 ) -> None:
-    """W8: the job starts also when the client has gone before the response."""
+    """W8: the job also starts when the client has gone before the response."""
 
     class Interrupted(Late):
         async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -688,7 +689,7 @@ async def test_client_hangs_up_job_that_waits_for_its_response_starts(
 async def test_handler_raises_job_that_waits_for_its_response_starts(
     atomic_handler: bool, error: type[Exception], status: int
 ) -> None:
-    """W8: the job starts also when the response tells of an error."""
+    """W8: the job also starts when the response is an error."""
 
     class Failing(Late):
         async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -745,7 +746,7 @@ async def test_handler_is_cancelled_at_shutdown_its_job_still_runs() -> None:
 async def test_middleware_spawns_after_the_response_job_waits_for_it(
     outer: bool,
 ) -> None:
-    """W8: also a middleware may ask for it, be it inside or outside of setup's."""
+    """W8: a middleware may ask for it, too, whether inside or outside setup's."""
     late = Late()
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -773,8 +774,8 @@ async def test_middleware_spawns_after_the_response_job_waits_for_it(
 
 
 async def test_parent_makes_requests_atomic_subapps_job_waits_for_the_response() -> None:
-    """W8: the response is the server's also where a sub-application was set up inside of
-    an atomic request."""
+    """W8: the response that counts is the one the server sends, even if a sub-application
+    with a setup of its own handles an atomic request."""
     late = Late()
     parent = web.Application()
     setup(parent, atomic_methods={"GET"})
@@ -794,8 +795,8 @@ async def test_parent_makes_requests_atomic_subapps_job_waits_for_the_response()
 async def test_middleware_uses_another_task_job_waits_for_the_response(
     atomic_handler: bool,
 ) -> None:
-    """W8: the response is the server's also where a middleware inside of setup's calls
-    the handler in a task of its own, as timeouts may."""
+    """W8: the response that counts is the one the server sends, even if a middleware
+    inside setup's calls the handler in a task of its own, as timeouts may."""
     late = Late(atomic_handler=atomic_handler)
 
     @web.middleware
@@ -815,7 +816,7 @@ async def test_middleware_uses_another_task_job_waits_for_the_response(
 
 
 async def test_outer_middleware_has_a_timeout_job_waits_for_the_response() -> None:
-    """W8: asyncio.timeout() is no task of its own: around setup's middleware it changes
+    """W8: asyncio.timeout() makes no task: around setup's middleware it changes
     nothing."""
     late = Late()
 
@@ -867,7 +868,7 @@ async def test_requests_are_pipelined_each_job_waits_for_its_own_response() -> N
 
 async def test_handler_ends_the_response_itself_job_waits_for_the_request() -> None:
     """W8: a handler that has sent its response in full, and goes on, has not ended yet:
-    its job comes after it."""
+    its job starts after it."""
 
     class Early(Late):
         async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -967,7 +968,7 @@ async def test_middleware_clones_the_request_job_waits_for_the_response() -> Non
 
 
 async def test_held_job_counts_as_pending_and_is_refused_when_there_is_no_room() -> None:
-    """W8: what waits for a response is pending: counted, listed, and bounded by
+    """W8: a job that waits for a response is pending: counted, listed, and bounded by
     pending_limit; L1."""
     gate = Gate()
     counts: list[object] = []
@@ -1000,7 +1001,7 @@ async def test_held_job_counts_as_pending_and_is_refused_when_there_is_no_room()
 
 
 async def test_response_is_sent_job_joins_the_end_of_the_queue() -> None:
-    """W8: a job that was held back takes its place behind those that wait for a slot."""
+    """W8: a job that was held back takes its place behind jobs that wait for a slot."""
     late = Late(limit=1)
     slot = Gate()
     async with serving(late.app) as server:
@@ -1082,7 +1083,7 @@ async def test_held_job_fails_exception_handler_is_told() -> None:
     assert failures.exceptions() == ["ValueError('boom')"]
 
 
-# -- moving over from aiojobs -----------------------------------------------------------
+# -- migrating from aiojobs -------------------------------------------------------------
 
 
 async def test_calls_as_in_aiojobs_work_unchanged() -> None:
@@ -1122,7 +1123,7 @@ async def test_calls_as_in_aiojobs_work_unchanged() -> None:
 
 
 def test_names_of_aiojobs_are_all_there_with_the_same_defaults() -> None:
-    """Compatibility: an application moves over by changing its imports."""
+    """Compatibility: an application migrates by changing its imports."""
     for name in (
         "Scheduler",
         "Job",
@@ -1160,7 +1161,7 @@ async def test_scheduler_is_closed_functions_refuse_and_close_the_coroutine() ->
 async def test_handler_is_called_without_a_server_job_is_held_back_for_nothing(
     way: str,
 ) -> None:
-    """W8: nobody sends a response, and the caller of the handler waits for the job."""
+    """W8: nobody sends a response, and the handler's caller waits for the job."""
     late = Late(atomic_handler=way == "atomic")
     request = make_mocked_request("GET", "/", app=late.app)
     async with asyncio.timeout(30):
@@ -1179,7 +1180,7 @@ async def test_handler_is_called_without_a_server_job_is_held_back_for_nothing(
 
 
 async def test_handler_is_called_without_a_server_by_a_task_of_its_own() -> None:
-    """W8: the function as well."""
+    """W8: the same if the handler's caller runs it in a task of its own."""
     late = Late()
 
     async def handler() -> None:
