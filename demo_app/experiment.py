@@ -27,8 +27,7 @@ __all__ = ("LABORATORY", "Experiment", "Fate", "Laboratory", "Row", "State")
 
 # How many clients are connected at once, each with two connections.
 AT_ONCE: Final = 20
-# How long a client waits for its answer, at least and at most. An order takes 0.3
-# seconds.
+# Seconds that a client waits for its answer, at least and at most. An order takes 0.3.
 PATIENCE: Final = (0.02, 0.46)
 
 

@@ -90,8 +90,7 @@ def _an_hour(now: float) -> float:
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Serve an application, whose pages show PagesTime. Its jobs are cancelled at the
-    end."""
+    """Serve an application whose pages show PagesTime; cancel its jobs at the end."""
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(pages_time())
 

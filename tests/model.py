@@ -56,8 +56,7 @@ MANNERS: Final[tuple[Manner, ...]] = (
     "uncancels",
 )
 
-# What has been spawned in this context and its parents: an entry before and one after
-# each.
+# What was spawned in this context and its parents: an entry before and after each.
 trail: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar(
     "trail", default=()
 )

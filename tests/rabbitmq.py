@@ -26,8 +26,7 @@ PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 # this long.
 PATIENCE = 120.0
 
-# If the tests run as root, the server and epmd run as this user: they need no root
-# rights.
+# If the tests run as root, the server and epmd, which need no root rights, run as this.
 USER = "rabbitmq"
 
 

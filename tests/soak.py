@@ -127,8 +127,7 @@ class Soak:
         self._in_round = in_round
         self._progress = progress
         self._tally = Tally()
-        # Jobs of other tests in this process: aiohttp keeps their applications for a
-        # while.
+        # Of other tests in this process: aiohttp keeps their applications for a while.
         self._jobs_before = weakref.WeakSet(_jobs())
         self.reported: Counter[str] = Counter()
         self.samples: list[Sample] = []

@@ -186,8 +186,7 @@ def test_extension_methods_may_be_atomic() -> None:
 
 
 def test_second_setup_is_refused_and_the_first_stays() -> None:
-    """W1: a second setup of an application is refused, and names the existing
-    scheduler."""
+    """W1: a second setup of an application is refused, and says what there is."""
     app = web.Application()
     scheduler = setup(app)
     with pytest.raises(RuntimeError, match=r"already been called .* app\[SCHEDULER\]"):
@@ -322,7 +321,7 @@ async def test_shutdown_handlers_spawn_their_jobs_are_drained() -> None:
 
 
 async def test_jobs_spawn_jobs_while_the_scheduler_drains_all_end_first() -> None:
-    """W2: jobs that jobs spawn during the drain are drained too (A4), also queued
+    """W2: jobs spawned by jobs during the drain are drained too (A4), even queued
     ones."""
     work = Work()
     app = web.Application()

@@ -435,8 +435,7 @@ async def test_outer_middleware_gives_up_the_job_goes_on_and_its_error_is_report
 
 
 async def test_outer_middleware_swallows_the_cancellation_the_job_goes_on() -> None:
-    """W4: an outer middleware may swallow its cancellation, which does not affect the
-    job."""
+    """W4: an outer middleware may swallow its cancellation without affecting the job."""
     order = Order()
 
     @web.middleware
@@ -1337,8 +1336,8 @@ async def test_requests_are_pipelined_the_second_is_not_begun_for_nobody() -> No
 
 
 async def test_job_is_called_as_its_handler() -> None:
-    """W5: an atomic request is listed under the name of its handler, of whichever
-    kind."""
+    """W5: an atomic request is listed under its handler's name, whichever kind that
+    is."""
     names: list[str] = []
 
     class Orders(web.View):

@@ -44,8 +44,7 @@ def test_instructions_are_counted_for_jobs_and_requests() -> None:
 
 @pytest.mark.heavy
 def test_what_durable_jobs_cost_is_measured() -> None:
-    """Compared with Huey's and a plain loop; a hundred callers share waits for the
-    disk."""
+    """Compared with Huey's and a plain loop; 100 callers share waits for the disk."""
     command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "1", "--only"]
     ran = subprocess.run(
         [*command, "enqueued", "worked off"],

@@ -214,8 +214,7 @@ async def test_drain_of_a_scheduler() -> None:
 
 
 async def test_async_with() -> None:
-    """E4, E6: if cancelled in its body it drains; if cancelled while draining it
-    closes."""
+    """E4, E6: cancelled in its body, it drains; cancelled while draining, it closes."""
 
     async def scenario(run: Interrupt) -> None:
         go, jobs = asyncio.Event(), list[Job[str]]()
@@ -238,8 +237,7 @@ async def test_async_with() -> None:
 
 @pytest.mark.parametrize("fails", [False, True], ids=["succeeds", "fails"])
 async def test_shield(fails: bool) -> None:
-    """R2: the awaitable ends; its failure reaches either the caller or the handler,
-    once."""
+    """R2: the awaitable ends; its failure reaches the caller or the handler, once."""
 
     async def scenario(run: Interrupt) -> None:
         go, ended, reports = asyncio.Event(), list[str](), Reports()

@@ -85,8 +85,7 @@ SECRET = "hunter2"
 async def test_access_decides(
     start: Start, access: str, looks: int, cancels: int
 ) -> None:
-    """Every address checks; a visitor who may not cancel sees no button, and is
-    refused."""
+    """For every address; visitors who may not cancel see no button, and are refused."""
     client = await start(make_app(by_header, limit=1))
     go = asyncio.Event()
     job = await scheduler_of(client).spawn(wait_for(go))
@@ -552,8 +551,7 @@ def point(**values: Any) -> data.Point:
 
 
 def test_charts_show_what_was_counted() -> None:
-    """Bars have the right heights, stay within the drawing, and are described in
-    words."""
+    """Bars have the right height, stay within the drawing, and are put into words."""
     points = [
         point(),
         point(
@@ -889,8 +887,7 @@ async def test_host_may_use_the_template_library_itself(start: Start) -> None:
 
 
 def test_only_the_dashboard_needs_more_than_aiohttp() -> None:
-    """The rest does not import it; without its library, the error says what to
-    install."""
+    """The rest does not import it; without its library, an error says what to install."""
     code = """
 import sys, aiohttp_jobs
 assert not {"jinja2", "aiohttp_jinja2", "aiohttp_jobs.dashboard"} & set(sys.modules)

@@ -242,8 +242,8 @@ async def test_another_process_answers_the_page_says_which(
 
 
 async def test_cancel_works_without_scripts(visit: Visit, scheduler: Scheduler) -> None:
-    """A page asks; Chromium says that its form is from this site; the job's page shows
-    the outcome."""
+    """A page asks first; Chromium sends its form as same-origin; the job's page shows the
+    outcome."""
     job = await scheduler.spawn(wait_for(asyncio.Event()), "stuck")
     page = await visit("/manage/", java_script_enabled=False)
     await expect(page.get_by_role("button", name="Pause")).to_be_hidden()

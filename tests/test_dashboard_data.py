@@ -158,8 +158,7 @@ def _through_json(make: Any, seen: list[str]) -> Any:
 
 
 async def test_crowd_of_equal_failures_pushes_out_no_rare_one(start: Start) -> None:
-    """1,200 of one kind, three of another; each kind has its count and its latest
-    ones."""
+    """1,200 of one kind, three of another; each has its count and its latest failures."""
     client = await start(make_app())
     scheduler = scheduler_of(client)
     rare = [await scheduler.spawn(fail_rarely(), "rare") for _ in range(3)]

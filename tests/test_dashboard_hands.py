@@ -108,8 +108,7 @@ async def test_each_cancel_hits_the_job_that_was_aimed_at(
 async def test_rows_are_held_under_a_pointer_and_it_is_said(
     visit: Visit, scheduler: Scheduler
 ) -> None:
-    """Rows of ended jobs are crossed out and have no cancel button; new rows come
-    last."""
+    """Ended jobs are crossed out and cannot be cancelled; new rows come last."""
     first = await scheduler.spawn(wait_for(asyncio.Event()), "first")
     second = await scheduler.spawn(wait_for(asyncio.Event()), "second")
     page = await visit("/manage/")

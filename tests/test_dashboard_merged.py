@@ -89,8 +89,8 @@ async def test_nothing_waits_or_runs_for_less_than_no_time() -> None:
 
 
 async def test_percentiles_are_those_of_all_runs() -> None:
-    """Not the mean of medians: among a thousand quick runs here and a slow one there, the
-    slow one is not in the slowest tenth."""
+    """Not the mean of medians: with a thousand quick runs here and a slow one there, the
+    slow one is less than one in ten."""
     processes = [observed(), observed(), observed()]
     times = [[0.1] * 180, [0.5, 0.6, 7.25], []]
     for (_, past), ran in zip(processes, times, strict=True):

@@ -261,8 +261,7 @@ def test_section_is_rendered_once_for_all_that_it_shows() -> None:
 
 
 def test_cell_is_made_once_for_each_key() -> None:
-    """Even if its section was missing for a while; and again once the cell was
-    missing."""
+    """Even if its section was missing for a while; again if the cell was missing."""
     kept, macro = Kept(), Macro()
 
     def cells(*keys: str) -> str:

@@ -275,8 +275,7 @@ async def test_sign_up_is_answered_and_a_job_sends_the_mail(
 async def test_outbox_tells_of_mail_on_its_way(
     app: web.Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the SMTP server takes its time, the job is visible; the drain waits for
-    it."""
+    """While the SMTP server takes its time, the job shows; the drain waits for it."""
     server_goes_on = asyncio.Event()
     take_in = Outbox.handle_DATA
 

@@ -52,8 +52,7 @@ async def test_drain_waits_for_what_the_last_job_has_spawned() -> None:
 
 
 async def test_who_waits_for_the_last_job_may_spawn_another() -> None:
-    """E4: a drain that has just seen the last job end waits for one spawned right
-    then."""
+    """E4: a drain that has just seen the last job end waits for one spawned then."""
     go, log = asyncio.Event(), list[str]()
     scheduler = Scheduler()
     last = await scheduler.spawn(wait_for(go))

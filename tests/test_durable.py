@@ -479,8 +479,7 @@ async def test_job_whose_backoff_fails_is_buried_with_both(path: Path) -> None:
 
 @pytest.mark.parametrize("pause", [float("nan"), float("inf"), -float("inf")])
 async def test_job_whose_backoff_is_no_moment_is_buried(path: Path, pause: float) -> None:
-    """SQLite keeps NaN as NULL: the job would always come first and hold up all
-    others."""
+    """SQLite keeps NaN as NULL: the job would always come first and block all others."""
     app = make(path, [note, durable("fail", backoff=lambda n: pause)(fail.function)])
     async with run(app):
         await spawn_durable(app, app[DURABLE].tasks["fail"], "boom")

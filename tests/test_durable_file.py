@@ -136,8 +136,7 @@ async def test_full_disk_refuses_and_serves_again_when_there_is_room(
 async def test_file_that_stays_locked_is_named(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody holds a transaction open; jobs that come meanwhile are refused, not
-    lost."""
+    """Somebody holds a transaction open; jobs put meanwhile are refused, not lost."""
     connecting(monkeypatch, timeout=0.2)
     async with started(path) as store:
         await store.put(sent := envelope())

@@ -83,8 +83,7 @@ async def test_one_question_is_put_at_a_time(
 async def test_store_that_hangs_is_not_waited_for(
     store: Glass, inspection: Inspection
 ) -> None:
-    """The first caller waits a second; the next ones not at all, until it has
-    answered."""
+    """The first caller waits a second; others do not wait until it has answered."""
     loop, begin = asyncio.get_running_loop(), 0.0
     store.go.clear()
     for waits in (inspection_module.PATIENCE, 0, 0):

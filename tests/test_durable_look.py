@@ -380,7 +380,7 @@ async def test_dead_jobs_that_come_later_are_left_alone(path: Path) -> None:
 
 
 async def test_lists_have_pages(path: Path) -> None:
-    """Waiting jobs are in the order in which they were accepted, whatever their task and
+    """Waiting jobs are in the order they were accepted, whatever their task or
     priority."""
     async with started(path) as store:
         for number in range(60):

@@ -169,7 +169,8 @@ async def test_periodic_jobs_are_not_put(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_what_was_fetched_waits_again_after_a_stop() -> None:
-    """Every store promises this; here it lets a test look after the application's end."""
+    """Every store promises this; here it is for tests that look at the store
+    afterwards."""
     store: Store = MemoryStore()
     app = make(store)
     async with run(app):

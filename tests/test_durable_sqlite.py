@@ -200,8 +200,7 @@ async def test_second_job_with_a_key_is_given_the_id_of_the_first(path: Path) ->
 
 
 async def test_key_is_free_again_when_its_job_has_begun(path: Path) -> None:
-    """At most one waits; a running job may have begun before the reason for the
-    second."""
+    """At most one waits; a running job may be older than the reason for the second."""
     async with started(path) as store:
         first, second = envelope(key="k"), envelope(key="k")
         await store.put(first)
@@ -407,8 +406,7 @@ async def test_what_is_settled_after_the_stop_is_ignored(path: Path) -> None:
 
 
 def test_jobs_of_two_owners_are_acknowledged_together(path: Path) -> None:
-    """Each for its owner: an owner that has lost a job does not keep others from ending
-    it."""
+    """Each for its owner; one that has lost a job does not keep others from ending it."""
     with opened(path) as connection:
         schema.prepare(connection, str(path))
         rows.insert(connection, [rows.row_of(envelope(), 0) for _ in range(6)])
@@ -463,8 +461,7 @@ async def test_tick_is_put_once_by_however_many(path: Path) -> None:
 
 
 async def test_sqlalchemy_has_the_driver_s_connection(path: Path) -> None:
-    """SQLAlchemy's own connections and sessions are refused, with what to pass
-    instead."""
+    """Its own connections and sessions are refused; the error says what to pass."""
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
     async with started(path) as store:
         async with engine.connect() as connection, AsyncSession(engine) as session:

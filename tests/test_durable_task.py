@@ -289,8 +289,7 @@ def test_envelope_comes_back_as_it_was() -> None:
 
 
 def test_envelope_of_the_first_release_can_be_read_for_ever() -> None:
-    """Even with a field that a later release has added, and without those with
-    defaults."""
+    """Even with a field of a later release, and without those that have defaults."""
     text = (
         '{"version": 1, "id": "7", "task": "mail", "arguments": "[[1], {}]", '
         '"accepted_at": 1.5, "new": 1}'

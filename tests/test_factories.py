@@ -594,8 +594,7 @@ async def test_jobs_in_one_context_wait_for_children_in_it_too(limit: int) -> No
 
 
 async def test_job_that_waits_lends_its_own_slot_and_not_its_neighbours() -> None:
-    """A9, L2: of two jobs in one context, the one that works keeps its slot
-    throughout."""
+    """A9, L2: of two jobs in one context, the one that works keeps its slot."""
     go, rest = asyncio.Event(), asyncio.Event()
 
     async def parent() -> str:

@@ -344,7 +344,7 @@ async def test_deadline_outside_answers_work_that_goes_on_writes_to_nobody(
 async def test_answer_is_delayed_what_is_written_meanwhile_does_not_take_its_place(
     write: Write, shape: str, way: str
 ) -> None:
-    """W4: between the give-up and the answer, nothing else is sent, and the answer is
+    """W4: between give-up and answer nothing else is sent, and the answer is
     unchanged."""
     late, deadline = Late(write, shape), Deadline(way, hold=True)
     app = one_route(late.handler)

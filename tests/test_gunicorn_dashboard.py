@@ -215,8 +215,7 @@ async def test_recycled_workers_keep_numbers_few(share: str) -> None:
 async def test_pages_of_several_workers_are_accessible_and_fit(
     share: str, browser: Browser
 ) -> None:
-    """With one worker that does not answer, axe finds nothing, and no page is wider than
-    its window."""
+    """With one silent worker, axe finds nothing, and no page is wider than its window."""
     code = axe()
     with gunicorn(share) as server:
         shop = Shop(server.url)

@@ -129,8 +129,7 @@ class Job:
 async def test_client_hangs_up_that_is_no_failure_and_counted_by_itself(
     name: str, when: str, handler_cancellation: bool
 ) -> None:
-    """W4: a ConnectionError of the job's own request, whose client has gone, is not
-    reported."""
+    """W4: a ConnectionError because the request's own client has gone is not reported."""
     job = Job(TALKS[name])
     async with serving(job.app, handler_cancellation=handler_cancellation) as server:
         client = await server.connect()

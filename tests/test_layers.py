@@ -292,8 +292,7 @@ def test_map_of_the_package_names_the_modules_in_this_order() -> None:
 
 @modules
 def test_imports_from_the_package_point_down(module: str) -> None:
-    """No module imports one above it, not even for type checkers: so there are no import
-    cycles."""
+    """No module imports one above it, not even for type checkers: no import cycles."""
     lower = {f".{name}" for name in LAYERS[: LAYERS.index(module)]}
     inside = {each for each in imports(module) if each.module.startswith(".")}
     assert {each.module for each in inside} <= lower
@@ -425,8 +424,7 @@ def is_private(name: str) -> bool:
 
 
 def private_names(module: str) -> set[str]:
-    """Return the private attributes that a module uses, even by getattr() and the
-    like."""
+    """Return the private attributes that a module uses, by getattr() and so on too."""
     names = set()
     for node in ast.walk(tree_of(module)):
         if isinstance(node, ast.Attribute):

@@ -99,8 +99,7 @@ def trace_id(span: ReadableSpan) -> int:
 async def test_job_begins_a_trace_linked_to_its_spawner(
     traces: Traces, job_tracer: JobTracer
 ) -> None:
-    """It may outlive its spawner, which does not wait for it; the same if it is
-    pending."""
+    """It may outlive its spawner, which does not wait; the same for pending jobs."""
     go = asyncio.Event()
     async with Scheduler(limit=1, observers=[job_tracer]) as scheduler:
         with traces.tracer().start_as_current_span("request"):

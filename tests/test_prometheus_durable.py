@@ -75,8 +75,7 @@ async def serving(app: web.Application) -> AsyncIterator[TestClient[Any, Any]]:
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
-    """Return the samples of durable jobs, by metric and label values but the
-    scheduler."""
+    """Return samples of durable jobs, by metric and labels other than the scheduler."""
     return {
         (
             sample.name,

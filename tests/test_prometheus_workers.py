@@ -301,8 +301,7 @@ async def test_registry_that_is_shown_twice_is_refused(share: str) -> None:
 
 
 class Gunicorn:
-    """A real gunicorn with two workers, and clients that open a new connection each
-    time."""
+    """A real gunicorn with two workers, and clients that reconnect each time."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self.process = process

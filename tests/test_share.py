@@ -100,7 +100,7 @@ def test_file_is_refused(share: str) -> None:
 def test_directory_of_another_user_is_refused(
     share: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever its mode; both root's for others, and others' for root."""
+    """Whatever its mode; whether it is root's, or the application runs as root."""
     os.mkdir(share, 0o700)
     user = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: user + 1)

@@ -68,7 +68,8 @@ async def ended(owner: Owner, patience: Patience) -> None:
 async def test_silent_worker_is_waited_for_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After that, only answers that have come are taken; then all is as at first."""
+    """After that, it is only checked for an answer; once that has come, it is asked
+    anew."""
     owner, patience = await started(tmp_path)
     waits = 0
     wait = asyncio.wait

@@ -451,8 +451,7 @@ async def test_unknown_name_stays_unacknowledged(
 
 
 async def test_unknown_name_goes_round_after_a_while() -> None:
-    """It is put back unchanged, before the acknowledgement; the queue goes on
-    meanwhile."""
+    """It is put back unchanged before it is acknowledged; the queue goes on meanwhile."""
     broker = FakeBroker()
     stranger = envelope("new").to_json().encode()[:-1] + b', "of_a_newer_release": 1}'
     with mock.patch.object(module, "_HOLD", 0.01):

@@ -118,8 +118,7 @@ async def test_executor_of_ones_own_calls_it(one_thread: ThreadPoolExecutor) -> 
 
 
 async def test_coroutine_has_the_name_of_the_function() -> None:
-    """E5: log records and dashboards name the function, and not the helper that calls
-    it."""
+    """E5: log records and dashboards name the function, and not its wrapper."""
     async with Scheduler() as scheduler:
         for function, name in (
             (math.factorial, "factorial"),

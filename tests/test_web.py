@@ -69,8 +69,7 @@ WayIn = Callable[[web.Request, Coroutine[Any, Any, Any]], Awaitable[object]]
 
 
 def nested(*, parent: bool, child: bool) -> tuple[web.Application, list[object]]:
-    """Make nested applications /a/b/, set up or not, and a list of what the handler
-    finds."""
+    """Make nested applications /a/b/, and a list of what the handler finds."""
     found: list[object] = []
 
     async def handler(request: web.Request) -> web.Response:

@@ -356,8 +356,7 @@ async def _check(stage: Stage, wrong: list[str]) -> None:
             await _ends(job.wait(), f"wait() for {job.label}", wrong, failing=True)
     for work in stage.works:
         state = inspect.getcoroutinestate(work)
-        # A coroutine that has not begun may never have been accepted; then nobody owns
-        # it.
+        # A coroutine that has not begun may never have been accepted, and has no owner.
         if state == inspect.CORO_SUSPENDED or (
             state == inspect.CORO_CREATED and id(work) in stage.accepted
         ):
