@@ -532,7 +532,7 @@ async def test_job_whose_coroutine_is_closed_goes_back_uncounted() -> None:
 
     @durable("closed", max_attempts=1)
     async def closed(app: web.Application) -> None:
-        await asyncio.sleep(3600)
+        await asyncio.Event().wait()
 
     store, ended = MemoryStore(), list[Attempt]()
     delivery = Delivery(envelope("closed"), None)
