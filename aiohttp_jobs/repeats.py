@@ -198,7 +198,7 @@ class Repeat:
 
     @property
     def label(self) -> str:
-        """What messages call it: the name of its jobs, or else of their function."""
+        """What messages call it, which is the name of its jobs or else of their function."""
         if self._name is not None:
             return self._name
         return names_of(self._function)[1]
@@ -218,7 +218,7 @@ class Repeat:
 
     @property
     def cancelled(self) -> bool:
-        """Whether no more jobs come: it was cancelled, or its scheduler is closed."""
+        """Whether no more jobs come, as it was cancelled or its scheduler is closed."""
         return self._is_cancelled
 
     def cancel(self) -> None:

@@ -27,7 +27,7 @@ __all__ = (
 class CurrentDurable:
     """The durable job that the running code is part of."""
 
-    #: The same for all its attempts, and for no other job: usable as an idempotency key.
+    #: The same for all its attempts, and for no other job, so it is an idempotency key.
     id: str
     #: The number of this attempt, from 1. An attempt that died with its process is not
     #: counted: as far as anybody knows, it was no failure of the job.

@@ -85,7 +85,7 @@ class Job(Generic[T_co]):
     coro: Coroutine[Any, Any, T_co]
     #: A number that no other job of the process has.
     id: int
-    #: Where it is in its life: pending, active or stopping; or how it ended.
+    #: Where it is in its life (pending, active or stopping), or how it ended.
     state: JobState
     #: Where it comes from; for a job of a request, the request's HTTP method and route.
     origin: str | None
@@ -174,7 +174,7 @@ class Job(Generic[T_co]):
 
     @property
     def label(self) -> str:
-        """What messages call the job: its name, or else that of its coroutine."""
+        """What messages call the job, which is its name or else that of its coroutine."""
         return self.name or self.coro_name
 
     @property

@@ -44,7 +44,7 @@ class Envelope(NamedTuple):
     priority: int = 0
     #: At most one job with the same task and key waits.
     key: str | None = None
-    #: Where it comes from: for example, the method and route of a request.
+    #: Where it comes from, for example the method and route of a request.
     origin: str | None = None
     #: The span that was current when it was accepted, in W3C's form.
     traceparent: str | None = None

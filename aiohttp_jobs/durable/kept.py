@@ -42,7 +42,7 @@ class KeptJob:
     #: The process that runs it, ``"host:number"``.
     process: str | None
     buried_at: float | None
-    #: Why it is dead: for example, a traceback.
+    #: Why it is dead, for example a traceback.
     reason: str | None
 
 
