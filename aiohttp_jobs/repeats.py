@@ -198,7 +198,7 @@ class Repeat:
 
     @property
     def label(self) -> str:
-        """What messages call it, by the name of its jobs or of their function."""
+        """The name of its jobs, or else of their function, as used in messages."""
         if self._name is not None:
             return self._name
         return names_of(self._function)[1]

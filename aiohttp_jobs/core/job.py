@@ -174,7 +174,7 @@ class Job(Generic[T_co]):
 
     @property
     def label(self) -> str:
-        """What messages call the job, which is its name or else that of its coroutine."""
+        """The name of the job, or else of its coroutine, as used in messages."""
         return self.name or self.coro_name
 
     @property

@@ -71,7 +71,9 @@ class _Shown:
     #: The moment that the snapshot is about.
     at: float = 0.0
     #: Each section with the number of the snapshot that it changed in.
-    sections: dict[str, tuple[int, str]] = field(default_factory=dict)
+    sections: dict[str, tuple[int, str]] = field(
+        default_factory=dict[str, tuple[int, str]]
+    )
     #: What is sent to all clients that have the same snapshot; by its number and theirs.
     event: tuple[tuple[int, int], bytes] = ((0, 0), b"")
     watchers: int = 0
