@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,38 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+class _Log:
+    """Reads what a server writes, so that it can go on, and knows when it has started."""
+
+    def __init__(self, server: subprocess.Popen[bytes]) -> None:
+        assert server.stdout is not None
+        self._stdout = server.stdout
+        self.lines: list[str] = []
+        self._is_complete = False
+        # Set when it has started, or ended.
+        self._is_known = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def has_started(self) -> bool:
+        """Wait until the server takes connections; return whether it does."""
+        self._is_known.wait(PATIENCE)
+        return self._is_complete
+
+    def close(self) -> None:
+        """Wait until the last line is read of a server that has ended."""
+        self._reader.join()
+        self._stdout.close()
+
+    def _read(self) -> None:
+        for line in self._stdout:
+            self.lines.append(line.decode(errors="replace").rstrip("\n"))
+            if "Server startup complete" in self.lines[-1]:
+                self._is_complete = True
+                self._is_known.set()
+        self._is_known.set()
+
+
 class RabbitMQ:
     """A server that can be stopped, killed and started again with what it has kept."""
 
@@ -69,6 +101,7 @@ class RabbitMQ:
                 os.chown(each, user.pw_uid, user.pw_gid)
         self._epmd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
+        self._log: _Log | None = None
 
     def _environment(self, dist: int) -> dict[str, str]:
         folder = self._folder
@@ -92,13 +125,13 @@ class RabbitMQ:
             ),
         }
 
-    def _run(self, *command: str) -> subprocess.Popen[bytes]:
+    def _run(self, *command: str, stdout: int | None = None) -> subprocess.Popen[bytes]:
         with (self._folder / "output").open("ab") as output:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdout=output if stdout is None else stdout,
+                stderr=output,
                 start_new_session=True,
                 **self._options,
             )
@@ -108,26 +141,13 @@ class RabbitMQ:
         if self._epmd is None:  # otherwise the server would leave its own behind
             port = str(self._epmd_port)
             self._epmd = self._run("epmd", "-port", port, "-address", "127.0.0.1")
-        self._server = self._run(str(PROGRAM))
-        end = time.monotonic() + PATIENCE
-        while not self._takes_connections():
-            if self._server.poll() is not None or time.monotonic() > end:
-                output = (self._folder / "output").read_text(errors="replace")
-                self.stop()
-                raise AssertionError(f"RabbitMQ has not started:\n{output[-5000:]}")
-            time.sleep(0.1)
-
-    def _takes_connections(self) -> bool:
-        with (
-            contextlib.suppress(OSError),
-            socket.create_connection(
-                ("127.0.0.1", self.port), timeout=PATIENCE
-            ) as connection,
-        ):
-            # It listens a little before it is ready, and sends nothing until then.
-            connection.sendall(b"AMQP\0\0\x09\1")
-            return bool(connection.recv(1))
-        return False
+        self._server = self._run(str(PROGRAM), stdout=subprocess.PIPE)
+        self._log = _Log(self._server)
+        if not self._log.has_started():
+            self.stop()
+            output = (self._folder / "output").read_text(errors="replace")
+            lines = [*output.splitlines(), *self._log.lines]
+            raise AssertionError("\n".join(["RabbitMQ has not started:", *lines[-50:]]))
 
     def stop(self) -> None:
         """Stop the server cleanly, as a restart does. It keeps its data."""
@@ -141,6 +161,8 @@ class RabbitMQ:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(server.pid, 9)
             server.wait()
+            if self._log is not None:
+                self._log.close()
 
     def close(self) -> None:
         """Stop everything that runs."""
