@@ -39,7 +39,8 @@ class Live(NamedTuple):
 
     #: Seconds since 1970.
     at: float
-    #: HTML by name, always the same names; each is one element, whose id is the name.
+    #: HTML by name; each is one element, whose id is the name. What a later one of the
+    #: same page leaves out stays as it was.
     sections: Mapping[str, str]
 
 
