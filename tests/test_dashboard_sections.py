@@ -13,12 +13,12 @@ import pytest
 from aiohttp import web
 
 from aiohttp_jobs import setup
-from aiohttp_jobs.dashboard import Access, sections, setup_dashboard, stream
+from aiohttp_jobs.dashboard import Access, setup_dashboard, stream
 from aiohttp_jobs.dashboard.access import Visitor
 from aiohttp_jobs.dashboard.overview import put_together
 from aiohttp_jobs.dashboard.pages import Pages
 from aiohttp_jobs.dashboard.query import Query
-from aiohttp_jobs.dashboard.sections import Kept, KeptOfPages, in_sections
+from aiohttp_jobs.dashboard.sections import Kept, in_sections
 from tests.dashboards import (
     Events,
     Start,
@@ -281,15 +281,3 @@ def test_what_is_another_is_made_anew() -> None:
         kept.same("chart", what, macro, "x")
         kept.same("chart", what, macro, "x")
         assert macro.calls == calls
-
-
-def test_few_pages_are_remembered() -> None:
-    """Those that were rendered most recently."""
-    pages = KeptOfPages()
-    first = pages.of("first")
-    for number in range(sections.MOST_PAGES - 1):
-        pages.of(number)
-    assert pages.of("first") is first
-    pages.of("one more")
-    assert pages.of("first") is first
-    assert len(pages._pages) == sections.MOST_PAGES

@@ -7,17 +7,13 @@ rendered again; and in one that has changed, cells that stay the same are not.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any, Final
+from typing import Any
 
 from . import data
 from .durable_data import DurableSummary
 
-__all__ = ("Kept", "KeptOfPages", "in_sections")
-
-# How many pages to remember.
-MOST_PAGES: Final = 20
+__all__ = ("Kept", "in_sections")
 
 
 def in_sections(
@@ -104,18 +100,3 @@ class Kept:
             kept = what, make(*arguments)
         self._now[name] = kept
         return kept[1]
-
-
-class KeptOfPages:
-    """What is kept for each of the pages that were rendered last."""
-
-    def __init__(self) -> None:
-        self._pages = OrderedDict[Hashable, Kept]()
-
-    def of(self, page: Hashable) -> Kept:
-        """Return what is kept for this page, which is about to be rendered."""
-        kept = self._pages.setdefault(page, Kept())
-        self._pages.move_to_end(page)
-        if len(self._pages) > MOST_PAGES:
-            self._pages.popitem(last=False)
-        return kept

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from .words import encode
 
-__all__ = ("Live", "Render", "Streams")
+__all__ = ("MOST", "Live", "Render", "Streams")
 
 # Seconds between two snapshots of a stream, and so the most by which news is late.
 PERIOD: Final = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import time
 from collections.abc import Awaitable, Callable, Hashable
@@ -10,13 +11,13 @@ from typing import Any, Final
 from aiohttp import web
 
 from . import data
-from .access import VISITOR, Authorize, ask
+from .access import VISITOR, Access, Authorize, ask
 from .durable_data import DurableSummary
 from .pages import Links, Pages
 from .query import Query
-from .sections import Kept, KeptOfPages, in_sections
+from .sections import Kept, in_sections
 from .source import NoSuchJob, Source
-from .stream import Live, Render, Streams
+from .stream import MOST, Live, Render, Streams
 from .text import as_text
 from .words import encode
 
@@ -47,7 +48,8 @@ class Views:
         self._streams = streams
         self._authorize = authorize
         self._durable = durable
-        self._kept = KeptOfPages()
+        # What is kept for each of the pages that were rendered last; no more are open.
+        self._kept = functools.lru_cache(MOST)(_kept_for)
 
     def add_routes(self, app: web.Application) -> None:
         """Put the handlers into the dashboard's application."""
@@ -107,7 +109,7 @@ class Views:
                 visitor,
                 links,
                 {**overview, "query": query, "durable": durable},
-                self._kept.of((query, visitor.access)),
+                self._kept(query, visitor.access),
                 in_sections(overview, durable),
             )
             return Live(overview["at"], sections)
@@ -179,6 +181,10 @@ class Views:
         address = request.match_info["address"]
         name = request.match_info.route.name or "job"
         return self._pages.links(name, address=address), address
+
+
+def _kept_for(query: Query, access: Access) -> Kept:
+    return Kept()
 
 
 def _refused(error: NoSuchJob) -> web.Response:
